@@ -1,0 +1,39 @@
+"""InfoGAN training that is fast, right and practical.
+
+Public names load on first use, so that `import fastinfogan.losses` brings torch alone.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .latents import Bernoulli, Categorical, Gaussian, LatentSpec, Uniform
+    from .losses import InfoLoss, adversarial_losses, info_loss, information, pack
+    from .run import load
+
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "Gaussian",
+    "InfoLoss",
+    "LatentSpec",
+    "Uniform",
+    "adversarial_losses",
+    "info_loss",
+    "information",
+    "load",
+    "pack",
+]
+
+_LATENTS = ("Bernoulli", "Categorical", "Gaussian", "LatentSpec", "Uniform")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = "latents" if name in _LATENTS else "run" if name == "load" else "losses"
+    return getattr(import_module(f"{__name__}.{module}"), name)

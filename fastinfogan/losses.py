@@ -1,0 +1,358 @@
+"""InfoGAN's losses: the information loss of all codes at once, and the adversarial losses.
+
+Imports torch and the standard library alone, so that another GAN codebase can take it as it is.
+
+The information loss is the part of InfoGAN's objective (arXiv 1606.03657, eq. 4 and 5) that
+training can change: L_I = H(c) − E[−log Q(c|x)], so maximising the bound L_I is minimising the
+negative log-likelihood (NLL) of the codes under Q. Per code, in nats:
+
+    categorical     logsumexp(logits) − logits[c]
+    Bernoulli       softplus(−x) for c = 1, softplus(x) for c = 0
+    continuous      Σ_dims ½ log 2π + log σ + ½ ((c − μ) / σ)²
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .latents import LOG_2PI, Categorical, Gaussian, LatentSpec, Uniform
+
+Reduction = Literal["mean", "sum", "none"]
+Backend = Literal["auto", "reference", "triton", "compiled"]
+Convention = Literal["exact", "openai"]
+LOG_VARIANCE_LIMIT = 16.0
+
+
+class InfoLossOutput(NamedTuple):
+    """The information loss of a batch."""
+
+    total: Tensor  # scalar, or [B] with reduction="none": Σ_codes weight · NLL, differentiable
+    per_code: Tensor  # [n_codes], detached: unweighted NLL in nats, Σ over dims, mean over batch
+
+
+def info_loss(
+    q: Tensor,
+    spec: LatentSpec,
+    categorical: Tensor,
+    continuous: Tensor,
+    weights: Tensor | None = None,
+    reduction: Reduction = "mean",
+    backend: Backend = "auto",
+    sigma: float = 1.0,
+    validate: bool | None = None,
+) -> InfoLossOutput:
+    """Σ_codes weight · NLL(code), the negative of InfoGAN's L_I up to the constant H(c).
+
+    Args:
+        q: Q's output [B, spec.q_dim], fp32, bf16, fp16 or fp64, any row stride; never written.
+            Computed in fp32 (fp64 for fp64); the gradient comes back in q's dtype.
+        spec: the codes, which fix q's columns.
+        categorical: [B, n_cat] of an integer dtype: the class of each Categorical and the 0/1 of
+            each Bernoulli.
+        continuous: [B, n_cont] of a floating dtype: all continuous dims.
+        weights: floating [n_codes] that replaces the codes' own weights (λ per code).
+        reduction: "mean" or "sum" over the batch, or "none" for [B]. B = 0 gives 0.
+        backend: "auto" or "reference"; "triton" and "compiled" are not in this version.
+        sigma: σ of the continuous codes whose spec says "fixed". A learned log-variance is
+            clamped to [-16, 16], with gradient zero outside.
+        validate: check the values of `categorical`. None: in eager calls on the CPU only.
+            Unchecked, a value out of range gives NaN in loss and gradient.
+
+    Raises:
+        ValueError: a shape, dtype, device, option or checked value that does not fit.
+    """
+    _check_arguments(q, spec, categorical, continuous, weights, reduction, backend, sigma)
+    if validate or (validate is None and _is_eager_cpu(q)):
+        _check_values(spec, categorical)
+    nll = _reference_nll(q, spec, categorical, continuous, sigma)
+    batch = max(q.shape[0], 1)
+    if weights is None:  # as Python numbers: a tensor made of them here would cost a copy
+        total = torch.stack([c.weight * n for c, n in zip(spec.codes, nll, strict=True)]).sum(0)
+    else:
+        total = (weights.to(nll.dtype).unsqueeze(1) * nll).sum(0)
+    if reduction != "none":
+        total = total.sum() / (batch if reduction == "mean" else 1)
+    return InfoLossOutput(total, nll.detach().sum(1) / batch)
+
+
+def _reference_nll(
+    q: Tensor, spec: LatentSpec, categorical: Tensor, continuous: Tensor, sigma: float
+) -> Tensor:
+    """NLL of each code for each row, [n_codes, B]: the definition that every backend is held to."""
+    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    q, continuous = q.to(dtype), continuous.to(dtype)
+    rows = []
+    for code, columns, target in spec.slots:
+        x = q[:, columns]
+        if isinstance(code, Uniform | Gaussian):
+            mean, c = x[:, : code.dim], continuous[:, target]
+            if code.sigma == "learned":
+                log_variance = x[:, code.dim :].clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)
+                nll = 0.5 * (LOG_2PI + log_variance + (c - mean).square() * (-log_variance).exp())
+            else:
+                nll = 0.5 * (LOG_2PI + 2 * math.log(sigma) + ((c - mean) / sigma).square())
+            rows.append(nll.sum(1))
+            continue
+        n = code.n if isinstance(code, Categorical) else 2
+        c = categorical[:, target].long()
+        # NaN for a class that does not exist, in the loss and, being a factor, in the gradient
+        known = torch.where((c >= 0) & (c < n), 1.0, math.nan).to(dtype)
+        c = c.clamp(0, n - 1)
+        if isinstance(code, Categorical):
+            nll = -x.log_softmax(1).gather(1, c)
+        else:
+            nll = -F.logsigmoid(x * (2 * c - 1))
+        rows.append((nll * known).squeeze(1))
+    return torch.stack(rows)
+
+
+def _is_eager_cpu(q: Tensor) -> bool:
+    return q.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _expect(ok: bool, what: str, expected: object, got: object) -> None:
+    if not ok:
+        raise ValueError(f"{what}: expected {expected}, got {got}")
+
+
+def _check_arguments(
+    q: Tensor,
+    spec: LatentSpec,
+    categorical: Tensor,
+    continuous: Tensor,
+    weights: Tensor | None,
+    reduction: str,
+    backend: str,
+    sigma: float,
+) -> None:
+    _expect(isinstance(spec, LatentSpec), "spec", "a LatentSpec", type(spec).__name__)
+    _expect(
+        q.ndim == 2 and q.shape[1] == spec.q_dim,
+        "q",
+        f"shape [B, {spec.q_dim}] for {[code.kind for code in spec.codes]}",
+        list(q.shape),
+    )
+    _expect(
+        q.dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64),
+        "q's dtype",
+        "float32, bfloat16, float16 or float64",
+        q.dtype,
+    )
+    batch = q.shape[0]
+    for name, target, width in (
+        ("categorical", categorical, spec.n_cat),
+        ("continuous", continuous, spec.n_cont),
+    ):
+        _expect(
+            tuple(target.shape) == (batch, width),
+            name,
+            f"shape [{batch}, {width}]",
+            list(target.shape),
+        )
+        _expect(target.device == q.device, f"{name}'s device", q.device, target.device)
+    _expect(
+        not (categorical.is_floating_point() or categorical.is_complex())
+        and categorical.dtype != torch.bool,
+        "categorical's dtype",
+        "an integer dtype",
+        categorical.dtype,
+    )
+    _expect(
+        continuous.is_floating_point(),
+        "continuous's dtype",
+        "a floating dtype",
+        continuous.dtype,
+    )
+    if weights is not None:
+        n_codes = len(spec.codes)
+        _expect(
+            tuple(weights.shape) == (n_codes,), "weights", f"shape [{n_codes}]", list(weights.shape)
+        )
+        _expect(weights.is_floating_point(), "weights' dtype", "a floating dtype", weights.dtype)
+        _expect(weights.device == q.device, "weights' device", q.device, weights.device)
+    _expect(reduction in ("mean", "sum", "none"), "reduction", "mean, sum or none", reduction)
+    _expect(math.isfinite(sigma) and sigma > 0, "sigma", "a finite number > 0", sigma)
+    if backend in ("triton", "compiled"):
+        raise ValueError(f'backend "{backend}" is not in this version; use "auto" or "reference"')
+    _expect(backend in ("auto", "reference"), "backend", "auto or reference", backend)
+
+
+def _check_values(spec: LatentSpec, categorical: Tensor) -> None:
+    """Raise on a class that does not exist. Reads values back to the host."""
+    if categorical.shape[0] == 0 or spec.n_cat == 0:
+        return
+    lowest, highest = (t.tolist() for t in (categorical.amin(0), categorical.amax(0)))
+    for name, (code, _, target) in zip(spec.names, spec.slots, strict=True):
+        if isinstance(code, Uniform | Gaussian):
+            continue
+        n, column = (code.n if isinstance(code, Categorical) else 2), target.start
+        _expect(
+            lowest[column] >= 0 and highest[column] < n,
+            f"categorical[:, {column}] of {name}",
+            f"classes 0 … {n - 1}",
+            f"values from {lowest[column]} to {highest[column]}",
+        )
+
+
+class InfoLoss(nn.Module):
+    """`info_loss` as a module. `weights` [n_codes], where given, is a buffer that moves with it."""
+
+    weights: Tensor | None
+
+    def __init__(
+        self,
+        spec: LatentSpec,
+        weights: Tensor | None = None,
+        reduction: Reduction = "mean",
+        backend: Backend = "auto",
+        sigma: float = 1.0,
+        validate: bool | None = None,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.reduction: Reduction = reduction
+        self.backend: Backend = backend
+        self.sigma = sigma
+        self.validate = validate
+        self.register_buffer("weights", weights, persistent=False)
+
+    def forward(self, q: Tensor, categorical: Tensor, continuous: Tensor) -> InfoLossOutput:
+        return info_loss(
+            q,
+            self.spec,
+            categorical,
+            continuous,
+            weights=self.weights,
+            reduction=self.reduction,
+            backend=self.backend,
+            sigma=self.sigma,
+            validate=self.validate,
+        )
+
+
+def information(per_code: Tensor, spec: LatentSpec, convention: Convention = "exact") -> Tensor:
+    """Lower bound on the mutual information I(c; G(z, c)) of each code, H(c) − NLL, in nats.
+
+    Args:
+        per_code: [n_codes], the NLL that `info_loss` gives.
+        spec: the codes.
+        convention: "exact" takes the prior's own entropy. "openai" takes, for uniform codes, the
+            prior's cross entropy under N(0, 1), as openai/InfoGAN does: for U(−1, 1) and σ = 1
+            that bound ends at 1/6 per dim, the exact one at −0.226.
+
+    Returns:
+        [n_codes]; eq. 4 of arXiv 1606.03657.
+    """
+    _expect(
+        tuple(per_code.shape) == (len(spec.codes),),
+        "per_code",
+        f"shape [{len(spec.codes)}]",
+        list(per_code.shape),
+    )
+    _expect(convention in ("exact", "openai"), "convention", "exact or openai", convention)
+    entropy = list(spec.entropy())
+    if convention == "openai":
+        for i, code in enumerate(spec.codes):
+            if isinstance(code, Uniform):
+                second_moment = (code.low**2 + code.low * code.high + code.high**2) / 3
+                entropy[i] = code.dim * 0.5 * (LOG_2PI + second_moment)
+    return per_code.new_tensor(entropy) - per_code
+
+
+def pack(heads: Sequence[Tensor]) -> Tensor:
+    """Join Q heads [B, k], given in the spec's order, into one q [B, Σk].
+
+    A learned-σ code's head is its means, then its log-variances.
+    """
+    _expect(len(heads) > 0, "heads", "at least one tensor", "none")
+    batch = heads[0].shape[0] if heads[0].ndim else None
+    for i, head in enumerate(heads):
+        _expect(
+            head.ndim == 2 and head.shape[0] == batch,
+            f"heads[{i}]",
+            f"shape [{'B' if batch is None else batch}, k]",
+            list(head.shape),
+        )
+        _expect(
+            head.device == heads[0].device, f"heads[{i}]'s device", heads[0].device, head.device
+        )
+    return torch.cat(list(heads), dim=1)
+
+
+class DiscriminatorLoss(Protocol):
+    """Mean loss of the discriminator from its logits on real and on fake images."""
+
+    def __call__(self, real: Tensor, fake: Tensor) -> Tensor: ...
+
+
+class GeneratorLoss(Protocol):
+    """Mean loss of the generator from D's logits on fake, and where needed on real, images."""
+
+    def __call__(self, fake: Tensor, real: Tensor | None = None) -> Tensor: ...
+
+
+def adversarial_losses(name: str) -> tuple[DiscriminatorLoss, GeneratorLoss]:
+    """The pair (d_loss(real, fake), g_loss(fake, real=None)), on logits, means over the batch.
+
+    - "nonsaturating": Goodfellow et al. 2014, §3, with −log D(G(z)) for the generator
+    - "hinge": Lim & Ye 2017; the generator's is −D(G(z))
+    - "lsgan": Mao et al. 2017, eq. 9, with targets 1 and 0 and its factor ½
+    - "wgan": Arjovsky et al. 2017; the Lipschitz constraint is the caller's
+    - "relativistic": Jolicoeur-Martineau 2018, the paired RSGAN; g_loss needs `real`
+
+    Computed in fp32 (fp64 for fp64). Raises ValueError for another name.
+    """
+    if name not in _ADVERSARIAL:
+        raise ValueError(f"adversarial loss: expected one of {sorted(_ADVERSARIAL)}, got {name!r}")
+    d_terms, g_terms = _ADVERSARIAL[name]
+
+    def d_loss(real: Tensor, fake: Tensor) -> Tensor:
+        return d_terms(_wide(real), _wide(fake))
+
+    def g_loss(fake: Tensor, real: Tensor | None = None) -> Tensor:
+        if name == "relativistic" and real is None:
+            raise ValueError("relativistic g_loss: expected D's logits on real images, got None")
+        return g_terms(_wide(fake), None if real is None else _wide(real))
+
+    return d_loss, g_loss
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _softplus(x: Tensor) -> Tensor:
+    return -F.logsigmoid(-x)  # F.softplus turns linear at 20, an error of 2e-9
+
+
+_ADVERSARIAL: dict[
+    str,
+    tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Tensor | None], Tensor]],
+] = {
+    "nonsaturating": (
+        lambda real, fake: _softplus(-real).mean() + _softplus(fake).mean(),
+        lambda fake, real: _softplus(-fake).mean(),
+    ),
+    "hinge": (
+        lambda real, fake: F.relu(1 - real).mean() + F.relu(1 + fake).mean(),
+        lambda fake, real: -fake.mean(),
+    ),
+    "lsgan": (
+        lambda real, fake: 0.5 * ((real - 1).square().mean() + fake.square().mean()),
+        lambda fake, real: 0.5 * (fake - 1).square().mean(),
+    ),
+    "wgan": (
+        lambda real, fake: fake.mean() - real.mean(),
+        lambda fake, real: -fake.mean(),
+    ),
+    "relativistic": (
+        lambda real, fake: _softplus(fake - real).mean(),
+        lambda fake, real: _softplus(real - fake).mean(),
+    ),
+}
