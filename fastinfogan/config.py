@@ -1,0 +1,191 @@
+"""A training run's configuration: its fields, its checks, and its form on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+import yaml
+
+from .errors import UserError
+from .latents import LatentSpec, parse_codes
+
+Preset = Literal["mnist", "mnist-paper"]
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
+Routing = Literal["openai", "head", "generator-step"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train an InfoGAN. Progress, samples and checkpoints go to --out; running again resumes."""
+
+    preset: tyro.conf.Positional[Preset] = "mnist"
+    """The experiment. Its values are the defaults of everything below."""
+    steps: int = 5000
+    """Updates of the pair of networks."""
+    batch_size: int = 128
+    """Images per rank and update; at least 2."""
+    seed: int = 0
+    """Fixes weights, latents and batches."""
+    precision: Precision = "auto"
+    """auto: bf16 where the device computes it natively, else fp32. fp16 is for GPUs."""
+    data: str = "mnist"
+    """mnist, fashion-mnist, idx:PATH, npz:PATH or folder:PATH."""
+    out: Path | None = None
+    """The run's folder; runs/PRESET by default."""
+    resume: str = "auto"
+    """auto continues what is in --out; never refuses a folder that holds a run; or the PATH of a
+    run or checkpoint to start from."""
+    backend: Literal["auto", "reference"] = "auto"
+    """What computes the information loss."""
+    image_size: int = 28
+    """Side of the images: a multiple of 4. Image folders are resized to it."""
+    channels: int = 1
+    """Channels of the images: 1 gray, 3 colour."""
+    codes: str = "cat10,uniform,uniform"
+    """The latent code: catN, bernoulli, uniform[N], gaussian[N]; :learned for a learned sigma, *W
+    for a weight of its own."""
+    noise: int = 62
+    """Noise columns beside the code."""
+    info_weight: float = 1.0
+    """λ, the weight of the information loss; each code's own weight multiplies it."""
+    routing: Routing = "openai"
+    """Whom the information gradient trains. openai: trunk and Q in D's step, G in G's. head: Q's
+    own layers and G, not the trunk. generator-step: G and Q's own layers, both in G's step."""
+    lr_d: float = 2e-4
+    """Adam's learning rate for D and Q."""
+    lr_g: float = 1e-3
+    """Adam's learning rate for G."""
+    beta1: float = 0.5
+    """Adam's β1."""
+    beta2: float = 0.999
+    """Adam's β2."""
+    ema: float = 0.999
+    """Decay of the averaged generator that samples and evaluation use; 0 turns averaging off."""
+    log_every: int = 50
+    """Updates between metrics."""
+    sample_every: int = 1000
+    """Updates between sample pictures; 0: at the end only."""
+    checkpoint_every: int = 1000
+    """Updates between checkpoints; 0: at the end only."""
+    keep: int = 3
+    """Checkpoints to keep."""
+    threads: int = 0
+    """CPU threads of this rank; 0: physical cores over local ranks."""
+
+    def spec(self) -> LatentSpec:
+        """The latent spec. Raises UserError where `codes` cannot be read."""
+        try:
+            return LatentSpec(self.noise, parse_codes(self.codes))
+        except ValueError as error:
+            raise UserError(f"--codes or --noise: {error}") from None
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's folder."""
+        return self.out or Path("runs") / self.preset
+
+
+# What may change when a run is resumed; everything else alters the path of the weights.
+MAY_CHANGE = frozenset(
+    {
+        "steps",
+        "out",
+        "resume",
+        "log_every",
+        "sample_every",
+        "checkpoint_every",
+        "keep",
+        "threads",
+    }
+)
+
+_AT_LEAST = {
+    "steps": 1,
+    "batch_size": 2,
+    "seed": 0,
+    "channels": 1,
+    "noise": 0,
+    "log_every": 1,
+    "sample_every": 0,
+    "checkpoint_every": 0,
+    "keep": 1,
+    "threads": 0,
+}
+
+
+def check(config: TrainConfig) -> None:
+    """Raise UserError for values that no run can have."""
+    from .networks import check_image_size
+
+    for name, least in _AT_LEAST.items():
+        value = getattr(config, name)
+        if value < least:
+            raise UserError(f"--{name.replace('_', '-')}: expected at least {least}, got {value}")
+    for name in ("lr_d", "lr_g", "info_weight"):
+        value = getattr(config, name)
+        if not 0 <= value < float("inf"):
+            raise UserError(f"--{name.replace('_', '-')}: expected a number ≥ 0, got {value}")
+    for name in ("beta1", "beta2", "ema"):
+        value = getattr(config, name)
+        if not 0 <= value < 1:
+            raise UserError(f"--{name}: expected 0 ≤ {name} < 1, got {value}")
+    if config.seed >= 2**63:
+        raise UserError(f"--seed: expected less than 2^63, got {config.seed}")
+    try:
+        check_image_size(config.image_size)
+    except ValueError as error:
+        raise UserError(f"--image-size: {error}") from None
+    config.spec()
+
+
+def to_yaml(config: TrainConfig) -> str:
+    """The configuration as YAML, one field a line."""
+    fields = dataclasses.asdict(config)
+    fields["out"] = None if config.out is None else str(config.out)
+    return yaml.safe_dump(fields, sort_keys=False)
+
+
+def from_yaml(text: str, where: object) -> TrainConfig:
+    """The inverse of `to_yaml`. Raises UserError where the text is not a configuration."""
+    try:
+        fields: dict[str, Any] = yaml.safe_load(text)
+        if fields["out"] is not None:
+            fields["out"] = Path(fields["out"])
+        return TrainConfig(**fields)
+    except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{where} is not a configuration of fastinfogan: {reason}") from None
+
+
+def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
+    """Fields that alter the weights' path and differ, as "field old -> new"."""
+    out = []
+    for field in dataclasses.fields(TrainConfig):
+        before, after = getattr(old, field.name), getattr(new, field.name)
+        if field.name not in MAY_CHANGE and before != after:
+            out.append(f"{field.name} {before} -> {after}")
+    return out
+
+
+def parse(args: list[str] | None = None) -> TrainConfig:
+    """The command line over the preset's values. argparse-style exit 2 on bad arguments."""
+    from .presets import PRESETS
+
+    def cli(default: TrainConfig) -> TrainConfig:
+        return tyro.cli(
+            TrainConfig,
+            args=args,
+            default=default,
+            prog="fastinfogan train",
+            config=(tyro.conf.FlagConversionOff,),
+        )
+
+    config = cli(PRESETS["mnist"])
+    if config.preset != "mnist":
+        config = cli(PRESETS[config.preset])
+    return config
+

@@ -1,0 +1,87 @@
+"""What this machine computes with: device, precision, threads, and a record of all three."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import psutil
+import torch
+
+from .config import Precision
+from .errors import UserError
+
+_BF16_ON_CPU = ("amx_bf16", "avx512_bf16", "bf16", "arm_bf16")
+_AUTOCAST = {"bf16": "bf16", "fp16": "fp16", "fp32": "no"}  # Accelerate's names
+
+
+def use_cpu() -> bool:
+    """Whether to compute on the CPU: no accelerator, or ACCELERATE_USE_CPU says so."""
+    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "y", "on", "t")
+    return asked or not torch.accelerator.is_available()
+
+
+def choose_precision(asked: Precision, cpu: bool) -> tuple[str, str]:
+    """The precision of the networks and the reason. Raises UserError for fp16 on a CPU."""
+    if asked == "fp16" and cpu:
+        raise UserError("--precision fp16 is for GPUs; use auto, bf16 or fp32 on a CPU")
+    if asked != "auto":
+        return asked, "as asked"
+    native, name = _native_bf16(cpu)
+    return ("bf16", f"{name} computes it natively") if native else ("fp32", f"no bf16 in {name}")
+
+
+def _native_bf16(cpu: bool) -> tuple[bool, str]:
+    if not cpu:
+        kind = torch.accelerator.current_accelerator()
+        if kind is not None and kind.type == "cuda":
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+            return native, torch.cuda.get_device_name()
+        return False, f"the tested part of {kind}"
+    try:
+        capabilities = torch.cpu.get_capabilities()
+    except (AttributeError, RuntimeError):  # torch < 2.12
+        capabilities = {"avx512_bf16": torch.cpu._is_avx512_bf16_supported()}
+    found = [name for name in _BF16_ON_CPU if capabilities.get(name)]
+    return bool(found), f"this CPU ({found[0]})" if found else "this CPU"
+
+
+def accelerate_name(precision: str) -> str:
+    """Accelerate's name of a precision."""
+    return _AUTOCAST[precision]
+
+
+def cpu_threads() -> int:
+    """This rank's share of the physical cores that the process may use."""
+    physical = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        physical = min(physical, len(os.sched_getaffinity(0)))
+    return max(physical // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+
+
+def environment(device: torch.device, precision: str, reason: str, world_size: int) -> dict[str, Any]:
+    """What a figure needs beside it: versions, device, precision, ranks, threads."""
+    packages = {}
+    for name in ("fastinfogan", "torch", "accelerate", "numpy", "triton"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = "not installed"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    return {
+        "python": sys.version.split()[0],
+        "packages": packages,
+        "platform": platform.platform(),
+        "device": device.type,
+        "device_name": name or platform.machine(),
+        "precision": precision,
+        "precision_reason": reason,
+        "world_size": world_size,
+        "threads": torch.get_num_threads(),
+        "compiled": False,
+        "captured": False,
+        "step_reason": "this version runs the step eagerly",
+    }

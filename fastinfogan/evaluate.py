@@ -1,0 +1,234 @@
+"""What a run has learned, in numbers: `fastinfogan evaluate RUN`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+from torch import Tensor
+
+from . import classifier, data, philox
+from .checkpoint import write_atomically
+from .cli import run_command
+from .config import TrainConfig
+from .errors import UserError
+from .latents import Categorical, LatentSpec
+from .losses import info_loss, information
+from .networks import MnistDiscriminator, MnistGenerator
+from .run import Loaded, RunDir, load_all
+
+LEAST_IMAGES = 2000  # below it a Fréchet distance in 128 dimensions means nothing
+GENERATED = 10_000
+CHUNK = 500
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Measure a run on its test images; prints one JSON object and writes RUN/eval.json."""
+
+    run: tyro.conf.Positional[Path]
+    """The run's folder."""
+    data: str | None = None
+    """Another image set than the run's own."""
+    seed: int = 0
+    """Fixes the generated images."""
+
+
+def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
+    """The command, less its printing: evaluate the newest checkpoint and write eval.json."""
+    if config.seed < 0:
+        raise UserError(f"--seed: expected at least 0, got {config.seed}")
+    loaded, run_config, found = load_all(config.run)
+    if config.data is not None:
+        run_config = replace(run_config, data=config.data)
+    result = {"step": found.step, "data": run_config.data}
+    result |= evaluate(loaded, run_config, seed=config.seed)
+    write_atomically(RunDir(config.run).evaluation, json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def evaluate(loaded: Loaded, config: TrainConfig, *, seed: int = 0) -> dict[str, Any]:
+    """Measure networks in eval mode, on their device.
+
+    Returns a plain dict:
+        code_scored, code_accuracy, purity, nmi, ari: how well the classes that Q gives the test
+            images match their labels; accuracy under the best one-to-one matching (Hungarian).
+            null without labels or without a categorical code.
+        information: lower bound H(c) − NLL of each code on generated images, in nats.
+        frechet: Fréchet distance of generated and test images in the features of the fixed
+            classifier, with frechet_floor, that of as many training images. null where the
+            classifier does not apply or a side has under 2,000 images.
+        images: the number of images behind each.
+    """
+    generator, discriminator, spec = loaded
+    device = next(generator.parameters()).device
+
+    def read(split: data.Split) -> data.Images:
+        return data.load(config.data, split, image_size=config.image_size, channels=config.channels)
+
+    test = read("test")
+    real = torch.from_numpy(np.ascontiguousarray(test.images)).to(device)
+    matching = _score_codes(discriminator, spec, real, generator.image_range, test.labels)
+    fakes, bound = _generate(generator, discriminator, spec, GENERATED, seed)
+    frechet, floor, n_floor = None, None, 0
+    if (
+        classifier.applies_to(config.image_size, config.channels)
+        and min(len(test), GENERATED) >= LEAST_IMAGES
+    ):
+        network = classifier.load().to(device)
+        test_features = _features(network, real)
+        frechet = frechet_distance(_features(network, fakes), test_features)
+        train = read("train").images
+        n_floor = min(len(train), len(test))
+        if n_floor >= LEAST_IMAGES:
+            chosen = philox.permutation(len(train), seed=seed, epoch=0)[:n_floor].numpy()
+            floor = frechet_distance(
+                _features(network, torch.from_numpy(train[chosen]).to(device)), test_features
+            )
+    return {
+        **matching,
+        "information": bound,
+        "frechet": frechet,
+        "frechet_floor": floor,
+        "frechet_features": "mnist-classifier" if frechet is not None else None,
+        "images": {
+            "test": len(test),
+            "generated": GENERATED,
+            "frechet_floor_train": n_floor,
+        },
+    }
+
+
+def scored_code(spec: LatentSpec, classes: int) -> int | None:
+    """The categorical code to score: the first of those nearest in size to the labels' classes."""
+    sizes = [(i, code.n) for i, code in enumerate(spec.codes) if isinstance(code, Categorical)]
+    return min(sizes, key=lambda size: (abs(size[1] - classes), size[0]))[0] if sizes else None
+
+
+def match(codes: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[str, float]:
+    """Agreement of codes [N] with labels [N]; neither needs to start at 0 or be of one size."""
+    from scipy.optimize import linear_sum_assignment
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+    from sklearn.metrics.cluster import contingency_matrix
+
+    table = contingency_matrix(labels, codes)
+    rows, columns = linear_sum_assignment(-table)
+    return {
+        "code_accuracy": float(table[rows, columns].sum() / table.sum()),
+        "purity": float(table.max(axis=0).sum() / table.sum()),
+        "nmi": float(normalized_mutual_info_score(labels, codes)),
+        "ari": float(adjusted_rand_score(labels, codes)),
+    }
+
+
+@torch.no_grad()
+def _score_codes(
+    discriminator: MnistDiscriminator,
+    spec: LatentSpec,
+    images: Tensor,
+    image_range: tuple[float, float],
+    labels: NDArray[np.int64] | None,
+) -> dict[str, Any]:
+    chosen = None if labels is None else scored_code(spec, len(np.unique(labels)))
+    if labels is None or chosen is None:
+        nothing = ("code_scored", "code_accuracy", "purity", "nmi", "ari")
+        return dict.fromkeys(nothing)
+    columns = spec.slots[chosen].q
+    guesses = torch.cat(
+        [
+            discriminator(data.to_range(part, image_range))[1][:, columns].argmax(1)
+            for part in images.split(CHUNK)
+        ]
+    )
+    return {"code_scored": spec.names[chosen], **match(guesses.cpu().numpy(), labels)}
+
+
+@torch.no_grad()
+def _generate(
+    generator: MnistGenerator,
+    discriminator: MnistDiscriminator,
+    spec: LatentSpec,
+    n: int,
+    seed: int,
+) -> tuple[Tensor, dict[str, float]]:
+    """Images as a viewer gets them, uint8 [n, H, W, C], and the information of each code."""
+    device = next(generator.parameters()).device
+    parts, nll = [], torch.zeros(len(spec.codes), dtype=torch.float64, device=device)
+    for first in range(0, n, CHUNK):
+        rows = min(CHUNK, n - first)
+        batch = spec.sample(rows, seed=seed, first_row=first, device=device)
+        images = generator(batch.input)
+        _, q = discriminator(images)
+        nll += info_loss(q, spec, batch.categorical, batch.continuous).per_code.double() * rows
+        parts.append(data.from_range(images, generator.image_range))
+    bound = information(nll / n, spec)
+    return torch.cat(parts), dict(zip(spec.names, bound.tolist(), strict=True))
+
+
+@torch.no_grad()
+def _features(network: classifier.Classifier, images: Tensor) -> NDArray[np.float64]:
+    def parts() -> Iterator[Tensor]:
+        for part in images.split(CHUNK):
+            yield network.features(data.to_range(part, (0.0, 1.0)))
+
+    return torch.cat(list(parts())).double().cpu().numpy()
+
+
+def frechet_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Fréchet distance of the Gaussians fitted to features [N, F] and [M, F].
+
+    |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½), Heusel et al. 2017, eq. 6. The root's trace is the
+    sum of the roots of the eigenvalues of Σ₁Σ₂, which are real and not negative.
+    """
+    from scipy.linalg import eigvals
+
+    difference = a.mean(0) - b.mean(0)
+    first, second = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    roots = np.sqrt(np.clip(eigvals(first @ second).real, 0, None))
+    return float(difference @ difference + np.trace(first) + np.trace(second) - 2 * roots.sum())
+
+
+def summary(result: dict[str, Any]) -> list[str]:
+    """Three lines that a newcomer understands."""
+    accuracy, n = result["code_accuracy"], result["images"]["test"]
+    lines = []
+    if accuracy is None:
+        lines.append("codes:       no labels to compare with")
+    else:
+        lines.append(
+            f"codes:       {result['code_scored']} sorts {accuracy:.1%} of {n:,} test images by "
+            "their class; no label was seen in training"
+        )
+    bounds = ", ".join(f"{name} {nats:.2f}" for name, nats in result["information"].items())
+    lines.append(f"information: {bounds} nats of each code can be read off a generated image")
+    if result["frechet"] is None:
+        lines.append("images:      no Fréchet distance (needs 28x28 gray images, 2,000 or more)")
+    else:
+        floor = result["frechet_floor"]
+        beside = "" if floor is None else f"; real against real is {floor:.1f}"
+        lines.append(
+            f"images:      Fréchet distance to real ones {result['frechet']:.1f}{beside} (lower is "
+            "better)"
+        )
+    return lines
+
+
+def main(args: list[str] | None = None) -> int:
+    """`python -m fastinfogan.evaluate`."""
+    return run_command(
+        lambda config: print(json.dumps(evaluate_run(config), indent=2)),
+        EvaluateConfig,
+        "fastinfogan evaluate",
+        args,
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,8 @@
+"""The experiments, one readable file each."""
+
+from ..config import TrainConfig
+from . import mnist, mnist_paper
+
+PRESETS: dict[str, TrainConfig] = {
+    config.preset: config for config in (mnist.CONFIG, mnist_paper.CONFIG)
+}

@@ -1,0 +1,103 @@
+"""A run's folder: its files, its lock, and what can be loaded from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import filelock
+
+from . import checkpoint, config
+from .checkpoint import Checkpoint, write_atomically, writing
+from .config import TrainConfig
+from .errors import UserError
+from .latents import LatentSpec
+from .networks import MnistDiscriminator, MnistGenerator
+
+
+class RunDir:
+    """Where a run keeps its files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.environment = path / "environment.json"
+        self.metrics = path / "metrics.jsonl"
+        self.samples = path / "samples"
+        self.checkpoints = path / "checkpoints"
+        self.evaluation = path / "eval.json"
+
+    def make(self) -> None:
+        """Create the folders. Raises UserError where that cannot be done."""
+        with writing(self.path):
+            for folder in (self.path, self.samples, self.checkpoints):
+                folder.mkdir(parents=True, exist_ok=True)
+
+    def lock(self) -> filelock.BaseFileLock:
+        """Take the folder for this process, until it ends. Raises UserError if another has it."""
+        lock = filelock.FileLock(self.path / ".lock")
+        try:
+            with writing(self.path):
+                lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise UserError(f"{self.path} is in use by another run; choose another --out") from None
+        return lock
+
+    def read_config(self) -> TrainConfig | None:
+        """The run's configuration, or None where the folder holds no run."""
+        if not self.config.is_file():
+            return None
+        return config.from_yaml(self.config.read_text(errors="replace"), self.config)
+
+    def write_json(self, path: Path, content: dict[str, Any]) -> None:
+        """Write an object, readable and all at once."""
+        write_atomically(path, json.dumps(content, indent=2) + "\n")
+
+
+class Loaded(NamedTuple):
+    """A run in memory. The networks are in eval mode, on the CPU."""
+
+    generator: MnistGenerator  # the averaged weights (EMA)
+    discriminator: MnistDiscriminator
+    spec: LatentSpec
+
+
+def load(run: str | Path) -> Loaded:
+    """Load a run's networks and latent spec from its newest good checkpoint.
+
+    Example: `generator, discriminator, spec = fastinfogan.load("runs/mnist")`, then
+    `generator(spec.sample(16).input)` gives images [16, C, H, W].
+
+    Raises UserError where the folder holds no run or no readable checkpoint.
+    """
+    loaded, _, _ = load_all(Path(run))
+    return loaded
+
+
+def load_all(path: Path) -> tuple[Loaded, TrainConfig, Checkpoint]:
+    """What `load` gives, with the run's configuration and checkpoint."""
+    run = RunDir(path)
+    run_config = run.read_config()
+    if run_config is None:
+        raise UserError(f"{path} holds no run: {run.config} is missing")
+    found, notes = checkpoint.load_newest(run.checkpoints)
+    for note in notes:
+        print(note)
+    if found is None:
+        raise UserError(f"{path} has no checkpoint yet; train it first")
+    return networks_of(run_config, found), run_config, found
+
+
+def networks_of(run_config: TrainConfig, found: Checkpoint) -> Loaded:
+    """The networks of a checkpoint."""
+    spec = run_config.spec()
+    generator = MnistGenerator(spec.input_dim, run_config.image_size, run_config.channels)
+    discriminator = MnistDiscriminator(spec.q_dim, run_config.image_size, run_config.channels)
+    saved = found.tensors["model"]
+    for name, module in (("generator_ema", generator), ("discriminator", discriminator)):
+        prefix = f"{name}."
+        mine = {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
+        checkpoint.restore(module.state_dict(), mine, str(found.path))
+        module.eval()
+    return Loaded(generator, discriminator, spec)

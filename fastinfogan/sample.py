@@ -1,0 +1,147 @@
+"""Pictures of what a run's codes do: `fastinfogan sample RUN --out grid.png`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from einops import rearrange
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from .checkpoint import writing
+from .cli import run_command
+from .data import from_range
+from .errors import UserError
+from .latents import Categorical, Gaussian, LatentSpec, Uniform
+from .networks import MnistGenerator
+
+_GAP, _TILE = 2, 56  # pixels between tiles; the least a tile is enlarged to
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """Draw pictures from a run: along a row one code varies, all else stays the same."""
+
+    run: tyro.conf.Positional[Path]
+    """The run's folder."""
+    out: Path = Path("samples.png")
+    """A .png file, or a folder that gets one picture per code."""
+    traverse: str | None = None
+    """The code to vary, by index (0, 1, …) or name (c1, c1_categorical, …); all codes by default."""
+    seed: int = 0
+    """Fixes the noise and the other codes."""
+    rows: int = 10
+    """Rows of each picture."""
+
+
+@torch.no_grad()
+def traversal(
+    generator: MnistGenerator, spec: LatentSpec, code: int, *, rows: int = 10, seed: int = 0
+) -> Image.Image:
+    """One code's picture: a column per value, a row per noise; one block per dim of the code."""
+    device = next(generator.parameters()).device
+    chosen = spec.codes[code]
+    blocks = []
+    for dim in range(chosen.dim):
+        batch = spec.traverse(code, rows=rows, dim=dim, seed=seed, device=device)
+        images = from_range(generator(batch.input, "running"), generator.image_range).cpu().numpy()
+        values: list[str]
+        if isinstance(chosen, Uniform | Gaussian):
+            low, high = chosen.traverse_range()
+            values = [f"{v:+.1f}" for v in np.linspace(low, high, len(images) // rows)]
+        else:
+            values = [str(v) for v in range(chosen.n if isinstance(chosen, Categorical) else 2)]
+        title = spec.names[code] + (f", dim {dim}" if chosen.dim > 1 else "")
+        blocks.append(grid(images, len(values), title, values))
+    return stack(blocks)
+
+
+def grid(
+    images: NDArray[np.uint8], columns: int, title: str = "", headings: list[str] | None = None
+) -> Image.Image:
+    """Tile images [N, H, W, C] row by row under a title and column headings."""
+    zoom = max(1, -(-_TILE // images.shape[1]))
+    tiles = images.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    tiles = np.pad(tiles, ((0, 0), (0, _GAP), (0, _GAP), (0, 0)), constant_values=255)
+    missing = -len(tiles) % columns
+    tiles = np.pad(tiles, ((0, missing), (0, 0), (0, 0), (0, 0)), constant_values=255)
+    pixels = rearrange(tiles, "(r c) h w ch -> (r h) (c w) ch", c=columns)
+    if pixels.shape[2] not in (1, 3):  # no colours to show: the first channel stands for all
+        pixels = pixels[:, :, :1]
+    body = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).convert("RGB")
+    top = 18 * bool(title) + 16 * bool(headings)
+    out = Image.new("RGB", (body.width + _GAP, body.height + top + _GAP), "white")
+    out.paste(body, (_GAP, top))
+    draw, font = ImageDraw.Draw(out), ImageFont.load_default(12)
+    if title:
+        draw.text((_GAP, 2), title, fill="black", font=font)
+    for i, text in enumerate(headings or []):
+        middle = (i + 0.5) * body.width / columns
+        draw.text((middle, top - 15), text, fill="black", font=font, anchor="ma")
+    return out
+
+
+def stack(pictures: list[Image.Image]) -> Image.Image:
+    """One below the other."""
+    out = Image.new(
+        "RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white"
+    )
+    top = 0
+    for picture in pictures:
+        out.paste(picture, (0, top))
+        top += picture.height
+    return out
+
+
+def find_code(spec: LatentSpec, text: str) -> int:
+    """The index of the code that `text` names. Raises UserError."""
+    if text.isdecimal() and int(text) < len(spec.codes):
+        return int(text)
+    for i, name in enumerate(spec.names):
+        if text in (name, name.partition("_")[0]):
+            return i
+    known = ", ".join(f"{i} ({name})" for i, name in enumerate(spec.names))
+    raise UserError(f"--traverse {text}: no such code; the run has {known}")
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    """Write a picture, and its folder if need be."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+
+
+def sample(config: SampleConfig) -> None:
+    """The command."""
+    from .run import load
+
+    if config.rows < 1:
+        raise UserError(f"--rows: expected at least 1, got {config.rows}")
+    generator, _, spec = load(config.run)
+    chosen = range(len(spec.codes)) if config.traverse is None else [find_code(spec, config.traverse)]
+    pictures = {
+        spec.names[i]: traversal(generator, spec, i, rows=config.rows, seed=config.seed)
+        for i in chosen
+    }
+    if config.out.suffix.lower() == ".png":
+        save(stack(list(pictures.values())), config.out)
+        print(f"wrote {config.out}")
+        return
+    if config.out.suffix:
+        raise UserError(f"--out {config.out}: expected a .png file or a folder")
+    for name, picture in pictures.items():
+        save(picture, config.out / f"{name}.png")
+    print(f"wrote {', '.join(str(config.out / f'{name}.png') for name in pictures)}")
+
+
+def main(args: list[str] | None = None) -> int:
+    """`python -m fastinfogan.sample`."""
+    return run_command(sample, SampleConfig, "fastinfogan sample", args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,398 @@
+"""The main command: `accelerate launch -m fastinfogan.train [PRESET] …`."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from . import checkpoint, data, device, evaluate, metrics, parallel, sample
+from .cli import guarded
+from .config import TrainConfig, check, differences, parse, to_yaml
+from .errors import NonFiniteLoss, UserError
+from .latents import LatentSpec
+from .metrics import Metrics, Stopwatch
+from .parallel import Ranks, StopSignal
+from .run import Loaded, RunDir
+from .step import Step
+
+AGREE_EVERY = 10  # updates between the ranks' agreements on whether to stop
+
+
+class Start(NamedTuple):
+    """Where a run begins."""
+
+    step: int
+    scaler: dict[str, Any] | None
+    notes: list[str]
+
+
+def train(config: TrainConfig) -> int:
+    """Run or resume the training that `config` describes; returns the exit code."""
+    check(config)
+    precision, reason = device.choose_precision(config.precision, device.use_cpu())
+    ranks = parallel.start(device.accelerate_name(precision), device.use_cpu())
+    try:
+        torch.set_num_threads(config.threads or device.cpu_threads())
+        environment = device.environment(ranks.device, precision, reason, ranks.world_size)
+        return Training(config, ranks, environment).run()
+    finally:
+        ranks.close()
+
+
+class Training:
+    """One run: its networks, its folder, its loop."""
+
+    def __init__(self, config: TrainConfig, ranks: Ranks, environment: dict[str, Any]) -> None:
+        self.config, self.ranks, self.environment = config, ranks, environment
+        self.spec: LatentSpec = config.spec()
+        self.dir = RunDir(config.run_dir)
+        # Open the folder first: a wrong one should not cost the time to read the images.
+        self.lock = ranks.on_main(self._open_folder)
+        read = data.load(
+            config.data, "train", image_size=config.image_size, channels=config.channels
+        )
+        images = torch.from_numpy(np.ascontiguousarray(read.images)).to(ranks.device)
+        self.batches = data.BatchSampler(
+            images,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+        )
+        self.identity = {  # beside the configuration, what alters the weights' path
+            "precision": environment["precision"],
+            "world_size": ranks.world_size,
+            "images": len(images),
+        }
+        self.step = Step(config, self.spec, ranks)
+        self.metrics = Metrics(self.spec, ranks)
+        self.watch = Stopwatch(ranks.device)
+
+    # The folder
+
+    def _open_folder(self) -> None:
+        """On rank 0: take the folder and refuse one that is not this run's."""
+        config, run = self.config, self.dir
+        run.make()
+        # held by this object until the process ends
+        self._held = run.lock()
+        existing = run.read_config()
+        if existing is None and checkpoint.list_newest_first(run.checkpoints):
+            raise UserError(f"{run.path} has checkpoints but no config.yaml; choose another --out")
+        if existing is None:
+            return
+        if config.resume == "never":
+            raise UserError(
+                f"{run.path} holds a run already; choose another --out or use --resume auto"
+            )
+        changed = differences(existing, config)
+        if changed:
+            raise UserError(
+                f"{run.path} holds a run of another configuration ({', '.join(changed)}); choose "
+                "another --out or the run's own values"
+            )
+
+    def _resume(self) -> Start:
+        """On rank 0: load the checkpoint to start from, if any, and bring the folder in line."""
+        run = self.dir
+        if self.config.resume not in ("auto", "never"):
+            source, found, notes = self._checkpoint_at(Path(self.config.resume))
+        else:
+            source = run
+            found, notes = checkpoint.load_newest(run.checkpoints)
+        if found is None:
+            self._check_space()
+            metrics.cut_back(run.metrics, 0)
+            self._write_config()
+            return Start(0, None, notes)
+        for name, here in self.identity.items():
+            there = found.meta.get(name)
+            if there != here:
+                raise UserError(
+                    f"{found.path} was trained with {name} {there}, this run has {name} {here}; "
+                    "resume it as it was, or choose another --out"
+                )
+        for file, tensors in self._tensors().items():
+            checkpoint.restore(tensors, found.tensors[file], str(found.path))
+        if found.step < self.config.steps:
+            self._check_space()
+            if source is not run:
+                records = source.metrics.read_bytes() if source.metrics.is_file() else b""
+                checkpoint.write_atomically(run.metrics, records)
+            metrics.cut_back(run.metrics, found.step)
+            self._write_config()
+        return Start(found.step, found.meta.get("scaler"), notes)
+
+    def _checkpoint_at(self, path: Path) -> tuple[RunDir, checkpoint.Checkpoint, list[str]]:
+        """The checkpoint that `--resume PATH` names: a run's newest, or one of its folders."""
+        named = path if (path / checkpoint.MANIFEST).is_file() else None
+        source = RunDir(path.parent.parent if named else path)
+        existing = source.read_config()
+        if existing is None:
+            raise UserError(f"--resume {path}: neither a run nor a checkpoint of one")
+        changed = differences(existing, self.config)
+        if changed:
+            raise UserError(f"--resume {path}: of another configuration ({', '.join(changed)})")
+        notes: list[str] = []
+        if named:
+            try:
+                found: checkpoint.Checkpoint | None = checkpoint.load(named)
+            except checkpoint.Damaged as error:
+                raise UserError(f"--resume {path}: damaged ({error})") from None
+        else:
+            found, notes = checkpoint.load_newest(source.checkpoints)
+        if found is None:
+            raise UserError(f"--resume {path}: that run has no checkpoint")
+        held = checkpoint.list_newest_first(self.dir.checkpoints)
+        if source.path.resolve() == self.dir.path.resolve():
+            source = self.dir
+            held = [p for p in held if checkpoint.step_of(p) > found.step]
+        if held:
+            raise UserError(
+                f"--resume {path}: {self.dir.path} holds {held[0].name}; choose another --out"
+            )
+        return source, found, notes
+
+    def _write_config(self) -> None:
+        checkpoint.write_atomically(self.dir.config, to_yaml(self.config))
+        self.dir.write_json(self.dir.environment, self.environment)
+
+    def _check_space(self) -> None:
+        needed = sum(
+            t.numel() * t.element_size() for named in self._tensors().values() for t in named.values()
+        )
+        free = shutil.disk_usage(self.dir.path).free
+        if free < needed * 1.1:
+            raise UserError(
+                f"{self.dir.path}: {free / 1e6:,.0f} MB free, one checkpoint takes "
+                f"{needed / 1e6:,.0f} MB; free some space or choose another --out"
+            )
+
+    def _tensors(self) -> dict[str, dict[str, Tensor]]:
+        """All that a checkpoint holds, live, by file and name."""
+        model = {
+            f"{prefix}.{name}": tensor
+            for prefix, module in self.step.modules().items()
+            for name, tensor in module.state_dict().items()
+        }
+        return {
+            "model": model,
+            "training": self.step.optimizer_tensors() | self.metrics.tensors(),
+        }
+
+    def save(self, step: int) -> None:
+        """Write a checkpoint, unless what it would hold is not finite."""
+        self.metrics.check_finite()
+        self.step.average_buffers()
+        self.metrics.average()
+        self._check_weights(step)
+        scaler = self.step.scaler
+        meta = self.identity | {"scaler": None if scaler is None else scaler.state_dict()}
+        self.ranks.on_main(
+            lambda: checkpoint.save(
+                self.dir.checkpoints, step, self._tensors(), meta, self.config.keep
+            )
+        )
+
+    def _check_weights(self, step: int) -> None:
+        tensors = self._tensors()["model"].values()
+        finite = torch.stack([t.isfinite().all() for t in tensors]).all().to(torch.int64)
+        if not int(self.ranks.minimum(finite)):
+            raise NonFiniteLoss(f"non-finite weights after update {step}")
+
+    # The loop
+
+    def run(self) -> int:
+        """Train to the last step, evaluate, and say how it went."""
+        config, ranks = self.config, self.ranks
+        start = ranks.on_main(self._resume)
+        ranks.broadcast_(t for named in self._tensors().values() for t in named.values())
+        if self.step.scaler is not None and start.scaler is not None:
+            self.step.scaler.load_state_dict(start.scaler)
+        self._say(*start.notes)
+        if start.step >= config.steps:
+            self._say(
+                f"{self.dir.path} is finished: {start.step} updates of {config.steps} asked; "
+                "raise --steps to go on"
+            )
+            if self.dir.evaluation.is_file():
+                return 0
+        else:
+            self._announce(start.step)
+            try:
+                stopped = self._loop(start.step)
+            except NonFiniteLoss as error:
+                kept = checkpoint.list_newest_first(self.dir.checkpoints)
+                last = f"; {kept[0]} is the last good checkpoint" if kept else ""
+                raise NonFiniteLoss(f"{error}; nothing saved{last}") from None
+            if stopped:
+                return 128 + stopped
+        ranks.on_main(lambda: self._evaluate(max(start.step, config.steps)))
+        return 0
+
+    def _loop(self, start: int) -> int:
+        """Updates start+1 … steps. Returns the signal that ended them early, or 0."""
+        config = self.config
+        image_range = self.step.networks.generator.image_range
+        global_batch = config.batch_size * self.ranks.world_size
+        if start == 0:
+            self._pictures(0)
+        with StopSignal() as stop, Progress(config, self.spec, self.ranks, start) as progress:
+            for n in range(start, config.steps):
+                real = data.to_range(self.batches(n), image_range)
+                terms = self.step(n, real)
+                done = n + 1
+                self.metrics.add(done, *terms)
+                self.watch.count(global_batch)
+                self.watch.start()  # after the first update, which pays for the start
+                progress.advance()
+                last = done == config.steps
+                if done % config.log_every == 0 or last:
+                    progress.show(self._log(done, partial=done % config.log_every != 0))
+                received = self._agreed(stop, done, last)
+                self.watch.pause()
+                if _due(done, config.sample_every) or last:
+                    self._pictures(done)
+                if _due(done, config.checkpoint_every) or last or received:
+                    self.save(done)
+                if received and not last:
+                    name = signal.Signals(received).name
+                    progress.close()
+                    self._say(f"{name}: saved after update {done}; run again to go on")
+                    return received
+                self.watch.start()
+        return 0
+
+    def _agreed(self, stop: StopSignal, done: int, last: bool) -> int:
+        if self.ranks.world_size == 1:
+            return stop.check()
+        if done % AGREE_EVERY and not last:
+            return 0
+        return self.ranks.most_urgent(stop.check())
+
+    def _log(self, done: int, partial: bool) -> dict[str, Any]:
+        """One line of metrics.jsonl. The line of a last step off the grid stays provisional."""
+        self.metrics.check_finite()
+        images = done * self.config.batch_size * self.ranks.world_size
+        record = self.metrics.record(done, images, self.watch.rate())
+        if partial:
+            record["partial"] = True
+        else:
+            self.metrics.reset()
+        if self.ranks.is_main:
+            metrics.append(self.dir.metrics, record)
+        return record
+
+    def _pictures(self, done: int) -> None:
+        self.step.average_buffers()
+        self.ranks.on_main(lambda: self._draw(done))
+
+    def _draw(self, done: int) -> None:
+        folder, generator = self.dir.samples, self.step.ema.module
+        if done == 0:
+            shown = self.batches.images[:100].cpu().numpy()
+            sample.save(sample.grid(shown, 10, "real images"), folder / "real.png")
+        for i, name in enumerate(self.spec.names):
+            picture = sample.traversal(generator, self.spec, i)  # type: ignore[arg-type]
+            sample.save(picture, folder / f"step-{done:08d}-{name}.png")
+        records = metrics.read(self.dir.metrics)
+        if records:
+            metrics.draw_curves(records, self.spec, folder / "curves.png")
+
+    def _evaluate(self, done: int) -> None:
+        self._say("evaluating …")
+        networks = Loaded(
+            self.step.ema.module,  # type: ignore[arg-type]
+            self.step.networks.discriminator.eval(),
+            self.spec,
+        )
+        result = {"step": done, "data": self.config.data}
+        result |= evaluate.evaluate(networks, self.config)
+        self.dir.write_json(self.dir.evaluation, result)
+        self._say(*evaluate.summary(result), f"pictures in {self.dir.samples}")
+
+    def _announce(self, start: int) -> None:
+        e, config = self.environment, self.config
+        ranks = "" if e["world_size"] == 1 else f", {e['world_size']} ranks"
+        self._say(
+            f"{config.preset}: updates {start + 1} to {config.steps} at batch "
+            f"{config.batch_size}{ranks}, into {self.dir.path}",
+            f"{e['device']}, {e['threads']} threads, {e['precision']} ({e['precision_reason']})",
+        )
+
+    def _say(self, *lines: str) -> None:
+        if self.ranks.is_main:
+            for line in lines:
+                print(line, flush=True)
+
+
+def _due(done: int, every: int) -> bool:
+    return every > 0 and done % every == 0
+
+
+class Progress:
+    """Rank 0's progress: a bar on a terminal, a line per log interval elsewhere."""
+
+    def __init__(self, config: TrainConfig, spec: LatentSpec, ranks: Ranks, start: int) -> None:
+        self._names = spec.names
+        self._lines = ranks.is_main and not sys.stderr.isatty()
+        self._bar = tqdm(
+            total=config.steps,
+            initial=start,
+            disable=not ranks.is_main or self._lines,
+            unit="update",
+            dynamic_ncols=True,
+            bar_format="{n_fmt}/{total_fmt}|{bar}| {elapsed}<{remaining} {postfix}",
+        )
+        self._steps = config.steps
+        self._batch = config.batch_size * ranks.world_size
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def advance(self) -> None:
+        """One more update."""
+        self._bar.update()
+
+    def show(self, record: dict[str, Any]) -> None:
+        """Images/s, time left and the information of each code, in nats."""
+        rate = record["images_per_second"]
+        bounds = " ".join(f"{n} {record['information'][n]:.2f}" for n in self._names)
+        speed = "" if rate is None else f"{rate:,.0f} images/s, "
+        self._bar.set_postfix_str(f"{speed}nats: {bounds}")
+        if self._lines:
+            left = ""
+            if rate:
+                minutes, seconds = divmod(
+                    int((self._steps - record["step"]) * self._batch / rate), 60
+                )
+                left = f"{minutes}:{seconds:02d} left, "
+            print(
+                f"{record['step']}/{self._steps} {speed}{left}nats: {bounds}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def close(self) -> None:
+        """End the bar's line."""
+        self._bar.close()
+
+
+def main(args: list[str] | None = None) -> int:
+    """`python -m fastinfogan.train`."""
+    return guarded(lambda: train(parse(args)))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

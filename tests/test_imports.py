@@ -1,0 +1,46 @@
+"""What the two modules that other codebases may take on their own bring with them."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import json, sys
+def loaded():
+    return {name.partition(".")[0] for name in sys.modules}
+import torch
+before = loaded()
+import fastinfogan.latents, fastinfogan.losses
+after = loaded()
+print(json.dumps(sorted(after - before - set(sys.stdlib_module_names))))
+"""
+
+ALONE = """
+import sys
+for name in ("accelerate", "tyro", "triton", "fastinfogan_kernels", "scipy", "einops", "yaml"):
+    sys.modules[name] = None  # an import of it raises ImportError
+import torch
+from fastinfogan import LatentSpec, Categorical, Uniform, info_loss
+spec = LatentSpec(noise=2, codes=(Categorical(10), Uniform(-1, 1)))
+batch = spec.sample(4, seed=0)
+out = info_loss(torch.zeros(4, 11), spec, batch.categorical, batch.continuous)
+print(out.per_code[0].item())
+"""
+
+
+def run(script: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_losses_and_latents_import_nothing_beyond_torch_and_the_standard_library():
+    assert json.loads(run(SCRIPT)) == ["fastinfogan"]
+
+
+def test_the_loss_runs_where_no_other_dependency_can_be_imported():
+    assert float(run(ALONE)) == pytest.approx(2.302585, abs=1e-6)  # log 10 in fp32
