@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import tyro
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -89,8 +88,9 @@ def train(config: ClassifierConfig) -> None:
     """The command."""
     torch.manual_seed(config.seed)
     splits = {}
-    for split in ("train", "test"):
-        read = data.load("mnist", split, image_size=28, channels=1)  # type: ignore[arg-type]
+    splits_read: tuple[data.Split, ...] = ("train", "test")
+    for split in splits_read:
+        read = data.load("mnist", split, image_size=28, channels=1)
         splits[split] = (
             data.to_range(torch.from_numpy(read.images.copy()), (0.0, 1.0)).contiguous(),
             torch.from_numpy(read.labels),
@@ -119,6 +119,4 @@ def train(config: ClassifierConfig) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(
-        run_command(train, ClassifierConfig, "python -m fastinfogan.classifier", None)
-    )
+    raise SystemExit(run_command(train, ClassifierConfig, "python -m fastinfogan.classifier", None))

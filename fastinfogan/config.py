@@ -188,4 +188,3 @@ def parse(args: list[str] | None = None) -> TrainConfig:
     if config.preset != "mnist":
         config = cli(PRESETS[config.preset])
     return config
-

@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from . import philox
@@ -163,7 +164,7 @@ def _read_npz(path: Path) -> Images:
             if not isinstance(archive, np.lib.npyio.NpzFile) or "images" not in archive:
                 raise UserError(f'{path}: expected an .npz with an array "images"')
             images = archive["images"]
-            labels = archive["labels"] if "labels" in archive else None
+            labels = archive.get("labels")
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError) as error:
         raise UserError(f"{path}: not a readable .npz file ({error})") from None
     if images.dtype != np.uint8:
@@ -174,8 +175,6 @@ def _read_npz(path: Path) -> Images:
 
 def _read_folder(folder: Path, image_size: int, channels: int) -> Images:
     """Every image below the folder; where all lie in sub-folders, these are the labels."""
-    from PIL import Image, UnidentifiedImageError
-
     if not folder.is_dir():
         raise UserError(f"--data folder:{folder}: no such folder")
     if channels not in (1, 3):
@@ -188,7 +187,9 @@ def _read_folder(folder: Path, image_size: int, channels: int) -> Images:
     for i, path in enumerate(paths):
         try:
             with Image.open(path) as image:
-                square = _resize_and_crop(image.convert("L" if channels == 1 else "RGB"), image_size)
+                square = _resize_and_crop(
+                    image.convert("L" if channels == 1 else "RGB"), image_size
+                )
         except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
             raise UserError(f"{path}: not a readable image ({error})") from None
         out[i] = np.asarray(square).reshape(image_size, image_size, channels)
@@ -197,10 +198,8 @@ def _read_folder(folder: Path, image_size: int, channels: int) -> Images:
     return Images(out, None if labels is None else labels.astype(np.int64))
 
 
-def _resize_and_crop(image, size: int):  # type: ignore[no-untyped-def]  # PIL.Image.Image
+def _resize_and_crop(image: Image.Image, size: int) -> Image.Image:
     """The central square, the shorter side scaled to `size`."""
-    from PIL import Image, ImageOps
-
     return ImageOps.fit(image, (size, size), method=Image.Resampling.LANCZOS)
 
 
@@ -285,4 +284,3 @@ class BatchSampler:
     def __call__(self, step: int) -> Tensor:
         """The images themselves, uint8 [batch_size, H, W, C]."""
         return self.images.index_select(0, self.indices(step))
-

@@ -62,7 +62,9 @@ def cpu_threads() -> int:
     return max(physical // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
 
 
-def environment(device: torch.device, precision: str, reason: str, world_size: int) -> dict[str, Any]:
+def environment(
+    device: torch.device, precision: str, reason: str, world_size: int
+) -> dict[str, Any]:
     """What a figure needs beside it: versions, device, precision, ranks, threads."""
     packages = {}
     for name in ("fastinfogan", "torch", "accelerate", "numpy", "triton"):

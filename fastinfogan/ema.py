@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Ema:
@@ -18,12 +19,18 @@ class Ema:
     def __init__(self, source: nn.Module, decay: float) -> None:
         self.decay = decay
         self.module = copy.deepcopy(source).eval().requires_grad_(False)
-        self._to = [list(self.module.parameters()), list(self.module.buffers())]
-        self._from = [list(source.parameters()), list(source.buffers())]
+        self._params = _tensors(self.module.parameters()), _tensors(source.parameters())
+        self._buffers = _tensors(self.module.buffers()), _tensors(source.buffers())
 
     @torch.no_grad()
     def update(self, n: int) -> None:
         """Follow the source after update n (from 0)."""
         decay = min(self.decay, (1 + n) / (10 + n))
-        torch._foreach_lerp_(self._to[0], self._from[0], 1.0 - decay)
-        torch._foreach_copy_(self._to[1], self._from[1])
+        ours, theirs = self._params
+        torch._foreach_lerp_(ours, theirs, 1.0 - decay)
+        ours, theirs = self._buffers
+        torch._foreach_copy_(ours, theirs)
+
+
+def _tensors(tensors: Iterable[Tensor]) -> list[Tensor]:
+    return list(tensors)

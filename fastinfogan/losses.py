@@ -318,7 +318,7 @@ def adversarial_losses(name: str) -> tuple[DiscriminatorLoss, GeneratorLoss]:
     def g_loss(fake: Tensor, real: Tensor | None = None) -> Tensor:
         if name == "relativistic" and real is None:
             raise ValueError("relativistic g_loss: expected D's logits on real images, got None")
-        return g_terms(_wide(fake), None if real is None else _wide(real))
+        return g_terms(_wide(fake), _wide(fake if real is None else real))
 
     return d_loss, g_loss
 
@@ -331,10 +331,8 @@ def _softplus(x: Tensor) -> Tensor:
     return -F.logsigmoid(-x)  # F.softplus turns linear at 20, an error of 2e-9
 
 
-_ADVERSARIAL: dict[
-    str,
-    tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Tensor | None], Tensor]],
-] = {
+_Terms = Callable[[Tensor, Tensor], Tensor]
+_ADVERSARIAL: dict[str, tuple[_Terms, _Terms]] = {  # d(real, fake), g(fake, real)
     "nonsaturating": (
         lambda real, fake: _softplus(-real).mean() + _softplus(fake).mean(),
         lambda fake, real: _softplus(-fake).mean(),

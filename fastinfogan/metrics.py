@@ -171,8 +171,8 @@ def draw_curves(records: list[dict[str, Any]], spec: LatentSpec, path: Path) -> 
     losses.set(xlabel="update", ylabel="adversarial loss, nats", title="Losses")
     for i, (name, entropy) in enumerate(zip(spec.names, spec.entropy(), strict=True)):
         line = bound.plot(steps, [r["information"][name] for r in records], label=name)[0]
-        label = "H(c), the most there is" if i == 0 else None
-        bound.axhline(entropy, ls=":", lw=1, color=line.get_color(), label=label)
+        text = "H(c), the most there is" if i == 0 else None
+        bound.axhline(entropy, ls=":", lw=1, color=line.get_color(), label=text)
     bound.set(xlabel="update", ylabel="lower bound, nats", title="Information of each code")
     for axes in (losses, bound):
         axes.grid(alpha=0.3)

@@ -36,10 +36,11 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Tensor, stats: Stats | None = None) -> Tensor:
         stats = stats or ("update" if self.training else "running")
-        buffers = (None, None) if stats == "batch" else (self.running_mean, self.running_var)
+        kept = stats != "batch"
         return F.batch_norm(
             x,
-            *buffers,
+            self.running_mean if kept else None,
+            self.running_var if kept else None,
             self.weight,
             self.bias,
             training=stats != "running",

@@ -63,7 +63,7 @@ def words(
     first_row: int = 0,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Uniform 32-bit words, int64 [rows, per_row], at the addresses (seed, stream, step, row, word)."""
+    """Uniform 32-bit words, int64 [rows, per_row], at addresses (seed, stream, step, row, word)."""
     blocks = -(-per_row // 4)
     row = torch.arange(first_row, first_row + rows, device=device).unsqueeze(1)
     block = torch.arange(blocks, device=device).unsqueeze(0)
@@ -96,7 +96,9 @@ def below(word: Tensor, n: int) -> Tensor:
     return (word * n) >> 32
 
 
-def permutation(n: int, *, seed: int, epoch: int, device: torch.device | str | None = None) -> Tensor:
+def permutation(
+    n: int, *, seed: int, epoch: int, device: torch.device | str | None = None
+) -> Tensor:
     """A permutation of 0 … n-1, int64 [n], that depends on (seed, epoch) alone on any device."""
     pair = words(n, 2, seed=seed, step=epoch, stream=Stream.PERMUTATION, device=device)
     return ((pair[:, 0] << 31) | (pair[:, 1] >> 1)).argsort(stable=True)

@@ -31,7 +31,7 @@ class SampleConfig:
     out: Path = Path("samples.png")
     """A .png file, or a folder that gets one picture per code."""
     traverse: str | None = None
-    """The code to vary, by index (0, 1, …) or name (c1, c1_categorical, …); all codes by default."""
+    """The code to vary, by index (0, 1, …) or name (c1, c1_categorical, …); all by default."""
     seed: int = 0
     """Fixes the noise and the other codes."""
     rows: int = 10
@@ -122,7 +122,9 @@ def sample(config: SampleConfig) -> None:
     if config.rows < 1:
         raise UserError(f"--rows: expected at least 1, got {config.rows}")
     generator, _, spec = load(config.run)
-    chosen = range(len(spec.codes)) if config.traverse is None else [find_code(spec, config.traverse)]
+    chosen = (
+        range(len(spec.codes)) if config.traverse is None else [find_code(spec, config.traverse)]
+    )
     pictures = {
         spec.names[i]: traversal(generator, spec, i, rows=config.rows, seed=config.seed)
         for i in chosen

@@ -166,9 +166,10 @@ class Step:
 
     def __init__(self, config: TrainConfig, spec: LatentSpec, ranks: Ranks) -> None:
         self.config, self.spec, self.ranks = config, spec, ranks
-        self.networks = Networks(
-            *(n.to(ranks.device, memory_format=torch.channels_last) for n in build(config, spec))
-        )
+        self.networks = build(config, spec)
+        for network in self.networks:
+            network.to(device=ranks.device)
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.objective = Objective(
             spec,
             torch.tensor(

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from . import checkpoint, data, device, evaluate, metrics, parallel, sample
+from .checkpoint import Checkpoint
 from .cli import guarded
 from .config import TrainConfig, check, differences, parse, to_yaml
 from .errors import NonFiniteLoss, UserError
@@ -103,11 +104,11 @@ class Training:
     def _resume(self) -> Start:
         """On rank 0: load the checkpoint to start from, if any, and bring the folder in line."""
         run = self.dir
-        if self.config.resume not in ("auto", "never"):
-            source, found, notes = self._checkpoint_at(Path(self.config.resume))
-        else:
-            source = run
+        source = run
+        if self.config.resume in ("auto", "never"):
             found, notes = checkpoint.load_newest(run.checkpoints)
+        else:
+            source, found, notes = self._checkpoint_at(Path(self.config.resume))
         if found is None:
             self._check_space()
             metrics.cut_back(run.metrics, 0)
@@ -131,7 +132,7 @@ class Training:
             self._write_config()
         return Start(found.step, found.meta.get("scaler"), notes)
 
-    def _checkpoint_at(self, path: Path) -> tuple[RunDir, checkpoint.Checkpoint, list[str]]:
+    def _checkpoint_at(self, path: Path) -> tuple[RunDir, Checkpoint | None, list[str]]:
         """The checkpoint that `--resume PATH` names: a run's newest, or one of its folders."""
         named = path if (path / checkpoint.MANIFEST).is_file() else None
         source = RunDir(path.parent.parent if named else path)
@@ -144,7 +145,7 @@ class Training:
         notes: list[str] = []
         if named:
             try:
-                found: checkpoint.Checkpoint | None = checkpoint.load(named)
+                found: Checkpoint | None = checkpoint.load(named)
             except checkpoint.Damaged as error:
                 raise UserError(f"--resume {path}: damaged ({error})") from None
         else:
@@ -167,7 +168,9 @@ class Training:
 
     def _check_space(self) -> None:
         needed = sum(
-            t.numel() * t.element_size() for named in self._tensors().values() for t in named.values()
+            t.numel() * t.element_size()
+            for named in self._tensors().values()
+            for t in named.values()
         )
         free = shutil.disk_usage(self.dir.path).free
         if free < needed * 1.1:

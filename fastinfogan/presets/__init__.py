@@ -1,6 +1,7 @@
 """The experiments, one readable file each."""
 
-from ..config import TrainConfig
+from fastinfogan.config import TrainConfig
+
 from . import mnist, mnist_paper
 
 PRESETS: dict[str, TrainConfig] = {

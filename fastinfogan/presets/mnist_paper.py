@@ -5,7 +5,7 @@ Where the paper is silent, openai/InfoGAN decides: 5,000 updates at batch 128, A
 learned through an exponential; the published code fixes it for MNIST, and so do we.
 """
 
-from ..config import TrainConfig
+from fastinfogan.config import TrainConfig
 
 CONFIG = TrainConfig(
     preset="mnist-paper",
