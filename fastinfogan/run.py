@@ -37,11 +37,13 @@ class RunDir:
     def lock(self) -> filelock.BaseFileLock:
         """Take the folder for this process, until it ends. Raises UserError if another has it."""
         lock = filelock.FileLock(self.path / ".lock")
-        try:
-            with writing(self.path):
+        with writing(self.path):
+            try:
                 lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise UserError(f"{self.path} is in use by another run; choose another --out") from None
+            except filelock.Timeout:
+                raise UserError(
+                    f"{self.path} is in use by another run; choose another --out"
+                ) from None
         return lock
 
     def read_config(self) -> TrainConfig | None:

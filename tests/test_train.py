@@ -1,0 +1,384 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from runs import assert_same_run, command, records, tensors, write_images
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import fastinfogan
+from fastinfogan import checkpoint, train
+from fastinfogan.step import DTerms, GTerms, Step
+
+
+@pytest.fixture(autouse=True)
+def _own_state() -> Iterator[None]:
+    """Each run in this process starts as a process would."""
+    threads = torch.get_num_threads()
+    AcceleratorState._reset_state(True)
+    yield
+    AcceleratorState._reset_state(True)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("data") / "images.npz")
+
+
+def run(data: Path, out: Path, *more: str) -> int:
+    AcceleratorState._reset_state(True)
+    return train.main(command(data, out, *more))
+
+
+def last_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line of an error: nothing else, least of all a traceback, stands on stderr."""
+    lines = [line for line in capsys.readouterr().err.splitlines() if "images/s" not in line]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+# Resume
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("log_every", ["5", "4"], ids=["on-the-grid", "inside-an-interval"])
+def test_20_updates_equal_10_and_a_resume_and_10_bit_for_bit(
+    data: Path, tmp_path: Path, precision: str, log_every: str
+) -> None:
+    options = ("--precision", precision, "--log-every", log_every)
+    assert run(data, tmp_path / "whole", "--steps", "20", *options) == 0
+    assert run(data, tmp_path / "parts", "--steps", "10", *options) == 0
+    assert run(data, tmp_path / "parts", "--steps", "20", *options) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "parts", 20)
+
+
+def test_another_seed_gives_another_run(data: Path, tmp_path: Path) -> None:
+    for seed in ("0", "1"):
+        assert run(data, tmp_path / seed, "--steps", "2", "--seed", seed) == 0
+    first, second = (tensors(tmp_path / seed, 2) for seed in ("0", "1"))
+    name = "model/generator.fc1.weight"
+    assert not torch.equal(first[name], second[name])
+
+
+def test_resume_from_a_path_goes_on_in_another_folder(data: Path, tmp_path: Path) -> None:
+    whole, first, branch = tmp_path / "whole", tmp_path / "first", tmp_path / "branch"
+    assert run(data, whole, "--steps", "8", "--log-every", "2") == 0
+    assert run(data, first, "--steps", "4", "--log-every", "2") == 0
+    for source in (first, first / "checkpoints" / "step-00000004"):
+        options = ("--steps", "8", "--log-every", "2", "--resume", str(source))
+        assert run(data, branch, *options) == 0
+        assert_same_run(whole, branch, 8)
+        shutil.rmtree(branch)
+    assert not (first / "checkpoints" / "step-00000008").exists()
+
+
+def test_a_truncated_newest_checkpoint_is_named_and_the_one_before_it_used(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, damaged = tmp_path / "whole", tmp_path / "damaged"
+    options = ("--log-every", "2", "--checkpoint-every", "2")
+    assert run(data, whole, "--steps", "8", *options) == 0
+    assert run(data, damaged, "--steps", "6", *options) == 0
+    file = damaged / "checkpoints" / "step-00000006" / "model.safetensors"
+    os.truncate(file, file.stat().st_size // 2)
+    capsys.readouterr()
+    assert run(data, damaged, "--steps", "8", *options) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if "is damaged" in line]
+    assert len(said) == 1
+    assert "step-00000006" in said[0]
+    assert "using step-00000004" in said[0]
+    assert_same_run(whole, damaged, 8)
+
+
+def test_a_finished_run_says_so_and_exits_0(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(data, tmp_path, "--steps", "2") == 0
+    before = tensors(tmp_path, 2)
+    capsys.readouterr()
+    assert run(data, tmp_path, "--steps", "2") == 0
+    assert "is finished: 2 updates" in capsys.readouterr().out
+    assert all(torch.equal(before[k], v) for k, v in tensors(tmp_path, 2).items())
+
+
+def test_a_run_killed_before_its_evaluation_is_evaluated_when_run_again(
+    data: Path, tmp_path: Path
+) -> None:
+    assert run(data, tmp_path, "--steps", "2") == 0
+    first = json.loads((tmp_path / "eval.json").read_text())
+    (tmp_path / "eval.json").unlink()
+    assert run(data, tmp_path, "--steps", "2") == 0
+    assert json.loads((tmp_path / "eval.json").read_text()) == first
+
+
+def test_what_alters_the_path_of_the_weights_is_refused_by_name(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(data, tmp_path, "--steps", "2") == 0
+    capsys.readouterr()
+    assert run(data, tmp_path, "--steps", "4", "--seed", "7", "--lr-d", "0.1") == 2
+    line = last_line(capsys)
+    assert "seed 0 -> 7" in line
+    assert "lr_d 0.0002 -> 0.1" in line
+    assert "steps" not in line
+
+
+def test_another_number_of_images_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_images(tmp_path / "images.npz", n=120)
+    assert run(data, tmp_path / "run", "--steps", "2") == 0
+    write_images(data, n=140)
+    capsys.readouterr()
+    assert run(data, tmp_path / "run", "--steps", "4") == 2
+    assert "images 108, this run has images 126" in last_line(capsys)
+
+
+def test_steps_intervals_keep_and_threads_may_change(data: Path, tmp_path: Path) -> None:
+    assert run(data, tmp_path, "--steps", "2") == 0
+    more = ("--log-every", "1", "--sample-every", "3", "--checkpoint-every", "1", "--keep", "2")
+    assert run(data, tmp_path, "--steps", "5", *more) == 0
+    kept = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["step-00000004", "step-00000005"]
+    assert [r["step"] for r in records(tmp_path)] == [3, 4, 5]
+
+
+def test_never_refuses_a_folder_that_holds_a_run(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(data, tmp_path, "--steps", "2", "--resume", "never") == 0
+    capsys.readouterr()
+    assert run(data, tmp_path, "--steps", "4", "--resume", "never") == 2
+    assert "holds a run already" in last_line(capsys)
+
+
+# What a run leaves
+
+
+def test_a_run_leaves_what_the_contract_lists(data: Path, tmp_path: Path) -> None:
+    assert run(data, tmp_path, "--steps", "6", "--log-every", "4", "--sample-every", "3") == 0
+    environment = json.loads((tmp_path / "environment.json").read_text())
+    assert environment["world_size"] == 1
+    assert environment["threads"] == 1
+    assert environment["packages"]["torch"] == torch.__version__
+    metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(r["step"], r["images"]) for r in metrics] == [(4, 64), (6, 96)]
+    assert all(r["images_per_second"] > 0 for r in metrics)
+    for record in metrics:
+        assert (
+            record["nll"].keys() == record["information"].keys() == {"c1_categorical", "c2_uniform"}
+        )
+    pictures = {p.name for p in (tmp_path / "samples").iterdir()}
+    grids = {f"step-{s:08d}-{c}.png" for s in (0, 3, 6) for c in ("c1_categorical", "c2_uniform")}
+    assert pictures == grids | {"real.png", "curves.png"}
+    evaluation = json.loads((tmp_path / "eval.json").read_text())
+    assert evaluation["step"] == 6
+    assert evaluation["code_scored"] == "c1_categorical"
+    assert evaluation["images"]["test"] == 12
+    files = {p.suffix for p in (tmp_path / "checkpoints").rglob("*") if p.is_file()}
+    assert files == {".json", ".safetensors"}
+
+
+def test_load_gives_the_averaged_generator_the_discriminator_and_the_spec(
+    data: Path, tmp_path: Path
+) -> None:
+    assert run(data, tmp_path, "--steps", "3", "--ema", "0.5") == 0
+    generator, discriminator, spec = fastinfogan.load(tmp_path)
+    saved = tensors(tmp_path, 3)
+    for name, tensor in generator.state_dict().items():
+        assert torch.equal(tensor, saved[f"model/generator_ema.{name}"])
+    for name, tensor in discriminator.state_dict().items():
+        assert torch.equal(tensor, saved[f"model/discriminator.{name}"])
+    weight = "fc1.weight"
+    assert not torch.equal(
+        saved[f"model/generator.{weight}"], saved[f"model/generator_ema.{weight}"]
+    )
+    batch = spec.sample(5)
+    logit, q = discriminator(generator(batch.input))
+    assert logit.shape == (5,)
+    assert q.shape == (5, spec.q_dim)
+
+
+def test_training_teaches_q_the_code(data: Path, tmp_path: Path) -> None:
+    assert run(data, tmp_path, "--steps", "60", "--log-every", "5", "--precision", "fp32") == 0
+    bound = [r["information"]["c1_categorical"] for r in records(tmp_path)]
+    assert bound[-1] > 0.6 > 0.3 > bound[0]  # of log 3 = 1.10 nats
+
+
+# The loop
+
+
+def test_nothing_is_read_back_to_the_host_between_log_intervals(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+    allowed = [True]
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if "_local_scalar_dense" in str(func) and not allowed[0]:
+                reads.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    def at_intervals(name: str) -> None:
+        inner = getattr(train.Training, name)
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            allowed[0] = True
+            try:
+                return inner(*args, **kwargs)
+            finally:
+                allowed[0] = False
+
+        monkeypatch.setattr(train.Training, name, wrapped)
+
+    for name in ("_log", "save", "_pictures", "_evaluate"):
+        at_intervals(name)
+    with Watch():
+        assert run(data, tmp_path, "--steps", "8", "--log-every", "4") == 0
+    assert not allowed[0]
+    assert reads == []
+
+
+@pytest.mark.parametrize(
+    ("bad", "named"),
+    [
+        (lambda d, g: (d._replace(loss=d.loss * float("inf")), g), "d_loss"),
+        (lambda d, g: (d, g._replace(nll=torch.tensor([1.0, float("nan")]))), "c2_uniform"),
+    ],
+    ids=["loss", "code"],
+)
+def test_a_non_finite_loss_ends_the_run_with_its_step_and_name_and_keeps_the_last_checkpoint(
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    bad: Any,
+    named: str,
+) -> None:
+    inner = Step.__call__
+
+    def poisoned(self: Step, step: int, real: torch.Tensor) -> tuple[DTerms, GTerms]:
+        d, g = inner(self, step, real)
+        return bad(d, g) if step + 1 >= 6 else (d, g)
+
+    monkeypatch.setattr(Step, "__call__", poisoned)
+    options = ("--log-every", "8", "--checkpoint-every", "4")
+    assert run(data, tmp_path, "--steps", "12", *options) == 3
+    line = last_line(capsys)
+    assert f"non-finite {'' if named == 'd_loss' else 'information of '}{named} in update 6" in line
+    assert "step-00000004 is the last good checkpoint" in line
+    assert [p.name for p in checkpoint.list_newest_first(tmp_path / "checkpoints")] == [
+        "step-00000004"
+    ]
+
+
+def test_weights_that_are_not_finite_are_not_saved(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(data, tmp_path, "--steps", "4", "--checkpoint-every", "1", "--lr-g", "1e38") == 3
+    assert "non-finite" in last_line(capsys)
+    for path in checkpoint.list_newest_first(tmp_path / "checkpoints"):
+        found = checkpoint.load(path)
+        assert all(t.isfinite().all() for t in found.tensors["model"].values())
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--data", "mnits"), "expected mnist, fashion-mnist"),
+        (("--data", "npz:nowhere.npz"), "no such file"),
+        (("--image-size", "12"), "images are 8x8, expected 12x12; pass --image-size 8"),
+        (("--channels", "3"), "images have 1 channels, expected 3; pass --channels 1"),
+        (("--batch-size", "109"), "108 training images are fewer than one global batch of 109"),
+        (("--batch-size", "1"), "--batch-size: expected at least 2, got 1"),
+        (("--steps", "0"), "--steps: expected at least 1"),
+        (("--codes", "cat1"), "n ≥ 2"),
+        (("--codes", "dog4"), "'dog4' is not a code"),
+        (("--image-size", "30"), "multiple of 4"),
+        (("--precision", "fp16"), "fp16 is for GPUs"),
+        (("--lr-d", "nan"), "--lr-d"),
+        (("--resume", "nowhere"), "neither a run nor a checkpoint"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...],
+    says: str,
+) -> None:
+    assert run(data, tmp_path / "run", *options) == 2
+    assert says in last_line(capsys)
+
+
+@pytest.mark.parametrize("argument", ["mnits", "--stepz=3", "--steps=many"])
+def test_arguments_that_do_not_parse_exit_with_2(argument: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        train.main([argument])
+    assert caught.value.code == 2
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert run(data, tmp_path / "file" / "run") == 2
+    assert "cannot write" in last_line(capsys)
+
+
+def test_too_little_space_is_said_before_training(
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
+    assert run(data, tmp_path) == 2
+    assert "0 MB free, one checkpoint takes" in last_line(capsys)
+
+
+def test_a_disk_that_fills_up_is_one_line_and_keeps_the_last_checkpoint(
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    inner = checkpoint._write_and_sync
+
+    def full(path: Path, content: bytes) -> None:
+        if "step-00000004" in str(path):
+            raise OSError(28, "No space left on device")
+        inner(path, content)
+
+    monkeypatch.setattr(checkpoint, "_write_and_sync", full)
+    assert run(data, tmp_path, "--steps", "6", "--checkpoint-every", "2") == 2
+    assert "No space left on device" in last_line(capsys)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
+
+
+def test_a_second_writer_is_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fastinfogan.run import RunDir
+
+    tmp_path.mkdir(exist_ok=True)
+    with RunDir(tmp_path).lock():
+        assert run(data, tmp_path) == 2
+    assert "in use by another run" in last_line(capsys)
+    assert run(data, tmp_path, "--steps", "2") == 0
