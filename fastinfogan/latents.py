@@ -131,7 +131,7 @@ class _Continuous(_Code):
 
 @dataclass(frozen=True)
 class Uniform(_Continuous):
-    """Uniform on [low, high) in each dim; Gaussian in Q, as in the paper.
+    """Uniform from low to high in each dim; Gaussian in Q, as in the paper.
 
     Q gives dim means and, where sigma is "learned", then dim log-variances.
     """
@@ -217,6 +217,10 @@ class LatentSpec:
 
     def __post_init__(self) -> None:
         _check(_is_int(self.noise) and self.noise >= 0, f"noise must be ≥ 0, got {self.noise!r}")
+        _check(
+            isinstance(self.codes, tuple | list),
+            f"codes must be a tuple of codes, got {self.codes!r}",
+        )
         object.__setattr__(self, "codes", tuple(self.codes))
         _check(len(self.codes) > 0, "a LatentSpec needs at least one code, got none")
         for code in self.codes:
@@ -385,7 +389,10 @@ class LatentSpec:
         if isinstance(varied, _Continuous):
             steps = 10 if steps is None else steps
             _check(_is_int(steps) and steps >= 1, f"steps must be ≥ 1, got {steps!r}")
-            _check(0 <= dim < varied.dim, f"dim must be 0 … {varied.dim - 1}, got {dim!r}")
+            _check(
+                _is_int(dim) and 0 <= dim < varied.dim,
+                f"dim must be 0 … {varied.dim - 1}, got {dim!r}",
+            )
             values = torch.linspace(*varied.traverse_range(), steps, device=device)
         else:
             classes = varied.n if isinstance(varied, Categorical) else 2
@@ -443,9 +450,9 @@ def _parse_code(text: str) -> Code:
         return Categorical(number, weight=weight)
     if name == "bernoulli" and number is None and not colon:
         return Bernoulli(weight=weight)
-    if name in ("uniform", "gaussian") and option in ("", "fixed", "learned"):
+    if name in ("uniform", "gaussian") and option == ("learned" if colon else ""):
         dim = 1 if number is None else number
-        sigma: Sigma = "learned" if option == "learned" else "fixed"
+        sigma: Sigma = "learned" if colon else "fixed"
         if name == "uniform":
             return Uniform(dim=dim, sigma=sigma, weight=weight)
         return Gaussian(dim=dim, sigma=sigma, weight=weight)

@@ -187,7 +187,8 @@ def _check_values(spec: LatentSpec, categorical: Tensor) -> None:
     """Raise on a class that does not exist. Reads values back to the host."""
     if categorical.shape[0] == 0 or spec.n_cat == 0:
         return
-    lowest, highest = (t.tolist() for t in (categorical.amin(0), categorical.amax(0)))
+    classes = categorical.long()  # unsigned dtypes have no amin
+    lowest, highest = classes.amin(0).tolist(), classes.amax(0).tolist()
     for name, (code, _, target) in zip(spec.names, spec.slots, strict=True):
         if isinstance(code, Uniform | Gaussian):
             continue
@@ -312,13 +313,21 @@ def adversarial_losses(name: str) -> tuple[DiscriminatorLoss, GeneratorLoss]:
         raise ValueError(f"adversarial loss: expected one of {sorted(_ADVERSARIAL)}, got {name!r}")
     d_terms, g_terms = _ADVERSARIAL[name]
 
+    def check_pair(real: Tensor, fake: Tensor) -> None:
+        if name == "relativistic":  # pairs would broadcast
+            _expect(real.shape == fake.shape, "fake", list(real.shape), list(fake.shape))
+
     def d_loss(real: Tensor, fake: Tensor) -> Tensor:
+        check_pair(real, fake)
         return d_terms(_wide(real), _wide(fake))
 
     def g_loss(fake: Tensor, real: Tensor | None = None) -> Tensor:
         if name == "relativistic" and real is None:
             raise ValueError("relativistic g_loss: expected D's logits on real images, got None")
-        return g_terms(_wide(fake), _wide(fake if real is None else real))
+        if real is None:
+            real = fake  # unused
+        check_pair(real, fake)
+        return g_terms(_wide(fake), _wide(real))
 
     return d_loss, g_loss
 

@@ -70,7 +70,7 @@ def words(
     counter = (
         row & _MASK,
         block,
-        torch.full_like(row, step) if isinstance(step, int) else step.expand_as(row),
+        torch.full_like(row, step & _MASK) if isinstance(step, int) else step.expand_as(row),
         torch.full_like(row, stream),
     )
     out = philox4x32(counter, (seed & _MASK, (seed >> 32) & _MASK))
