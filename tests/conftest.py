@@ -1,0 +1,52 @@
+"""What several test files share."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fastinfogan.parallel import Ranks
+
+HOST_READS = {
+    torch.ops.aten._local_scalar_dense.default,  # .item(), int(), float(), bool(), .tolist()
+    torch.ops.aten.equal.default,
+    torch.ops.aten.nonzero.default,  # boolean indexing: its result's size is read
+}
+
+
+class _NoHostRead(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func not in HOST_READS, f"{func} reads a tensor's value on the host"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def no_host_read() -> Callable[[], AbstractContextManager[object]]:
+    """A context in which reading a tensor's value on the host fails."""
+    return _NoHostRead
+
+
+@pytest.fixture
+def cpu_ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Ranks]]:
+    """A maker of one CPU rank of a given precision ("no", "bf16")."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+
+    def make(precision: str = "no") -> Ranks:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        return Ranks(Accelerator(mixed_precision=precision, cpu=True))
+
+    yield make
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One CPU thread, for tensors so small that threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -1,0 +1,108 @@
+"""The averaged generator."""
+
+import pytest
+import torch
+from torch import nn
+
+from fastinfogan.ema import Ema
+from fastinfogan.networks import BatchNorm
+
+
+def network(value: float) -> nn.Sequential:
+    net = nn.Sequential(nn.Linear(2, 3), BatchNorm(3))
+    fill(net, value)
+    return net
+
+
+def fill(net: nn.Module, value: float) -> None:
+    with torch.no_grad():
+        for tensor in net.state_dict().values():
+            tensor.fill_(value)
+
+
+@pytest.mark.parametrize(
+    ("n", "decay", "expected"),
+    [
+        (0, 0.999, 1 / 10),  # (1 + n) / (10 + n) while that is less
+        (1, 0.999, 2 / 11),
+        (90, 0.999, 91 / 100),
+        (100_000, 0.999, 0.999),
+        (90, 0.5, 0.5),
+        (0, 0.05, 0.05),
+    ],
+)
+def test_an_update_keeps_the_decays_share_of_the_average(n, decay, expected):
+    source = network(1.0)
+    ema = Ema(source, decay)
+    fill(source, 3.0)
+    ema.update(n)
+    for parameter in ema.module.parameters():
+        # one fp32 rounding of a value up to 3
+        assert parameter.flatten().tolist() == pytest.approx(
+            [expected * 1.0 + (1 - expected) * 3.0] * parameter.numel(), rel=1e-6
+        )
+
+
+def test_many_updates_follow_the_recursion():
+    source = network(0.0)
+    ema = Ema(source, 0.9)
+    average = 0.0
+    for n in range(200):
+        value = float(torch.sin(torch.tensor(n / 10.0)))
+        fill(source, value)
+        ema.update(n)
+        decay = min(0.9, (1 + n) / (10 + n))
+        average = decay * average + (1 - decay) * value
+    weight = next(ema.module.parameters())
+    # each of the last ten-odd updates rounds a value up to 1 once in fp32
+    assert weight.flatten().tolist() == pytest.approx([average] * 6, abs=1e-6)
+
+
+def test_the_warm_up_never_decreases_and_ends_at_the_decay():
+    source = network(0.0)
+    kept = []
+    for n in range(0, 20_000, 500):
+        fill(source, 1.0)
+        ema = Ema(source, 0.999)
+        fill(source, 0.0)
+        ema.update(n)
+        kept.append(float(next(ema.module.parameters()).flatten()[0]))
+    assert kept == sorted(kept)
+    assert kept[0] == pytest.approx(0.1)
+    assert kept[-1] == pytest.approx(0.999)
+
+
+def test_buffers_are_copied_not_averaged():
+    source = network(1.0)
+    ema = Ema(source, 0.999)
+    fill(source, 3.0)
+    ema.update(10)
+    assert all((b == 3.0).all() for b in ema.module.buffers())
+
+
+def test_decay_0_copies_the_weights_exactly():
+    source = network(1.0)
+    ema = Ema(source, 0.0)
+    for n in (0, 5, 10_000):
+        for p in source.parameters():
+            nn.init.normal_(p)
+        ema.update(n)
+        for ours, theirs in zip(ema.module.parameters(), source.parameters(), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_the_average_is_in_eval_mode_without_gradients_and_the_source_is_untouched():
+    source = network(1.0)
+    ema = Ema(source, 0.9)
+    fill(source, 3.0)
+    ema.update(0)
+    assert not ema.module.training
+    assert not any(p.requires_grad for p in ema.module.parameters())
+    assert source.training
+    assert all((p == 3.0).all() and p.requires_grad for p in source.parameters())
+
+
+def test_an_update_reads_nothing_on_the_host(no_host_read):
+    ema = Ema(network(1.0), 0.9)
+    with no_host_read():
+        ema.update(3)
