@@ -1,0 +1,108 @@
+"""What the machine computes with: precision and threads."""
+
+import os
+
+import psutil
+import pytest
+import torch
+
+from fastinfogan import device
+from fastinfogan.errors import UserError
+
+
+def with_capabilities(monkeypatch, **capabilities):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+
+
+class TestPrecision:
+    def test_fp16_on_a_cpu_is_refused_with_what_to_use(self):
+        with pytest.raises(UserError, match=r"--precision fp16 is for GPUs.*bf16 or fp32"):
+            device.choose_precision("fp16", cpu=True)
+
+    @pytest.mark.parametrize("asked", ["bf16", "fp32"])
+    @pytest.mark.parametrize("cpu", [True, False])
+    def test_what_is_asked_for_is_taken(self, monkeypatch, asked, cpu):
+        with_capabilities(monkeypatch)
+        assert device.choose_precision(asked, cpu) == (asked, "as asked")
+
+    def test_fp16_is_taken_on_a_gpu(self):
+        assert device.choose_precision("fp16", cpu=False) == ("fp16", "as asked")
+
+    @pytest.mark.parametrize("name", ["amx_bf16", "avx512_bf16", "bf16", "arm_bf16"])
+    def test_auto_is_bf16_where_the_cpu_computes_it_and_names_what_does(self, monkeypatch, name):
+        with_capabilities(monkeypatch, avx2=True, **{name: True})
+        precision, reason = device.choose_precision("auto", cpu=True)
+        assert precision == "bf16"
+        assert name in reason
+
+    @pytest.mark.parametrize("capabilities", [{}, {"avx2": True, "avx512_bf16": False}])
+    def test_auto_is_fp32_where_it_does_not_and_says_so(self, monkeypatch, capabilities):
+        with_capabilities(monkeypatch, **capabilities)
+        precision, reason = device.choose_precision("auto", cpu=True)
+        assert precision == "fp32"
+        assert "no bf16" in reason
+
+    @pytest.mark.parametrize(("native", "expected"), [(True, "bf16"), (False, "fp32")])
+    def test_auto_on_a_gpu_asks_the_gpu(self, monkeypatch, native, expected):
+        monkeypatch.setattr(
+            torch.accelerator, "current_accelerator", lambda *_: torch.device("cuda")
+        )
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Some GPU")
+        precision, reason = device.choose_precision("auto", cpu=False)
+        assert precision == expected
+        assert "Some GPU" in reason
+
+    def test_accelerates_names(self):
+        names = [device.accelerate_name(p) for p in ("bf16", "fp16", "fp32")]
+        assert names == ["bf16", "fp16", "no"]
+
+
+class TestUseCpu:
+    @pytest.mark.parametrize("there", [True, False])
+    @pytest.mark.parametrize("asked", [None, "true", "1", "YES", "false", "0", ""])
+    def test_the_cpu_is_used_when_asked_for_or_alone(self, monkeypatch, there, asked):
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda: there)
+        monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+        if asked is not None:
+            monkeypatch.setenv("ACCELERATE_USE_CPU", asked)
+        assert device.use_cpu() == (asked in ("true", "1", "YES") or not there)
+
+
+class TestThreads:
+    @pytest.mark.parametrize(
+        ("cores", "allowed", "ranks", "expected"),
+        [
+            (8, 16, None, 8),
+            (8, 16, "1", 8),
+            (8, 16, "2", 4),
+            (8, 16, "3", 2),
+            (8, 2, "1", 2),  # a container's share
+            (8, 2, "4", 1),  # at least one
+            (2, 4, "8", 1),
+        ],
+    )
+    def test_the_local_ranks_share_the_physical_cores(
+        self, monkeypatch, cores, allowed, ranks, expected
+    ):
+        monkeypatch.setattr(psutil, "cpu_count", lambda logical: 2 * cores if logical else cores)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(allowed)), raising=False)
+        monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+        if ranks is not None:
+            monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+        assert device.cpu_threads() == expected
+
+    def test_where_physical_cores_are_unknown_the_logical_ones_count(self, monkeypatch):
+        monkeypatch.setattr(psutil, "cpu_count", lambda logical: None)
+        monkeypatch.setattr(os, "cpu_count", lambda: 6)
+        monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+        monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+        assert device.cpu_threads() == 6
+
+
+def test_the_record_says_what_a_figure_needs_beside_it():
+    record = device.environment(torch.device("cpu"), "bf16", "as asked", 2)
+    assert record["packages"]["torch"] == torch.__version__
+    assert (record["device"], record["precision"], record["world_size"]) == ("cpu", "bf16", 2)
+    assert record["threads"] == torch.get_num_threads()
+    assert record["device_name"]
