@@ -559,7 +559,7 @@ class TestStep:
 
     @pytest.mark.parametrize("routing", ROUTINGS)
     def test_under_bf16_every_gradient_is_near_the_fp32_one(self, cpu_ranks, routing):
-        """Above all Q's: autocast keeps a cast made under no_grad, which carries no gradient."""
+        """Above all Q's: older autocasts keep a cast made under no_grad, without its gradient."""
         step = Step(with_routing(routing), SPEC, cpu_ranks("bf16"))
         draw_weights(step.networks)  # at the start fakes hardly differ, and BatchNorm magnifies
         real, c = batch(0, 64), SPEC.sample(64)
