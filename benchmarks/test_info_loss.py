@@ -12,6 +12,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from fastinfogan.latents import Categorical, LatentBatch, LatentSpec, Uniform
@@ -46,7 +47,9 @@ WAYS = {"eager loop": eager_loop, "reference": reference}
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("case", CASES)
-def test_information_loss_forward_and_backward(benchmark, case: str, way: str) -> None:  # type: ignore[no-untyped-def]
+def test_information_loss_forward_and_backward(
+    benchmark: BenchmarkFixture, case: str, way: str
+) -> None:
     spec = CASES[case]
     batch = spec.sample(BATCH, seed=1)
     q = torch.randn(BATCH, spec.q_dim, generator=torch.Generator().manual_seed(0))

@@ -58,6 +58,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         try:
             _write_and_sync(temporary, data)
             temporary.replace(path)
+            _sync_folder(path.parent)
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
@@ -110,20 +111,48 @@ def save(
                 files[f"{stem}.safetensors"] = _fingerprint(data)
                 _write_and_sync(temporary / f"{stem}.safetensors", data)
             manifest = {"step": step, "files": files, "meta": meta}
+            manifest["sha256"] = _seal(manifest)
             _write_and_sync(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
             _verify(temporary)
-            if final.exists():
-                shutil.rmtree(final)
-            temporary.rename(final)
+            _sync_folder(temporary)
+            _put_in_place(temporary, final)
             _sync_folder(folder)
         except Damaged as error:
             raise UserError(f"{final} did not read back as written: {error}") from None
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    # The one just written is known to be good, so the oldest may go.
-    for path in list_newest_first(folder)[keep:]:
+    # The one just written is known to be good, so the oldest may go. One of a later step can only
+    # be a damaged one that this run was resumed behind.
+    others = list_newest_first(folder)
+    later = [path for path in others if step_of(path) > step]
+    for path in later + others[len(later) + keep :]:
         shutil.rmtree(path, ignore_errors=True)
     return final
+
+
+def _put_in_place(temporary: Path, final: Path) -> None:
+    """Rename, and where that fails leave what was there."""
+    old = final.with_name(f".{final.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)
+    try:
+        temporary.rename(final)
+    except OSError:
+        if old.exists():
+            old.rename(final)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Put right what a killed save left behind. Not while another process may be saving."""
+    for old in folder.glob(".step-*.old"):
+        final = old.with_name(old.name[1 : -len(".old")])
+        if not final.exists():
+            old.rename(final)
+    for path in (*folder.glob(".step-*.old"), *folder.glob(".step-*.tmp")):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def list_newest_first(folder: Path) -> list[Path]:
@@ -184,6 +213,12 @@ def restore(tensors: dict[str, Tensor], saved: dict[str, Tensor], where: str) ->
             tensor.copy_(saved[name])
 
 
+def _seal(manifest: dict[str, Any]) -> str:
+    """The checksum of a manifest's content, itself left out."""
+    rest = {k: v for k, v in manifest.items() if k != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
 def _fingerprint(data: bytes) -> dict[str, Any]:
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
@@ -192,6 +227,8 @@ def _verify(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The manifest and the files' bytes, once their sizes and checksums match. Raises Damaged."""
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
+        if manifest.get("sha256") != _seal(manifest):
+            raise Damaged(f"{path.name}/{MANIFEST}: its checksum does not match")
         contents = {}
         for name, expected in manifest["files"].items():
             data = (path / name).read_bytes()

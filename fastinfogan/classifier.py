@@ -87,14 +87,13 @@ class ClassifierConfig:
 def train(config: ClassifierConfig) -> None:
     """The command."""
     torch.manual_seed(config.seed)
-    splits = {}
-    splits_read: tuple[data.Split, ...] = ("train", "test")
-    for split in splits_read:
-        read = data.load("mnist", split, image_size=28, channels=1)
-        splits[split] = (
-            data.to_range(torch.from_numpy(read.images.copy()), (0.0, 1.0)).contiguous(),
+    splits = {
+        split: (
+            data.to_range(torch.from_numpy(read.images), (0.0, 1.0)).contiguous(),
             torch.from_numpy(read.labels),
         )
+        for split, read in data.load("mnist", image_size=28, channels=1).items()
+    }
     images, labels = splits["train"]
     classifier = Classifier()
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=config.lr, weight_decay=1e-2)

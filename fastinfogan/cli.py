@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import tyro
 
@@ -28,9 +28,19 @@ def guarded(work: Callable[[], Any]) -> int:
         code = work()
     except (UserError, NonFiniteLoss) as error:
         rank = os.environ.get("RANK", "0")
-        print(f"{'' if rank == '0' else f'rank {rank}: '}error: {error}", file=sys.stderr)
+        if not error.said_by_main:
+            say(f"{'' if rank == '0' else f'rank {rank}: '}error: {error}", sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted", sys.stderr)
         return INTERRUPTED
     return code if isinstance(code, int) else 0
+
+
+def say(line: str, stream: TextIO | None = None) -> None:
+    """Print a line now. A reader that is gone (a `tee` that Ctrl-C ended) costs the run nothing."""
+    stream = stream or sys.stdout
+    try:
+        print(line, file=stream, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

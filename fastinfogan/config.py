@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 import yaml
@@ -33,7 +33,8 @@ class TrainConfig:
     precision: Precision = "auto"
     """auto: bf16 where the device computes it natively, else fp32. fp16 is for GPUs."""
     data: str = "mnist"
-    """mnist, fashion-mnist, idx:PATH, npz:PATH or folder:PATH."""
+    """mnist, fashion-mnist, idx:PATH, npz:PATH or folder:PATH (its sub-folders become labels, which
+    evaluation alone sees)."""
     out: Path | None = None
     """The run's folder; runs/PRESET by default."""
     resume: str = "auto"
@@ -68,7 +69,7 @@ class TrainConfig:
     log_every: int = 50
     """Updates between metrics."""
     sample_every: int = 1000
-    """Updates between sample pictures; 0: at the end only."""
+    """Updates between sample pictures; 0: at the start and the end only."""
     checkpoint_every: int = 1000
     """Updates between checkpoints; 0: at the end only."""
     keep: int = 3
@@ -89,9 +90,12 @@ class TrainConfig:
         return self.out or Path("runs") / self.preset
 
 
-# What may change when a run is resumed; everything else alters the path of the weights.
+# What may change when a run is resumed; everything else alters the path of the weights. So may
+# precision and data, as words: what they resolve to is compared with the checkpoint's.
 MAY_CHANGE = frozenset(
     {
+        "precision",
+        "data",
         "steps",
         "out",
         "resume",
@@ -153,12 +157,25 @@ def from_yaml(text: str, where: object) -> TrainConfig:
     """The inverse of `to_yaml`. Raises UserError where the text is not a configuration."""
     try:
         fields: dict[str, Any] = yaml.safe_load(text)
+        for name, kind in get_type_hints(TrainConfig).items():
+            _check_kind(name, kind, fields[name])
         if fields["out"] is not None:
             fields["out"] = Path(fields["out"])
         return TrainConfig(**fields)
     except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{where} is not a configuration of fastinfogan: {reason}") from None
+
+
+def _check_kind(name: str, kind: object, value: object) -> None:
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
+    if choices:
+        ok, expected = value in choices, f"one of {', '.join(choices)}"
+    else:
+        types = {int: int, float: (float, int), str: str}.get(kind, (str, type(None)))  # type: ignore[call-overload]
+        ok, expected = isinstance(value, types) and not isinstance(value, bool), str(kind)
+    if not ok:
+        raise TypeError(f"{name}: expected {expected}, got {value!r}")
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
@@ -181,7 +198,6 @@ def parse(args: list[str] | None = None) -> TrainConfig:
             args=args,
             default=default,
             prog="fastinfogan train",
-            config=(tyro.conf.FlagConversionOff,),
         )
 
     config = cli(PRESETS["mnist"])

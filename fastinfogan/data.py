@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import math
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,7 +17,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from . import philox
@@ -25,6 +26,7 @@ from .errors import UserError
 Split = Literal["train", "test"]
 SPECS = "mnist, fashion-mnist, idx:PATH, npz:PATH or folder:PATH"
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
+_DAMAGE = (OSError, EOFError, ValueError, zlib.error)  # what reading a damaged file raises
 HELD_OUT_EVERY = 10  # of a set without a test split
 
 
@@ -39,44 +41,61 @@ class Images:
         return len(self.images)
 
 
-def load(spec: str, split: Split, *, image_size: int, channels: int) -> Images:
-    """Read one split of the set that `spec` names.
+def load(spec: str, *, image_size: int, channels: int, advise: bool = True) -> dict[Split, Images]:
+    """Read both splits of the set that `spec` names.
 
     A set without a test split holds out every tenth image for it. Raises UserError, in one line,
-    when nothing is found, a file is not what it should be, or the images are of another size.
+    when nothing is found, a file is not what it should be, or the images are of another size
+    (`advise`: the line names the options that would take them).
     """
     name, _, path = spec.partition(":")
     if name == "folder" and path:
-        data = _split(_read_folder(Path(path), image_size, channels), split)
+        splits = _split(_read_folder(Path(path), image_size, channels))
     elif name == "npz" and path:
-        data = _split(_read_npz(Path(path)), split)
+        splits = _split(_read_npz(Path(path)))
     elif name == "idx" and path:
-        data = _read_idx_source(Path(path), split)
+        splits = _read_idx_source(Path(path))
     elif spec == "mnist":
-        data = _read_idx_folder(Path(__file__).parent / "assets" / "mnist", split)
+        splits = _read_idx_folder(Path(__file__).parent / "assets" / "mnist")
     elif spec == "fashion-mnist":
-        data = _read_idx_folder(_first_with_idx(spec, _FASHION_MNIST_PLACES), split)
+        splits = _read_idx_folder(_first_with_idx(spec, _FASHION_MNIST_PLACES))
     else:
         raise UserError(f"--data {spec}: expected {SPECS}")
-    height, width, depth = data.images.shape[1:]
+    for split, data in splits.items():
+        _check_shape(f"--data {spec}", split, data.images, image_size, channels, advise)
+    return splits
+
+
+def _check_shape(
+    where: str,
+    split: Split,
+    images: NDArray[np.uint8],
+    image_size: int,
+    channels: int,
+    advise: bool,
+) -> None:
+    count, height, width, depth = images.shape
     if (height, width) != (image_size, image_size):
-        advice = (
-            f"pass --image-size {height}"
-            if height == width
-            else "use folder:PATH, which resizes, or crop them to squares"
-        )
+        advice = "use folder:PATH, which resizes, or crop them to squares"
+        if height == width:
+            advice = f"pass --image-size {height}"
         raise UserError(
-            f"--data {spec}: images are {height}x{width}, expected {image_size}x{image_size}; "
-            + advice
+            f"{where}: images are {height}x{width}, expected {image_size}x{image_size}"
+            + f"; {advice}" * advise
         )
     if depth != channels:
         raise UserError(
-            f"--data {spec}: images have {depth} channels, expected {channels}; "
-            f"pass --channels {depth}"
+            f"{where}: images have {depth} channels, expected {channels}"
+            + f"; pass --channels {depth}" * advise
         )
-    if len(data) == 0:
-        raise UserError(f"--data {spec}: no images in the {split} split")
-    return data
+    if count == 0:
+        raise UserError(f"{where}: no images in the {split} split")
+
+
+def absolute(spec: str) -> str:
+    """The same spec with an absolute path, so that it means the same from another folder."""
+    name, colon, path = spec.partition(":")
+    return f"{name}:{Path(path).resolve()}" if colon and path else spec
 
 
 _FASHION_MNIST_PLACES = (
@@ -102,36 +121,31 @@ def _find_idx(folder: Path, stem: str) -> Path | None:
     return next((p for p in (folder / stem, folder / f"{stem}.gz") if p.is_file()), None)
 
 
-def _read_idx_source(path: Path, split: Split) -> Images:
+def _read_idx_source(path: Path) -> dict[Split, Images]:
     if path.is_dir():
-        return _read_idx_folder(path, split)
+        return _read_idx_folder(path)
     if not path.is_file():
         raise UserError(f"--data idx:{path}: no such file or folder")
+    return _split(_read_idx_images(path))
+
+
+def _read_idx_folder(folder: Path) -> dict[Split, Images]:
+    train = _find_idx(folder, "train-images-idx3-ubyte")
+    if train is None:
+        raise UserError(f"--data idx:{folder}: no train-images-idx3-ubyte or .gz in that folder")
+    test = _find_idx(folder, "t10k-images-idx3-ubyte")
+    if test is None:
+        return _split(_read_idx_images(train))
+    return {"train": _read_idx_images(train), "test": _read_idx_images(test)}
+
+
+def _read_idx_images(path: Path) -> Images:
+    """A file of images, with the file of labels that lies beside it."""
     images = _with_channel(_read_idx(path), path)
     stem = path.name.replace("images-idx3", "labels-idx1").removesuffix(".gz")
     beside = _find_idx(path.parent, stem) if "images-idx3" in path.name else None
     labels = None if beside is None else _labels(_read_idx(beside), len(images), beside)
-    return _split(Images(images, labels), split)
-
-
-def _read_idx_folder(folder: Path, split: Split) -> Images:
-    prefix = "train" if split == "train" else "t10k"
-    path = _find_idx(folder, f"{prefix}-images-idx3-ubyte")
-    if path is None:
-        train = _find_idx(folder, "train-images-idx3-ubyte")
-        if train is None:
-            raise UserError(
-                f"--data idx:{folder}: no {prefix}-images-idx3-ubyte or .gz in that folder"
-            )
-        return _read_idx_source(train, split)
-    images = _with_channel(_read_idx(path), path)
-    label_path = _find_idx(folder, f"{prefix}-labels-idx1-ubyte")
-    labels = None
-    if label_path is not None:
-        labels = _labels(_read_idx(label_path), len(images), label_path)
-    data = Images(images, labels)
-    alone = split == "train" and _find_idx(folder, "t10k-images-idx3-ubyte") is None
-    return _split(data, split) if alone else data
+    return Images(images, labels)
 
 
 def _read_idx(path: Path) -> NDArray[np.uint8]:
@@ -139,7 +153,7 @@ def _read_idx(path: Path) -> NDArray[np.uint8]:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             content = file.read()
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
     if len(content) < 4 or content[:3] != b"\0\0\x08":
         raise UserError(f"{path}: not an idx file of unsigned bytes")
@@ -160,12 +174,12 @@ def _read_npz(path: Path) -> Images:
     if not path.is_file():
         raise UserError(f"--data npz:{path}: no such file")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile) or "images" not in archive:
                 raise UserError(f'{path}: expected an .npz with an array "images"')
             images = archive["images"]
             labels = archive.get("labels")
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError) as error:
+    except (*_DAMAGE, zipfile.BadZipFile, TypeError, NotImplementedError, RuntimeError) as error:
         raise UserError(f"{path}: not a readable .npz file ({error})") from None
     if images.dtype != np.uint8:
         raise UserError(f"{path}: images must be uint8, got {images.dtype}")
@@ -179,7 +193,11 @@ def _read_folder(folder: Path, image_size: int, channels: int) -> Images:
         raise UserError(f"--data folder:{folder}: no such folder")
     if channels not in (1, 3):
         raise UserError(f"--channels: an image folder gives 1 (gray) or 3 (colour), got {channels}")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    paths = sorted(
+        p
+        for p in folder.rglob("*")
+        if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")
+    )
     if not paths:
         known = " ".join(sorted(IMAGE_SUFFIXES))
         raise UserError(f"--data folder:{folder}: no images found below it ({known})")
@@ -187,10 +205,8 @@ def _read_folder(folder: Path, image_size: int, channels: int) -> Images:
     for i, path in enumerate(paths):
         try:
             with Image.open(path) as image:
-                square = _resize_and_crop(
-                    image.convert("L" if channels == 1 else "RGB"), image_size
-                )
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+                square = _square(image, image_size, "L" if channels == 1 else "RGB")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(f"{path}: not a readable image ({error})") from None
         out[i] = np.asarray(square).reshape(image_size, image_size, channels)
     classes = [p.relative_to(folder).parts[0] for p in paths if p.parent != folder]
@@ -198,9 +214,14 @@ def _read_folder(folder: Path, image_size: int, channels: int) -> Images:
     return Images(out, None if labels is None else labels.astype(np.int64))
 
 
-def _resize_and_crop(image: Image.Image, size: int) -> Image.Image:
-    """The central square, the shorter side scaled to `size`."""
-    return ImageOps.fit(image, (size, size), method=Image.Resampling.LANCZOS)
+def _square(image: Image.Image, size: int, mode: str) -> Image.Image:
+    """The central square, upright, the shorter side scaled to `size`."""
+    if image.mode.startswith("I;16"):  # convert() would clip
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"mode {image.mode}: expected 8 or 16 bits a channel")
+    upright = ImageOps.exif_transpose(image).convert(mode)
+    return ImageOps.fit(upright, (size, size), method=Image.Resampling.LANCZOS)
 
 
 def _with_channel(images: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
@@ -221,11 +242,13 @@ def _labels(labels: NDArray[np.generic], n: int, path: Path) -> NDArray[np.int64
     return labels.astype(np.int64)
 
 
-def _split(data: Images, split: Split) -> Images:
+def _split(data: Images) -> dict[Split, Images]:
     held_out = np.arange(len(data)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-    chosen = held_out if split == "test" else ~held_out
-    labels = None if data.labels is None else data.labels[chosen]
-    return Images(data.images[chosen], labels)
+
+    def part(chosen: NDArray[np.bool_]) -> Images:
+        return Images(data.images[chosen], None if data.labels is None else data.labels[chosen])
+
+    return {"train": part(~held_out), "test": part(held_out)}
 
 
 def to_range(images: Tensor, image_range: tuple[float, float]) -> Tensor:

@@ -8,7 +8,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import psutil
+import joblib
 import torch
 
 from .config import Precision
@@ -19,9 +19,9 @@ _AUTOCAST = {"bf16": "bf16", "fp16": "fp16", "fp32": "no"}  # Accelerate's names
 
 
 def use_cpu() -> bool:
-    """Whether to compute on the CPU: no accelerator, or ACCELERATE_USE_CPU says so."""
+    """Whether to compute on the CPU: no CUDA or ROCm, or ACCELERATE_USE_CPU says so."""
     asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "y", "on", "t")
-    return asked or not torch.accelerator.is_available()
+    return asked or not torch.cuda.is_available()
 
 
 def choose_precision(asked: Precision, cpu: bool) -> tuple[str, str]:
@@ -36,11 +36,8 @@ def choose_precision(asked: Precision, cpu: bool) -> tuple[str, str]:
 
 def _native_bf16(cpu: bool) -> tuple[bool, str]:
     if not cpu:
-        kind = torch.accelerator.current_accelerator()
-        if kind is not None and kind.type == "cuda":
-            native = torch.cuda.is_bf16_supported(including_emulation=False)
-            return native, torch.cuda.get_device_name()
-        return False, f"the tested part of {kind}"
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return native, torch.cuda.get_device_name()
     try:
         capabilities = torch.cpu.get_capabilities()
     except (AttributeError, RuntimeError):  # torch < 2.12
@@ -55,10 +52,8 @@ def accelerate_name(precision: str) -> str:
 
 
 def cpu_threads() -> int:
-    """This rank's share of the physical cores that the process may use."""
-    physical = psutil.cpu_count(logical=False) or os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        physical = min(physical, len(os.sched_getaffinity(0)))
+    """This rank's share of the physical cores that affinity and container leave the process."""
+    physical = joblib.cpu_count(only_physical_cores=True)
     return max(physical // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
 
 

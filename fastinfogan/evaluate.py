@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from torch import Tensor
 from . import classifier, data, philox
 from .checkpoint import write_atomically
 from .cli import run_command
-from .config import TrainConfig
 from .errors import UserError
 from .latents import Categorical, LatentSpec
 from .losses import info_loss, information
@@ -46,63 +45,61 @@ def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
     if config.seed < 0:
         raise UserError(f"--seed: expected at least 0, got {config.seed}")
     loaded, run_config, found = load_all(config.run)
-    if config.data is not None:
-        run_config = replace(run_config, data=config.data)
-    result = {"step": found.step, "data": run_config.data}
-    result |= evaluate(loaded, run_config, seed=config.seed)
+    name = run_config.data if config.data is None else data.absolute(config.data)
+    size = {"image_size": run_config.image_size, "channels": run_config.channels}
+    splits = data.load(name, **size, advise=False)
+    result = {"step": found.step, "data": name, **evaluate(loaded, splits, seed=config.seed)}
     write_atomically(RunDir(config.run).evaluation, json.dumps(result, indent=2) + "\n")
     return result
 
 
-def evaluate(loaded: Loaded, config: TrainConfig, *, seed: int = 0) -> dict[str, Any]:
+def evaluate(
+    loaded: Loaded, splits: dict[data.Split, data.Images], *, seed: int = 0
+) -> dict[str, Any]:
     """Measure networks in eval mode, on their device.
 
     Returns a plain dict:
         code_scored, code_accuracy, purity, nmi, ari: how well the classes that Q gives the test
             images match their labels; accuracy under the best one-to-one matching (Hungarian).
             null without labels or without a categorical code.
-        information: lower bound H(c) − NLL of each code on generated images, in nats.
-        frechet: Fréchet distance of generated and test images in the features of the fixed
-            classifier, with frechet_floor, that of as many training images. null where the
-            classifier does not apply or a side has under 2,000 images.
+        information: lower bound H(c) − NLL of each code on generated images, in nats; entropy, the
+            H(c) of each.
+        frechet: Fréchet distance of generated images from as many test images (at most 10,000) in
+            the features of the fixed classifier, with frechet_floor, that of as many training
+            images. null where the classifier does not apply or there are under 2,000 images.
         images: the number of images behind each.
     """
     generator, discriminator, spec = loaded
     device = next(generator.parameters()).device
 
-    def read(split: data.Split) -> data.Images:
-        return data.load(config.data, split, image_size=config.image_size, channels=config.channels)
-
-    test = read("test")
+    train, test = splits["train"], splits["test"]
     real = torch.from_numpy(np.ascontiguousarray(test.images)).to(device)
     matching = _score_codes(discriminator, spec, real, generator.image_range, test.labels)
     fakes, bound = _generate(generator, discriminator, spec, GENERATED, seed)
-    frechet, floor, n_floor = None, None, 0
-    if (
-        classifier.applies_to(config.image_size, config.channels)
-        and min(len(test), GENERATED) >= LEAST_IMAGES
-    ):
+    frechet, floor = None, None
+    n = min(len(test), GENERATED)
+    if classifier.applies_to(test.images.shape[1], test.images.shape[3]) and n >= LEAST_IMAGES:
         network = classifier.load().to(device)
-        test_features = _features(network, real)
-        frechet = frechet_distance(_features(network, fakes), test_features)
-        train = read("train").images
-        n_floor = min(len(train), len(test))
-        if n_floor >= LEAST_IMAGES:
-            chosen = philox.permutation(len(train), seed=seed, epoch=0)[:n_floor].numpy()
-            floor = frechet_distance(
-                _features(network, torch.from_numpy(train[chosen]).to(device)), test_features
-            )
+        test_features = _features(network, real[:n])
+        frechet = frechet_distance(_features(network, fakes[:n]), test_features)
+        if len(train) >= n:
+            chosen = philox.permutation(len(train), seed=seed, epoch=0)[:n].numpy()
+            others = torch.from_numpy(train.images[chosen]).to(device)
+            floor = frechet_distance(_features(network, others), test_features)
     return {
         **matching,
         "information": bound,
+        "entropy": dict(zip(spec.names, spec.entropy(), strict=True)),
         "frechet": frechet,
         "frechet_floor": floor,
-        "frechet_features": "mnist-classifier" if frechet is not None else None,
+        "frechet_features": None if frechet is None else "mnist-classifier",
         "images": {
-            "test": len(test),
-            "generated": GENERATED,
-            "frechet_floor_train": n_floor,
+            "codes": 0 if matching["code_scored"] is None else len(test),
+            "information": GENERATED,
+            "frechet": 0 if frechet is None else n,
+            "frechet_floor": 0 if floor is None else n,
         },
+        "labels": test.labels is not None,
     }
 
 
@@ -197,17 +194,22 @@ def frechet_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 
 def summary(result: dict[str, Any]) -> list[str]:
     """Three lines that a newcomer understands."""
-    accuracy, n = result["code_accuracy"], result["images"]["test"]
+    accuracy, n = result["code_accuracy"], result["images"]["codes"]
     lines = []
     if accuracy is None:
-        lines.append("codes:       no labels to compare with")
+        missing = "categorical code to compare" if result["labels"] else "labels to compare with"
+        lines.append(f"codes:       no {missing}")
     else:
         lines.append(
             f"codes:       {result['code_scored']} sorts {accuracy:.1%} of {n:,} test images by "
             "their class; no label was seen in training"
         )
-    bounds = ", ".join(f"{name} {nats:.2f}" for name, nats in result["information"].items())
-    lines.append(f"information: {bounds} nats of each code can be read off a generated image")
+    bound, entropy = result["information"], result["entropy"]
+    of = ", ".join(f"{name} {bound[name]:.2f} of {entropy[name]:.2f}" for name in bound)
+    line = f"information: at least {of} nats can be read off a generated image"
+    if min(bound.values()) < 0:
+        line += " (with σ fixed at 1, U(-1, 1) shows -0.23 at best)"
+    lines.append(line)
     if result["frechet"] is None:
         lines.append("images:      no Fréchet distance (needs 28x28 gray images, 2,000 or more)")
     else:

@@ -166,11 +166,13 @@ def draw_curves(records: list[dict[str, Any]], spec: LatentSpec, path: Path) -> 
     steps = [r["step"] for r in records]
     figure = Figure(figsize=(11, 4), layout="constrained")
     losses, bound = figure.subplots(1, 2)
+    marker = "." if len(steps) < 3 else ""  # a line of one point is invisible
     for name, label in (("d_loss", "discriminator"), ("g_loss", "generator")):
-        losses.plot(steps, [r[name] for r in records], label=label)
+        losses.plot(steps, [r[name] for r in records], marker=marker, label=label)
     losses.set(xlabel="update", ylabel="adversarial loss, nats", title="Losses")
     for i, (name, entropy) in enumerate(zip(spec.names, spec.entropy(), strict=True)):
-        line = bound.plot(steps, [r["information"][name] for r in records], label=name)[0]
+        values = [r["information"][name] for r in records]
+        line = bound.plot(steps, values, marker=marker, label=name)[0]
         text = "H(c), the most there is" if i == 0 else None
         bound.axhline(entropy, ls=":", lw=1, color=line.get_color(), label=text)
     bound.set(xlabel="update", ylabel="lower bound, nats", title="Information of each code")

@@ -10,7 +10,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 import torch
@@ -46,7 +46,7 @@ class Ranks:
         """Average the tensors over the ranks, in place, by one all-reduce per dtype."""
         if self.world_size == 1:
             return
-        for dtype in {t.dtype for t in tensors}:
+        for dtype in dict.fromkeys(t.dtype for t in tensors):  # in the same order everywhere
             group = [t for t in tensors if t.dtype == dtype]
             flat = torch.cat([t.reshape(-1) for t in group])
             dist.all_reduce(flat)
@@ -78,18 +78,23 @@ class Ranks:
         return int(flag)
 
     def on_main(self, work: Callable[[], T]) -> T:
-        """Do `work` on rank 0 and give its result, or its UserError, to every rank."""
-        outcome: list[T | UserError | None] = [None]
+        """Do `work` on rank 0 and give its result to every rank; if it fails, fail on all."""
+        if self.world_size == 1:
+            return work()
+        outcome: list[Any] = [None, None]
+        failure: Exception | None = None
         if self.is_main:
             try:
                 outcome[0] = work()
-            except UserError as error:
-                outcome[0] = error
-        if self.world_size > 1:
-            dist.broadcast_object_list(outcome, src=0, group=self._host)
-        if isinstance(outcome[0], UserError):
-            raise outcome[0]
-        return outcome[0]  # type: ignore[return-value]
+            except Exception as error:
+                failure, outcome[1] = error, str(error)
+        dist.broadcast_object_list(outcome, src=0, group=self._host)
+        if failure is not None:
+            raise failure
+        if outcome[1] is not None:
+            raise UserError(outcome[1], said_by_main=True)
+        result: T = outcome[0]
+        return result
 
     def close(self) -> None:
         """Leave the process group."""
@@ -121,7 +126,7 @@ def is_launched() -> bool:
 
 def _launcher_wanted_more() -> bool:
     """Accelerate's launcher names a master address for several processes, even if it starts one."""
-    if not is_launched() or "MASTER_ADDR" not in os.environ:
+    if not is_launched() or "MASTER_ADDR" not in os.environ or "WORLD_SIZE" in os.environ:
         return False
     try:
         return "MASTER_ADDR" not in psutil.Process(os.getppid()).environ()
@@ -130,10 +135,14 @@ def _launcher_wanted_more() -> bool:
 
 
 class StopSignal:
-    """Turns Ctrl-C, SIGTERM and a launcher's death into a number to look at between updates.
+    """Turns Ctrl-C, SIGTERM, SIGHUP and a launcher's death into a number to look at.
 
-    A second Ctrl-C interrupts at once.
+    Made when the process starts, entered for the updates. A second Ctrl-C interrupts at once.
     """
+
+    NUMBERS = tuple(
+        getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)
+    )
 
     def __init__(self) -> None:
         self._received = 0
@@ -141,8 +150,9 @@ class StopSignal:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopSignal:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._handle)
+        for number in self.NUMBERS:
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
+                self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:

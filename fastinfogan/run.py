@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import filelock
 
 from . import checkpoint, config
 from .checkpoint import Checkpoint, write_atomically, writing
+from .cli import say
 from .config import TrainConfig
 from .errors import UserError
 from .latents import LatentSpec
@@ -50,7 +52,12 @@ class RunDir:
         """The run's configuration, or None where the folder holds no run."""
         if not self.config.is_file():
             return None
-        return config.from_yaml(self.config.read_text(errors="replace"), self.config)
+        found = config.from_yaml(self.config.read_text(errors="replace"), self.config)
+        try:
+            config.check(found)
+        except UserError as error:
+            raise UserError(f"{self.config}: {error}") from None
+        return found
 
     def write_json(self, path: Path, content: dict[str, Any]) -> None:
         """Write an object, readable and all at once."""
@@ -85,7 +92,7 @@ def load_all(path: Path) -> tuple[Loaded, TrainConfig, Checkpoint]:
         raise UserError(f"{path} holds no run: {run.config} is missing")
     found, notes = checkpoint.load_newest(run.checkpoints)
     for note in notes:
-        print(note)
+        say(note, sys.stderr)  # stdout may be a command's JSON
     if found is None:
         raise UserError(f"{path} has no checkpoint yet; train it first")
     return networks_of(run_config, found), run_config, found

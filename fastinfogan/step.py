@@ -125,8 +125,14 @@ def d_grads(
         weighted, nll = objective.information_loss(discriminator.q(shared, "batch"), latents)
         total = loss + weighted
     grads = torch.autograd.grad(scale(total), params)
-    probability = (real_logit.detach().sigmoid().mean(), fake_logit.detach().sigmoid().mean())
-    return grads, DTerms(loss.detach(), *probability, nll)
+    on_real, on_fake = (_probability(x) for x in (real_logit, fake_logit))
+    return grads, DTerms(loss.detach(), on_real, on_fake, nll)
+
+
+def _probability(logit: Tensor) -> Tensor:
+    """Mean of D's output; near 1 bf16 has no more than two digits."""
+    wide = torch.promote_types(logit.dtype, torch.float32)
+    return logit.detach().to(wide).sigmoid().mean()
 
 
 def g_grads(
@@ -224,7 +230,9 @@ class Step:
     ) -> None:
         self.ranks.average_(grads)
         for param, grad in zip(params, grads, strict=True):
-            param.grad = grad
+            # Fused Adam takes the gradient's memory to lie as the parameter's does.
+            same = grad.stride() == param.stride()
+            param.grad = grad if same else torch.empty_like(param).copy_(grad)
         if self.scaler is None:
             optimizer.step()
         else:
@@ -241,7 +249,7 @@ class Step:
         }
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
-        """Adam's moments and counts, live, by name; and fp16's loss scale."""
+        """Adam's moments and counts, live, by name."""
         out = {}
         for name, optimizer, params in (
             ("d", self.d_optimizer, self.d_params),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import filelock
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,7 +19,7 @@ from tqdm import tqdm
 
 from . import checkpoint, data, device, evaluate, metrics, parallel, sample
 from .checkpoint import Checkpoint
-from .cli import guarded
+from .cli import guarded, say
 from .config import TrainConfig, check, differences, parse, to_yaml
 from .errors import NonFiniteLoss, UserError
 from .latents import LatentSpec
@@ -24,7 +28,7 @@ from .parallel import Ranks, StopSignal
 from .run import Loaded, RunDir
 from .step import Step
 
-AGREE_EVERY = 10  # updates between the ranks' agreements on whether to stop
+AGREE_EVERY = 10  # updates between the ranks' agreements on whether to stop, on GPUs
 
 
 class Start(NamedTuple):
@@ -38,12 +42,14 @@ class Start(NamedTuple):
 def train(config: TrainConfig) -> int:
     """Run or resume the training that `config` describes; returns the exit code."""
     check(config)
+    config = replace(config, data=data.absolute(config.data))
+    stop = StopSignal()
     precision, reason = device.choose_precision(config.precision, device.use_cpu())
     ranks = parallel.start(device.accelerate_name(precision), device.use_cpu())
     try:
         torch.set_num_threads(config.threads or device.cpu_threads())
         environment = device.environment(ranks.device, precision, reason, ranks.world_size)
-        return Training(config, ranks, environment).run()
+        return Training(config, ranks, stop, environment).run()
     finally:
         ranks.close()
 
@@ -51,18 +57,20 @@ def train(config: TrainConfig) -> int:
 class Training:
     """One run: its networks, its folder, its loop."""
 
-    def __init__(self, config: TrainConfig, ranks: Ranks, environment: dict[str, Any]) -> None:
-        self.config, self.ranks, self.environment = config, ranks, environment
+    def __init__(
+        self, config: TrainConfig, ranks: Ranks, stop: StopSignal, environment: dict[str, Any]
+    ) -> None:
+        self.config, self.ranks, self.stop = config, ranks, stop
+        self.environment = environment
         self.spec: LatentSpec = config.spec()
         self.dir = RunDir(config.run_dir)
+        self._lock: filelock.BaseFileLock | None = None  # on rank 0, held until the process ends
         # Open the folder first: a wrong one should not cost the time to read the images.
-        self.lock = ranks.on_main(self._open_folder)
-        read = data.load(
-            config.data, "train", image_size=config.image_size, channels=config.channels
-        )
-        images = torch.from_numpy(np.ascontiguousarray(read.images)).to(ranks.device)
+        ranks.on_main(self._open_folder)
+        self.splits = data.load(config.data, image_size=config.image_size, channels=config.channels)
+        images = np.ascontiguousarray(self.splits["train"].images)
         self.batches = data.BatchSampler(
-            images,
+            torch.from_numpy(images).to(ranks.device),
             batch_size=config.batch_size,
             seed=config.seed,
             rank=ranks.rank,
@@ -71,7 +79,7 @@ class Training:
         self.identity = {  # beside the configuration, what alters the weights' path
             "precision": environment["precision"],
             "world_size": ranks.world_size,
-            "images": len(images),
+            "data": f"{hashlib.sha256(images.data).hexdigest()[:16]} ({len(images)} images)",
         }
         self.step = Step(config, self.spec, ranks)
         self.metrics = Metrics(self.spec, ranks)
@@ -83,8 +91,8 @@ class Training:
         """On rank 0: take the folder and refuse one that is not this run's."""
         config, run = self.config, self.dir
         run.make()
-        # held by this object until the process ends
-        self._held = run.lock()
+        self._lock = run.lock()
+        checkpoint.clear_leftovers(run.checkpoints)
         existing = run.read_config()
         if existing is None and checkpoint.list_newest_first(run.checkpoints):
             raise UserError(f"{run.path} has checkpoints but no config.yaml; choose another --out")
@@ -103,12 +111,11 @@ class Training:
 
     def _resume(self) -> Start:
         """On rank 0: load the checkpoint to start from, if any, and bring the folder in line."""
-        run = self.dir
+        run, resume = self.dir, self.config.resume
         source = run
-        if self.config.resume in ("auto", "never"):
-            found, notes = checkpoint.load_newest(run.checkpoints)
-        else:
-            source, found, notes = self._checkpoint_at(Path(self.config.resume))
+        found, notes = checkpoint.load_newest(run.checkpoints)
+        if resume not in ("auto", "never") and not (found and self._came_from(resume)):
+            source, found, notes = self._checkpoint_at(Path(resume))
         if found is None:
             self._check_space()
             metrics.cut_back(run.metrics, 0)
@@ -119,18 +126,27 @@ class Training:
             if there != here:
                 raise UserError(
                     f"{found.path} was trained with {name} {there}, this run has {name} {here}; "
-                    "resume it as it was, or choose another --out"
+                    f"give it the same {name}, or choose another --out"
                 )
         for file, tensors in self._tensors().items():
-            checkpoint.restore(tensors, found.tensors[file], str(found.path))
+            checkpoint.restore(tensors, found.tensors.get(file, {}), str(found.path))
         if found.step < self.config.steps:
             self._check_space()
-            if source is not run:
+            if source is not run:  # from here on this folder stands alone
                 records = source.metrics.read_bytes() if source.metrics.is_file() else b""
                 checkpoint.write_atomically(run.metrics, records)
+                meta, keep = found.meta, self.config.keep
+                checkpoint.save(run.checkpoints, found.step, found.tensors, meta, keep)
             metrics.cut_back(run.metrics, found.step)
             self._write_config()
+        elif source is not run:
+            raise UserError(f"--resume {resume}: has {found.step} updates already; raise --steps")
         return Start(found.step, found.meta.get("scaler"), notes)
+
+    def _came_from(self, resume: str) -> bool:
+        """Whether this folder's run began with the same --resume PATH: then it goes on."""
+        existing = self.dir.read_config()
+        return existing is not None and existing.resume == resume
 
     def _checkpoint_at(self, path: Path) -> tuple[RunDir, Checkpoint | None, list[str]]:
         """The checkpoint that `--resume PATH` names: a run's newest, or one of its folders."""
@@ -158,7 +174,8 @@ class Training:
             held = [p for p in held if checkpoint.step_of(p) > found.step]
         if held:
             raise UserError(
-                f"--resume {path}: {self.dir.path} holds {held[0].name}; choose another --out"
+                f"--resume {path}: {self.dir.path} holds {held[0].name}; choose another --out, or "
+                "--resume auto to go on with what is there"
             )
         return source, found, notes
 
@@ -206,7 +223,7 @@ class Training:
         )
 
     def _check_weights(self, step: int) -> None:
-        tensors = self._tensors()["model"].values()
+        tensors = [t for named in self._tensors().values() for t in named.values()]
         finite = torch.stack([t.isfinite().all() for t in tensors]).all().to(torch.int64)
         if not int(self.ranks.minimum(finite)):
             raise NonFiniteLoss(f"non-finite weights after update {step}")
@@ -226,29 +243,39 @@ class Training:
                 f"{self.dir.path} is finished: {start.step} updates of {config.steps} asked; "
                 "raise --steps to go on"
             )
-            if self.dir.evaluation.is_file():
+            if self._is_evaluated(start.step):
                 return 0
+            self._pictures(start.step)
         else:
             self._announce(start.step)
             try:
                 stopped = self._loop(start.step)
             except NonFiniteLoss as error:
                 kept = checkpoint.list_newest_first(self.dir.checkpoints)
-                last = f"; {kept[0]} is the last good checkpoint" if kept else ""
-                raise NonFiniteLoss(f"{error}; nothing saved{last}") from None
+                last = f"; {kept[0]} is the last good checkpoint" if kept else "; nothing saved"
+                advice = "try a lower --lr-g or --lr-d, or --precision fp32, in another --out"
+                raise NonFiniteLoss(f"{error}{last}; {advice}") from None
             if stopped:
                 return 128 + stopped
         ranks.on_main(lambda: self._evaluate(max(start.step, config.steps)))
         return 0
 
+    def _is_evaluated(self, step: int) -> bool:
+        try:
+            result = json.loads(self.dir.evaluation.read_text())
+        except (OSError, ValueError):
+            return False
+        return bool(result.get("step") == step and result.get("data") == self.config.data)
+
     def _loop(self, start: int) -> int:
-        """Updates start+1 … steps. Returns the signal that ended them early, or 0."""
+        """Updates start+1 … steps. Returns the signal that ended them, or 0."""
         config = self.config
         image_range = self.step.networks.generator.image_range
         global_batch = config.batch_size * self.ranks.world_size
         if start == 0:
             self._pictures(0)
-        with StopSignal() as stop, Progress(config, self.spec, self.ranks, start) as progress:
+        received = 0
+        with self.stop, Progress(config, self.spec, self.ranks, start) as progress:
             for n in range(start, config.steps):
                 real = data.to_range(self.batches(n), image_range)
                 terms = self.step(n, real)
@@ -258,28 +285,36 @@ class Training:
                 self.watch.start()  # after the first update, which pays for the start
                 progress.advance()
                 last = done == config.steps
+                record = None
                 if done % config.log_every == 0 or last:
-                    progress.show(self._log(done, partial=done % config.log_every != 0))
-                received = self._agreed(stop, done, last)
-                self.watch.pause()
-                if _due(done, config.sample_every) or last:
-                    self._pictures(done)
-                if _due(done, config.checkpoint_every) or last or received:
-                    self.save(done)
-                if received and not last:
-                    name = signal.Signals(received).name
-                    progress.close()
-                    self._say(f"{name}: saved after update {done}; run again to go on")
-                    return received
-                self.watch.start()
-        return 0
+                    record = self._log(done, partial=done % config.log_every != 0)
+                received = self._agreed(done, last)
+                save = _due(done, config.checkpoint_every) or last or received
+                draw = _due(done, config.sample_every) or last
+                if save or draw:
+                    self.watch.pause()
+                    if save:
+                        self.save(done)
+                    if draw:
+                        self._pictures(done)
+                    self.watch.start()
+                if record is not None:
+                    progress.show(record)
+                if received:
+                    break
+            received = received or self._agreed(config.steps, last=True)
+        if received:
+            how = "again" if config.resume != "never" else "again with --resume auto"
+            name = signal.Signals(received).name
+            self._say(f"{name}: saved after update {done}; run {how} to go on")
+        return received
 
-    def _agreed(self, stop: StopSignal, done: int, last: bool) -> int:
-        if self.ranks.world_size == 1:
-            return stop.check()
-        if done % AGREE_EVERY and not last:
+    def _agreed(self, done: int, last: bool) -> int:
+        """The signal to stop for, or 0: the same on every rank. Without a look at the device."""
+        every = 1 if self.ranks.device.type == "cpu" else AGREE_EVERY
+        if done % every and not last:
             return 0
-        return self.ranks.most_urgent(stop.check())
+        return self.ranks.most_urgent(self.stop.check())
 
     def _log(self, done: int, partial: bool) -> dict[str, Any]:
         """One line of metrics.jsonl. The line of a last step off the grid stays provisional."""
@@ -290,8 +325,7 @@ class Training:
             record["partial"] = True
         else:
             self.metrics.reset()
-        if self.ranks.is_main:
-            metrics.append(self.dir.metrics, record)
+        self.ranks.on_main(lambda: metrics.append(self.dir.metrics, record))
         return record
 
     def _pictures(self, done: int) -> None:
@@ -317,8 +351,8 @@ class Training:
             self.step.networks.discriminator.eval(),
             self.spec,
         )
-        result = {"step": done, "data": self.config.data}
-        result |= evaluate.evaluate(networks, self.config)
+        result = evaluate.evaluate(networks, self.splits)
+        result = {"step": done, "data": self.config.data, **result}
         self.dir.write_json(self.dir.evaluation, result)
         self._say(*evaluate.summary(result), f"pictures in {self.dir.samples}")
 
@@ -334,7 +368,7 @@ class Training:
     def _say(self, *lines: str) -> None:
         if self.ranks.is_main:
             for line in lines:
-                print(line, flush=True)
+                say(line)
 
 
 def _due(done: int, every: int) -> bool:
@@ -381,11 +415,7 @@ class Progress:
                     int((self._steps - record["step"]) * self._batch / rate), 60
                 )
                 left = f"{minutes}:{seconds:02d} left, "
-            print(
-                f"{record['step']}/{self._steps} {speed}{left}nats: {bounds}",
-                file=sys.stderr,
-                flush=True,
-            )
+            say(f"{record['step']}/{self._steps} {speed}{left}nats: {bounds}", sys.stderr)
 
     def close(self) -> None:
         """End the bar's line."""

@@ -25,8 +25,10 @@ def write_images(path: Path, n: int = 120, size: int = 8, labels: bool = True) -
     rows = np.arange(size)
     stripes = np.stack([np.sin(rows * (1 + k)) for k in range(3)])[kind]
     images = 127 + 100 * stripes[:, :, None] + rng.normal(0, 20, (n, size, size))
-    arrays = {"images": images.clip(0, 255).astype(np.uint8)}
-    np.savez(path, **arrays, **({"labels": kind} if labels else {}))
+    arrays: dict[str, Any] = {"images": images.clip(0, 255).astype(np.uint8)}
+    if labels:
+        arrays["labels"] = kind
+    np.savez(path, **arrays)
     return path
 
 

@@ -48,6 +48,8 @@ FIELDS = [field.name for field in dataclasses.fields(TrainConfig)]
 OPTIONS = [name for name in FIELDS if name != "preset"]
 # what the contract lets a resumed run change
 FREE = {
+    "precision",  # what these two resolve to is compared with the checkpoint
+    "data",
     "steps",
     "out",
     "resume",

@@ -175,5 +175,5 @@ def test_200_updates_on_mnist_give_codes_and_pictures(tmp_path: Path) -> None:
     result = json.loads((tmp_path / "eval.json").read_text())
     assert result["information"]["c1_categorical"] > 1.0  # of log 10 = 2.30 nats
     assert result["code_accuracy"] > 0.3  # chance is about 0.11
-    assert result["images"]["test"] == 10_000
+    assert result["images"]["codes"] == 10_000
     assert "of 10,000 test images" in said

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from runs import assert_same_run, command, records, tensors, write_images
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastinfogan
-from fastinfogan import checkpoint, train
+from fastinfogan import checkpoint, metrics, train
 from fastinfogan.step import DTerms, GTerms, Step
 
 
@@ -132,7 +133,7 @@ def test_what_alters_the_path_of_the_weights_is_refused_by_name(
     assert "steps" not in line
 
 
-def test_another_number_of_images_is_refused(
+def test_other_images_under_the_same_name_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write_images(tmp_path / "images.npz", n=120)
@@ -140,7 +141,67 @@ def test_another_number_of_images_is_refused(
     write_images(data, n=140)
     capsys.readouterr()
     assert run(data, tmp_path / "run", "--steps", "4") == 2
-    assert "images 108, this run has images 126" in last_line(capsys)
+    line = last_line(capsys)
+    assert "(108 images), this run has data" in line
+    assert "(126 images)" in line
+
+
+def test_precision_may_change_its_word_but_not_its_meaning(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(data, tmp_path, "--steps", "2", "--precision", "fp32") == 0
+    capsys.readouterr()
+    assert run(data, tmp_path, "--steps", "4", "--precision", "bf16") == 2
+    assert "precision fp32, this run has precision bf16" in last_line(capsys)
+    assert run(data, tmp_path, "--steps", "4", "--precision", "fp32") == 0
+
+
+def test_the_data_may_move_as_long_as_it_is_the_same(data: Path, tmp_path: Path) -> None:
+    out, moved = tmp_path / "run", tmp_path / "moved.npz"
+    assert run(data, out, "--steps", "2") == 0
+    shutil.copy(data, moved)
+    assert run(moved, out, "--steps", "4") == 0
+
+
+def test_an_evaluation_of_an_earlier_step_does_not_count(data: Path, tmp_path: Path) -> None:
+    assert run(data, tmp_path, "--steps", "2") == 0
+    stale = (tmp_path / "eval.json").read_text()
+    assert run(data, tmp_path, "--steps", "4") == 0
+    (tmp_path / "eval.json").write_text(stale)  # as if the second evaluation was interrupted
+    assert run(data, tmp_path, "--steps", "4") == 0
+    assert json.loads((tmp_path / "eval.json").read_text())["step"] == 4
+
+
+def test_the_command_that_began_a_run_from_a_path_goes_on_with_it(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, branch = tmp_path / "first", tmp_path / "branch"
+    assert run(data, first, "--steps", "2") == 0
+    for steps in ("4", "6"):
+        assert run(data, branch, "--steps", steps, "--resume", str(first)) == 0
+    assert tensors(branch, 6)
+    capsys.readouterr()
+    assert run(data, tmp_path / "other", "--steps", "2", "--resume", str(first)) == 2
+    assert "has 2 updates already; raise --steps" in last_line(capsys)
+
+
+def test_a_resume_behind_a_damaged_checkpoint_never_deletes_the_good_one(
+    data: Path, tmp_path: Path
+) -> None:
+    assert run(data, tmp_path, "--steps", "4", "--checkpoint-every", "2") == 0
+    os.truncate(tmp_path / "checkpoints" / "step-00000004" / "training.safetensors", 9)
+    assert run(data, tmp_path, "--steps", "3", "--keep", "1") == 0
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
+    assert fastinfogan.load(tmp_path)
+
+
+def test_what_a_killed_save_left_is_cleared(data: Path, tmp_path: Path) -> None:
+    assert run(data, tmp_path, "--steps", "2") == 0
+    checkpoints = tmp_path / "checkpoints"
+    (checkpoints / ".step-00000007.tmp").mkdir()
+    (checkpoints / "step-00000002").rename(checkpoints / ".step-00000002.old")
+    assert run(data, tmp_path, "--steps", "2") == 0
+    assert [p.name for p in checkpoints.iterdir()] == ["step-00000002"]
 
 
 def test_steps_intervals_keep_and_threads_may_change(data: Path, tmp_path: Path) -> None:
@@ -170,10 +231,10 @@ def test_a_run_leaves_what_the_contract_lists(data: Path, tmp_path: Path) -> Non
     assert environment["world_size"] == 1
     assert environment["threads"] == 1
     assert environment["packages"]["torch"] == torch.__version__
-    metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [(r["step"], r["images"]) for r in metrics] == [(4, 64), (6, 96)]
-    assert all(r["images_per_second"] > 0 for r in metrics)
-    for record in metrics:
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(r["step"], r["images"]) for r in lines] == [(4, 64), (6, 96)]
+    assert all(r["images_per_second"] > 0 for r in lines)
+    for record in lines:
         assert (
             record["nll"].keys() == record["information"].keys() == {"c1_categorical", "c2_uniform"}
         )
@@ -183,7 +244,7 @@ def test_a_run_leaves_what_the_contract_lists(data: Path, tmp_path: Path) -> Non
     evaluation = json.loads((tmp_path / "eval.json").read_text())
     assert evaluation["step"] == 6
     assert evaluation["code_scored"] == "c1_categorical"
-    assert evaluation["images"]["test"] == 12
+    assert evaluation["images"]["codes"] == 12
     files = {p.suffix for p in (tmp_path / "checkpoints").rglob("*") if p.is_file()}
     assert files == {".json", ".safetensors"}
 
@@ -249,6 +310,39 @@ def test_nothing_is_read_back_to_the_host_between_log_intervals(
         assert run(data, tmp_path, "--steps", "8", "--log-every", "4") == 0
     assert not allowed[0]
     assert reads == []
+
+
+def test_the_stopwatch_which_waits_for_a_gpu_is_looked_at_at_intervals_alone(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+    inner = metrics.Stopwatch._now
+
+    def counted(self: metrics.Stopwatch) -> float:
+        looks.append(1)
+        return inner(self)
+
+    monkeypatch.setattr(metrics.Stopwatch, "_now", counted)
+    assert run(data, tmp_path, "--steps", "40", "--log-every", "20") == 0
+    # the start; two around the first record; three around the last record and save
+    assert len(looks) <= 7
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_last_update_is_not_lost(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    inner = Step.__call__
+
+    def signalled(self: Step, step: int, real: torch.Tensor) -> tuple[DTerms, GTerms]:
+        if step == 3:
+            os.kill(os.getpid(), number)
+        return inner(self, step, real)
+
+    monkeypatch.setattr(Step, "__call__", signalled)
+    assert run(data, tmp_path, "--steps", "4") == 128 + number
+    assert tensors(tmp_path, 4)
+    assert not (tmp_path / "eval.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,34 @@
+"""What the README shows works as it stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_loss_example_runs_and_its_body_fits_in_twenty_lines() -> None:
+    (example,) = (b for b in re.findall(r"```python\n(.*?)```", README, re.S) if "pack" in b)
+    namespace: dict[str, object] = {}
+    exec(compile(example, "README.md", "exec"), namespace)
+    lines = [line for line in example.splitlines() if line.strip()]
+    imports = [line for line in lines if line.startswith(("import ", "from "))]
+    assert len(lines) - len(imports) <= 20
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    install, test = re.search(
+        r"(pip install -c constraints\.txt -e '\.\[dev\]') && (pytest)\n", README
+    ).groups()  # type: ignore[union-attr]
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert install.replace("pip install", "pip install --quiet") in ci
+    assert f"\n{test}\n" in ci
+
+
+@pytest.mark.parametrize("name", re.findall(r"\]\(([^)#:]+)\)", README))
+def test_a_link_of_the_readme_leads_somewhere(name: str) -> None:
+    assert (ROOT / name).exists()
