@@ -245,5 +245,9 @@ def _verify(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     except FileNotFoundError as error:
         missing = Path(error.filename).name if error.filename else "a file"
         raise Damaged(f"{path.name}: {missing} is missing") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (NotADirectoryError, IsADirectoryError) as error:
+        raise Damaged(f"{path.name}: {error}") from None
+    except OSError as error:  # not damage: passed over, it would be deleted at the next save
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{path.name}: {error}") from None

@@ -9,7 +9,7 @@ from typing import Any, TextIO, TypeVar
 
 import tyro
 
-from .errors import NonFiniteLoss, UserError
+from .errors import Stop
 
 C = TypeVar("C")
 INTERRUPTED = 130
@@ -26,7 +26,7 @@ def guarded(work: Callable[[], Any]) -> int:
     """Do the work; its result if that is an exit code, else 0; errors as the contract has them."""
     try:
         code = work()
-    except (UserError, NonFiniteLoss) as error:
+    except Stop as error:
         rank = os.environ.get("RANK", "0")
         if not error.said_by_main:
             say(f"{'' if rank == '0' else f'rank {rank}: '}error: {error}", sys.stderr)
@@ -38,9 +38,11 @@ def guarded(work: Callable[[], Any]) -> int:
 
 
 def say(line: str, stream: TextIO | None = None) -> None:
-    """Print a line now. A reader that is gone (a `tee` that Ctrl-C ended) costs the run nothing."""
+    """Print a line now. A reader that is gone (a closed terminal, a `tee` that Ctrl-C ended) costs
+    the run nothing.
+    """
     stream = stream or sys.stdout
     try:
         print(line, file=stream, flush=True)
-    except BrokenPipeError:
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

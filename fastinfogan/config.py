@@ -167,13 +167,20 @@ def from_yaml(text: str, where: object) -> TrainConfig:
         raise UserError(f"{where} is not a configuration of fastinfogan: {reason}") from None
 
 
+_KINDS: dict[object, tuple[tuple[type, ...], str]] = {
+    int: ((int,), "a whole number"),
+    float: ((float, int), "a number"),
+    str: ((str,), "text"),
+}
+
+
 def _check_kind(name: str, kind: object, value: object) -> None:
     choices = get_args(kind) if get_origin(kind) is Literal else ()
     if choices:
         ok, expected = value in choices, f"one of {', '.join(choices)}"
     else:
-        types = {int: int, float: (float, int), str: str}.get(kind, (str, type(None)))  # type: ignore[call-overload]
-        ok, expected = isinstance(value, types) and not isinstance(value, bool), str(kind)
+        types, names = _KINDS.get(kind, ((str, type(None)), "a path or null"))
+        ok, expected = isinstance(value, types) and not isinstance(value, bool), names
     if not ok:
         raise TypeError(f"{name}: expected {expected}, got {value!r}")
 

@@ -89,13 +89,14 @@ def _check_shape(
             + f"; pass --channels {depth}" * advise
         )
     if count == 0:
-        raise UserError(f"{where}: no images in the {split} split")
+        held_out = f"; every {HELD_OUT_EVERY}th image is held out, so {HELD_OUT_EVERY} are needed"
+        raise UserError(f"{where}: no images in the {split} split{held_out}")
 
 
 def absolute(spec: str) -> str:
     """The same spec with an absolute path, so that it means the same from another folder."""
     name, colon, path = spec.partition(":")
-    return f"{name}:{Path(path).resolve()}" if colon and path else spec
+    return f"{name}:{Path(path).expanduser().resolve()}" if colon and path else spec
 
 
 _FASHION_MNIST_PLACES = (

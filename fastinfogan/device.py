@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import joblib
+import psutil
 import torch
 
 from .config import Precision
@@ -52,8 +53,9 @@ def accelerate_name(precision: str) -> str:
 
 
 def cpu_threads() -> int:
-    """This rank's share of the physical cores that affinity and container leave the process."""
-    physical = joblib.cpu_count(only_physical_cores=True)
+    """This rank's share of the physical cores, or of those that affinity and container allow."""
+    allowed = joblib.cpu_count()
+    physical = min(psutil.cpu_count(logical=False) or allowed, allowed)
     return max(physical // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
 
 

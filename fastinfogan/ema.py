@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -19,18 +18,15 @@ class Ema:
     def __init__(self, source: nn.Module, decay: float) -> None:
         self.decay = decay
         self.module = copy.deepcopy(source).eval().requires_grad_(False)
-        self._params = _tensors(self.module.parameters()), _tensors(source.parameters())
-        self._buffers = _tensors(self.module.buffers()), _tensors(source.buffers())
+        self._params: tuple[list[Tensor], list[Tensor]] = (
+            list(self.module.parameters()),
+            list(source.parameters()),
+        )
+        self._buffers = list(self.module.buffers()), list(source.buffers())
 
     @torch.no_grad()
     def update(self, n: int) -> None:
         """Follow the source after update n (from 0)."""
         decay = min(self.decay, (1 + n) / (10 + n))
-        ours, theirs = self._params
-        torch._foreach_lerp_(ours, theirs, 1.0 - decay)
-        ours, theirs = self._buffers
-        torch._foreach_copy_(ours, theirs)
-
-
-def _tensors(tensors: Iterable[Tensor]) -> list[Tensor]:
-    return list(tensors)
+        torch._foreach_lerp_(*self._params, 1.0 - decay)
+        torch._foreach_copy_(*self._buffers)

@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import classifier, data, philox
-from .checkpoint import write_atomically
 from .cli import run_command
 from .errors import UserError
 from .latents import Categorical, LatentSpec
 from .losses import info_loss, information
 from .networks import MnistDiscriminator, MnistGenerator
-from .run import Loaded, RunDir, load_all
+from .run import Loaded, RunDir, load_all, write_json
 
 LEAST_IMAGES = 2000  # below it a Fréchet distance in 128 dimensions means nothing
 GENERATED = 10_000
@@ -48,8 +47,13 @@ def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
     name = run_config.data if config.data is None else data.absolute(config.data)
     size = {"image_size": run_config.image_size, "channels": run_config.channels}
     splits = data.load(name, **size, advise=False)
-    result = {"step": found.step, "data": name, **evaluate(loaded, splits, seed=config.seed)}
-    write_atomically(RunDir(config.run).evaluation, json.dumps(result, indent=2) + "\n")
+    return write(RunDir(config.run), found.step, name, evaluate(loaded, splits, seed=config.seed))
+
+
+def write(run: RunDir, step: int, name: str, result: dict[str, Any]) -> dict[str, Any]:
+    """Write eval.json: the result, with the step and the data it is of."""
+    result = {"step": step, "data": name, **result}
+    write_json(run.evaluation, result)
     return result
 
 
@@ -206,10 +210,9 @@ def summary(result: dict[str, Any]) -> list[str]:
         )
     bound, entropy = result["information"], result["entropy"]
     of = ", ".join(f"{name} {bound[name]:.2f} of {entropy[name]:.2f}" for name in bound)
-    line = f"information: at least {of} nats can be read off a generated image"
-    if min(bound.values()) < 0:
-        line += " (with σ fixed at 1, U(-1, 1) shows -0.23 at best)"
-    lines.append(line)
+    lines.append(f"information: at least {of} nats can be read off a generated image")
+    if any(nats < 0 for name, nats in bound.items() if name.endswith("uniform")):
+        lines[-1] += " (where σ is fixed at 1, U(-1, 1) shows -0.23 at best)"
     if result["frechet"] is None:
         lines.append("images:      no Fréchet distance (needs 28x28 gray images, 2,000 or more)")
     else:

@@ -154,3 +154,13 @@ class MnistDiscriminator(nn.Module):
         """Images to (D's logit [B], Q's output [B, q_dim])."""
         features = self.trunk(images, stats)
         return self.logit(features), self.q(features, stats)
+
+
+def mnist_pair(
+    input_dim: int, q_dim: int, image_size: int, channels: int
+) -> tuple[MnistGenerator, MnistDiscriminator]:
+    """The two networks for latents and images of these sizes, their weights not yet drawn."""
+    return (
+        MnistGenerator(input_dim, image_size, channels),
+        MnistDiscriminator(q_dim, image_size, channels),
+    )

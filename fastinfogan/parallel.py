@@ -97,8 +97,8 @@ class Ranks:
         return result
 
     def close(self) -> None:
-        """Leave the process group."""
-        if self.world_size > 1:
+        """Leave the process group; torchrun makes one for a single process too."""
+        if dist.is_initialized():
             dist.destroy_process_group()
 
 

@@ -15,7 +15,9 @@ from .cli import say
 from .config import TrainConfig
 from .errors import UserError
 from .latents import LatentSpec
-from .networks import MnistDiscriminator, MnistGenerator
+from .networks import MnistDiscriminator, MnistGenerator, mnist_pair
+
+LOCK_SECONDS = 10.0
 
 
 class RunDir:
@@ -37,11 +39,15 @@ class RunDir:
                 folder.mkdir(parents=True, exist_ok=True)
 
     def lock(self) -> filelock.BaseFileLock:
-        """Take the folder for this process, until it ends. Raises UserError if another has it."""
+        """Take the folder until the lock is released or collected.
+
+        Waits a little: a run that was just interrupted may still be saving, after its launcher is
+        gone. Raises UserError if another has it for longer.
+        """
         lock = filelock.FileLock(self.path / ".lock")
         with writing(self.path):
             try:
-                lock.acquire(timeout=0)
+                lock.acquire(timeout=LOCK_SECONDS)
             except filelock.Timeout:
                 raise UserError(
                     f"{self.path} is in use by another run; choose another --out"
@@ -59,13 +65,14 @@ class RunDir:
             raise UserError(f"{self.config}: {error}") from None
         return found
 
-    def write_json(self, path: Path, content: dict[str, Any]) -> None:
-        """Write an object, readable and all at once."""
-        write_atomically(path, json.dumps(content, indent=2) + "\n")
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write an object, readable and all at once."""
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
 class Loaded(NamedTuple):
-    """A run in memory. The networks are in eval mode, on the CPU."""
+    """A run in memory, its networks in eval mode; as `load` gives them, on the CPU."""
 
     generator: MnistGenerator  # the averaged weights (EMA)
     discriminator: MnistDiscriminator
@@ -101,8 +108,9 @@ def load_all(path: Path) -> tuple[Loaded, TrainConfig, Checkpoint]:
 def networks_of(run_config: TrainConfig, found: Checkpoint) -> Loaded:
     """The networks of a checkpoint."""
     spec = run_config.spec()
-    generator = MnistGenerator(spec.input_dim, run_config.image_size, run_config.channels)
-    discriminator = MnistDiscriminator(spec.q_dim, run_config.image_size, run_config.channels)
+    generator, discriminator = mnist_pair(
+        spec.input_dim, spec.q_dim, run_config.image_size, run_config.channels
+    )
     saved = found.tensors["model"]
     for name, module in (("generator_ema", generator), ("discriminator", discriminator)):
         prefix = f"{name}."

@@ -19,7 +19,7 @@ from .config import Routing, TrainConfig
 from .ema import Ema
 from .latents import LatentBatch, LatentSpec
 from .losses import adversarial_losses, info_loss
-from .networks import MnistDiscriminator, MnistGenerator, initialise
+from .networks import MnistDiscriminator, MnistGenerator, initialise, mnist_pair
 from .parallel import Ranks
 from .philox import Stream
 
@@ -81,12 +81,11 @@ class Networks(NamedTuple):
 
 def build(config: TrainConfig, spec: LatentSpec) -> Networks:
     """The preset's networks with weights drawn from the seed, on the CPU."""
-    generator = MnistGenerator(spec.input_dim, config.image_size, config.channels)
-    discriminator = MnistDiscriminator(spec.q_dim, config.image_size, config.channels)
+    networks = Networks(*mnist_pair(spec.input_dim, spec.q_dim, config.image_size, config.channels))
     draw = torch.Generator().manual_seed(config.seed)
-    for network in (generator, discriminator):
+    for network in networks:
         initialise(network, draw)
-    return Networks(generator, discriminator)
+    return networks
 
 
 def d_grads(

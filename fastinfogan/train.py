@@ -25,7 +25,7 @@ from .errors import NonFiniteLoss, UserError
 from .latents import LatentSpec
 from .metrics import Metrics, Stopwatch
 from .parallel import Ranks, StopSignal
-from .run import Loaded, RunDir
+from .run import Loaded, RunDir, write_json
 from .step import Step
 
 AGREE_EVERY = 10  # updates between the ranks' agreements on whether to stop, on GPUs
@@ -34,15 +34,18 @@ AGREE_EVERY = 10  # updates between the ranks' agreements on whether to stop, on
 class Start(NamedTuple):
     """Where a run begins."""
 
-    step: int
-    scaler: dict[str, Any] | None
-    notes: list[str]
+    step: int = 0
+    good: Path | None = None  # the checkpoint that it begins with
+    scaler: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def train(config: TrainConfig) -> int:
     """Run or resume the training that `config` describes; returns the exit code."""
     check(config)
     config = replace(config, data=data.absolute(config.data))
+    if config.resume not in ("auto", "never"):
+        config = replace(config, resume=str(Path(config.resume).expanduser().resolve()))
     stop = StopSignal()
     precision, reason = device.choose_precision(config.precision, device.use_cpu())
     ranks = parallel.start(device.accelerate_name(precision), device.use_cpu())
@@ -64,7 +67,7 @@ class Training:
         self.environment = environment
         self.spec: LatentSpec = config.spec()
         self.dir = RunDir(config.run_dir)
-        self._lock: filelock.BaseFileLock | None = None  # on rank 0, held until the process ends
+        self._lock: filelock.BaseFileLock | None = None  # on rank 0
         # Open the folder first: a wrong one should not cost the time to read the images.
         ranks.on_main(self._open_folder)
         self.splits = data.load(config.data, image_size=config.image_size, channels=config.channels)
@@ -84,6 +87,7 @@ class Training:
         self.step = Step(config, self.spec, ranks)
         self.metrics = Metrics(self.spec, ranks)
         self.watch = Stopwatch(ranks.device)
+        self.good: Path | None = None  # the last good checkpoint
 
     # The folder
 
@@ -114,13 +118,17 @@ class Training:
         run, resume = self.dir, self.config.resume
         source = run
         found, notes = checkpoint.load_newest(run.checkpoints)
-        if resume not in ("auto", "never") and not (found and self._came_from(resume)):
+        existing = run.read_config()
+        began = resume if existing is None else existing.resume
+        if resume in ("auto", "never"):
+            resume = began
+        if resume not in ("auto", "never") and not (found and resume == began):
             source, found, notes = self._checkpoint_at(Path(resume))
         if found is None:
             self._check_space()
             metrics.cut_back(run.metrics, 0)
             self._write_config()
-            return Start(0, None, notes)
+            return Start(notes=tuple(notes))
         for name, here in self.identity.items():
             there = found.meta.get(name)
             if there != here:
@@ -135,18 +143,14 @@ class Training:
             if source is not run:  # from here on this folder stands alone
                 records = source.metrics.read_bytes() if source.metrics.is_file() else b""
                 checkpoint.write_atomically(run.metrics, records)
+                self._write_config()  # first: a kill behind it begins from the PATH again
                 meta, keep = found.meta, self.config.keep
                 checkpoint.save(run.checkpoints, found.step, found.tensors, meta, keep)
             metrics.cut_back(run.metrics, found.step)
             self._write_config()
         elif source is not run:
             raise UserError(f"--resume {resume}: has {found.step} updates already; raise --steps")
-        return Start(found.step, found.meta.get("scaler"), notes)
-
-    def _came_from(self, resume: str) -> bool:
-        """Whether this folder's run began with the same --resume PATH: then it goes on."""
-        existing = self.dir.read_config()
-        return existing is not None and existing.resume == resume
+        return Start(found.step, found.path, found.meta.get("scaler"), tuple(notes))
 
     def _checkpoint_at(self, path: Path) -> tuple[RunDir, Checkpoint | None, list[str]]:
         """The checkpoint that `--resume PATH` names: a run's newest, or one of its folders."""
@@ -180,15 +184,13 @@ class Training:
         return source, found, notes
 
     def _write_config(self) -> None:
-        checkpoint.write_atomically(self.dir.config, to_yaml(self.config))
-        self.dir.write_json(self.dir.environment, self.environment)
+        existing = self.dir.read_config()
+        began = self.config if existing is None else replace(self.config, resume=existing.resume)
+        checkpoint.write_atomically(self.dir.config, to_yaml(began))
+        write_json(self.dir.environment, self.environment)
 
     def _check_space(self) -> None:
-        needed = sum(
-            t.numel() * t.element_size()
-            for named in self._tensors().values()
-            for t in named.values()
-        )
+        needed = sum(t.nbytes for named in self._tensors().values() for t in named.values())
         free = shutil.disk_usage(self.dir.path).free
         if free < needed * 1.1:
             raise UserError(
@@ -216,10 +218,9 @@ class Training:
         self._check_weights(step)
         scaler = self.step.scaler
         meta = self.identity | {"scaler": None if scaler is None else scaler.state_dict()}
-        self.ranks.on_main(
-            lambda: checkpoint.save(
-                self.dir.checkpoints, step, self._tensors(), meta, self.config.keep
-            )
+        folder, keep = self.dir.checkpoints, self.config.keep
+        self.good = self.ranks.on_main(
+            lambda: checkpoint.save(folder, step, self._tensors(), meta, keep)
         )
 
     def _check_weights(self, step: int) -> None:
@@ -237,13 +238,14 @@ class Training:
         ranks.broadcast_(t for named in self._tensors().values() for t in named.values())
         if self.step.scaler is not None and start.scaler is not None:
             self.step.scaler.load_state_dict(start.scaler)
+        self.good = start.good
         self._say(*start.notes)
         if start.step >= config.steps:
             self._say(
                 f"{self.dir.path} is finished: {start.step} updates of {config.steps} asked; "
                 "raise --steps to go on"
             )
-            if self._is_evaluated(start.step):
+            if ranks.on_main(lambda: self._is_evaluated(start.step)):
                 return 0
             self._pictures(start.step)
         else:
@@ -251,10 +253,11 @@ class Training:
             try:
                 stopped = self._loop(start.step)
             except NonFiniteLoss as error:
-                kept = checkpoint.list_newest_first(self.dir.checkpoints)
-                last = f"; {kept[0]} is the last good checkpoint" if kept else "; nothing saved"
+                last = (
+                    f"; {self.good} is the last good checkpoint" if self.good else "; nothing saved"
+                )
                 advice = "try a lower --lr-g or --lr-d, or --precision fp32, in another --out"
-                raise NonFiniteLoss(f"{error}{last}; {advice}") from None
+                raise NonFiniteLoss(f"{error}{last}; {advice}", not ranks.is_main) from None
             if stopped:
                 return 128 + stopped
         ranks.on_main(lambda: self._evaluate(max(start.step, config.steps)))
@@ -265,7 +268,8 @@ class Training:
             result = json.loads(self.dir.evaluation.read_text())
         except (OSError, ValueError):
             return False
-        return bool(result.get("step") == step and result.get("data") == self.config.data)
+        expected = {"step": step, "data": self.config.data}
+        return isinstance(result, dict) and expected.items() <= result.items()
 
     def _loop(self, start: int) -> int:
         """Updates start+1 … steps. Returns the signal that ended them, or 0."""
@@ -352,8 +356,7 @@ class Training:
             self.spec,
         )
         result = evaluate.evaluate(networks, self.splits)
-        result = {"step": done, "data": self.config.data, **result}
-        self.dir.write_json(self.dir.evaluation, result)
+        evaluate.write(self.dir, done, self.config.data, result)
         self._say(*evaluate.summary(result), f"pictures in {self.dir.samples}")
 
     def _announce(self, start: int) -> None:
@@ -387,7 +390,7 @@ class Progress:
             disable=not ranks.is_main or self._lines,
             unit="update",
             dynamic_ncols=True,
-            bar_format="{n_fmt}/{total_fmt}|{bar}| {elapsed}<{remaining} {postfix}",
+            bar_format="{n_fmt}/{total_fmt}|{bar}| {elapsed}<{remaining}{postfix}",
         )
         self._steps = config.steps
         self._batch = config.batch_size * ranks.world_size

@@ -36,7 +36,9 @@ def command(data: Path, out: Path, *more: str) -> list[str]:
     return ["--data", f"npz:{data}", "--out", str(out), *COMMON, *more]
 
 
-def launch(*args: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+def launch(
+    *args: str, env: dict[str, str] | None = None, new_session: bool = False
+) -> subprocess.Popen[str]:
     """`python …` as a child whose output can be read."""
     return subprocess.Popen(
         [sys.executable, *args],
@@ -44,6 +46,7 @@ def launch(*args: str, env: dict[str, str] | None = None) -> subprocess.Popen[st
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=new_session,
     )
 
 

@@ -1,8 +1,7 @@
 """What the machine computes with: precision and threads."""
 
-import os
-
 import joblib
+import psutil
 import pytest
 import torch
 
@@ -68,22 +67,25 @@ class TestUseCpu:
 
 class TestThreads:
     @pytest.mark.parametrize(
-        ("cores", "ranks", "expected"),
-        [(8, None, 8), (8, "1", 8), (8, "2", 4), (8, "3", 2), (2, "4", 1)],  # at least one
+        ("physical", "allowed", "ranks", "expected"),
+        [
+            (8, 16, None, 8),
+            (8, 16, "2", 4),
+            (8, 16, "3", 2),
+            (8, 2, "1", 2),  # a container's share
+            (2, 4, "8", 1),  # at least one
+            (None, 6, "1", 6),  # where physical cores are unknown
+        ],
     )
-    def test_the_local_ranks_share_the_physical_cores(self, monkeypatch, cores, ranks, expected):
-        def cpu_count(only_physical_cores):
-            assert only_physical_cores
-            return cores
-
-        monkeypatch.setattr(joblib, "cpu_count", cpu_count)
+    def test_the_local_ranks_share_the_physical_cores_that_are_allowed(
+        self, monkeypatch, physical, allowed, ranks, expected
+    ):
+        monkeypatch.setattr(psutil, "cpu_count", lambda logical: None if logical else physical)
+        monkeypatch.setattr(joblib, "cpu_count", lambda: allowed)
         monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
         if ranks is not None:
             monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
         assert device.cpu_threads() == expected
-
-    def test_no_more_threads_than_the_process_may_use(self):
-        assert 1 <= device.cpu_threads() <= len(os.sched_getaffinity(0))
 
 
 def test_the_record_says_what_a_figure_needs_beside_it():

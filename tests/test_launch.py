@@ -114,14 +114,33 @@ def test_a_launch_that_would_silently_run_one_rank_is_refused(data: Path, tmp_pa
 def test_the_launchers_one_thread_and_fp32_do_not_reach_the_run(data: Path, tmp_path: Path) -> None:
     from fastinfogan import device
 
-    options = [o for o in command(data, tmp_path, "--steps", "2") if o not in ("--threads", "1")]
-    process = launch("-m", "accelerate.commands.launch", *TRAIN, *options)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    environment = json.loads((tmp_path / "environment.json").read_text())
-    assert environment["threads"] == device.cpu_threads()
     expected, _ = device.choose_precision("auto", device.use_cpu())
-    assert environment["precision"] == expected
+    for threads, precision in ((0, expected), (3, "bf16")):
+        out = tmp_path / precision / str(threads)
+        choice = ("--threads", str(threads), "--precision", "auto" if not threads else precision)
+        options = command(data, out, "--steps", "2", *choice)
+        process = launch("-m", "accelerate.commands.launch", *TRAIN, *options)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        environment = json.loads((out / "environment.json").read_text())
+        assert environment["threads"] == (threads or device.cpu_threads())
+        assert environment["precision"] == precision
+
+
+def test_ctrl_c_under_the_launcher_saves_and_the_same_command_goes_on_at_once(
+    data: Path, tmp_path: Path
+) -> None:
+    """Ctrl-C reaches the launcher too, which is gone while the run still saves."""
+    launched = ("-m", "accelerate.commands.launch", *TRAIN)
+    process = launch(*launched, *command(data, tmp_path, *LONG), new_session=True)
+    wait_for(tmp_path, "checkpoints/step-00000005", process)
+    os.killpg(process.pid, signal.SIGINT)
+    process.wait(timeout=60)
+    options = ("--log-every", "5", "--checkpoint-every", "5", "--steps", str(newest(tmp_path) + 40))
+    again = launch(*TRAIN, *command(data, tmp_path, *options))
+    said, errors = again.communicate(timeout=120)
+    assert again.returncode == 0, said + errors
+    assert "SIGINT: saved after update" in process.communicate(timeout=60)[0]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX process trees")

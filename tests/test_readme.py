@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from fastinfogan import checkpoint
+from fastinfogan.config import to_yaml
+from fastinfogan.presets import PRESETS
+from fastinfogan.run import RunDir
+from fastinfogan.step import build
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -18,6 +25,27 @@ def test_the_loss_example_runs_and_its_body_fits_in_twenty_lines() -> None:
     lines = [line for line in example.splitlines() if line.strip()]
     imports = [line for line in lines if line.startswith(("import ", "from "))]
     assert len(lines) - len(imports) <= 20
+
+
+def test_the_example_of_load_gives_a_column_per_category(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (example,) = (b for b in re.findall(r"```python\n(.*?)```", README, re.S) if "load(" in b)
+    run = RunDir(tmp_path / "runs" / "mnist")
+    run.make()
+    config = PRESETS["mnist"]
+    run.config.write_text(to_yaml(config))
+    networks = build(config, config.spec())
+    tensors = {
+        f"{name}.{key}": value
+        for name, module in zip(("generator_ema", "discriminator"), networks, strict=True)
+        for key, value in module.state_dict().items()
+    }
+    checkpoint.save(run.checkpoints, 1, {"model": tensors}, {}, keep=1)
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {}
+    exec(compile(example, "README.md", "exec"), namespace)
+    assert namespace["images"].shape == (50, 1, 28, 28)
 
 
 def test_ci_runs_the_readmes_test_command() -> None:
