@@ -64,4 +64,4 @@ def test_information_loss_forward_and_backward(
         return total
 
     total = benchmark(forward_and_backward)
-    assert math.isclose(float(total), float(reference(q, spec, batch)), rel_tol=1e-5)
+    assert math.isclose(total.item(), reference(q, spec, batch).item(), rel_tol=1e-5)
