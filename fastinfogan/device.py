@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -39,12 +40,16 @@ def _native_bf16(cpu: bool) -> tuple[bool, str]:
     if not cpu:
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return native, torch.cuda.get_device_name()
-    try:
-        capabilities = torch.cpu.get_capabilities()
-    except (AttributeError, RuntimeError):  # torch < 2.12
-        capabilities = {"avx512_bf16": torch.cpu._is_avx512_bf16_supported()}
+    capabilities = _cpu_capabilities()
     found = [name for name in _BF16_ON_CPU if capabilities.get(name)]
     return bool(found), f"this CPU ({found[0]})" if found else "this CPU"
+
+
+def _cpu_capabilities() -> Mapping[str, Any]:
+    try:
+        return torch.cpu.get_capabilities()
+    except (AttributeError, RuntimeError):  # a torch that does not have it yet
+        return {"avx512_bf16": torch.cpu._is_avx512_bf16_supported()}
 
 
 def accelerate_name(precision: str) -> str:
@@ -69,7 +74,10 @@ def environment(
             packages[name] = version(name)
         except PackageNotFoundError:
             packages[name] = "not installed"
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = _cpu_capabilities().get("cpu_name") or platform.processor()
     return {
         "python": sys.version.split()[0],
         "packages": packages,

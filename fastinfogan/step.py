@@ -108,8 +108,8 @@ def d_grads(
         fake = generator(latents.input, "batch")
     real_features = discriminator.trunk(real, "update")
     real_logit = discriminator.logit(real_features)
-    # Q has no loss on real images, but its running statistics are theirs. Not under no_grad:
-    # autocast would keep the casts of Q's weights without their gradient.
+    # Q has no loss on real images, but its running statistics are theirs. Not under no_grad: an
+    # autocast that keeps casts made there would leave Q's weights without a gradient below.
     discriminator.q(real_features.detach(), "update")
     fake_features = discriminator.trunk(fake, "batch")
     fake_logit = discriminator.logit(fake_features)

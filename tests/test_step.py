@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastinfogan import step as step_module
 from fastinfogan.config import Routing, TrainConfig
@@ -584,3 +585,34 @@ def of_step_d(step: Step, real: Tensor, c: LatentBatch):
 
 def of_step_g(step: Step, real: Tensor, c: LatentBatch):
     return g_grads(step.networks, step.objective, step.g_params, c)[0]
+
+
+def test_gs_step_computes_no_gradient_of_ds_weights():
+    """Asking autograd for G's parameters alone is what freezes D: the work is not done."""
+    networks = pair()
+    products: list[torch.Size] = []
+    convolutions: list[bool] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            if func is torch.ops.aten.convolution_backward.default:
+                convolutions.append(args[-1][1])  # whether it computes the weight's gradient
+            elif func is torch.ops.aten.mm.default:
+                products.append(out.shape)
+            return out
+
+    with Watch():
+        of_g(networks, "openai")
+    assert sorted(convolutions) == [False, False, True, True]  # D's two, G's two
+    made = [sorted(shape) for shape in products]  # a weight's gradient may come transposed
+    matrices = {
+        name: [p for p in network.parameters() if p.ndim == 2]
+        for name, network in networks._asdict().items()
+    }
+    for weight in matrices["generator"]:
+        assert made.count(sorted(weight.shape)) == 1
+    others = [sorted(p.shape) for p in matrices["discriminator"]]
+    shared = [sorted(p.shape) for p in matrices["generator"]]  # fc3 is as large as G's fc2
+    assert len([shape for shape in others if shape in shared]) == 1
+    assert not [shape for shape in others if shape in made and shape not in shared]
