@@ -1,5 +1,6 @@
 """What several test files share."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
@@ -10,6 +11,10 @@ from accelerate.state import AcceleratorState
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastinfogan.parallel import Ranks
+
+# Without a GPU, Triton kernels run interpreted: to be said before one is imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 HOST_READS = {
     torch.ops.aten._local_scalar_dense.default,  # .item(), int(), float(), bool(), .tolist()
