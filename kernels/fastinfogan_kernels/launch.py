@@ -1,0 +1,308 @@
+"""From tensors to one launch of the head-loss kernel: its plan, its workspace, its outputs."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from .info_loss import head_loss_kernel
+from .layout import CATEGORICAL, LEARNED, Layout
+
+Adversarial = Literal["nonsaturating", "hinge"]
+Player = Literal["discriminator", "generator"]
+
+MAX_RUNS = 16  # above it the runs come from a table: unrolled they cost code and compile time
+CHUNK = 1024  # columns of a tile; wider codes are looped over
+TILE = 512  # elements of a tile
+MAX_PROGRAMS = 1024
+WARPS = 4
+INTERPRETED = not isinstance(head_loss_kernel, triton.JITFunction)
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+_NARROW = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class Plan(NamedTuple):
+    """The kernel's compile-time constants for a layout."""
+
+    runs: tuple[int, ...]  # flat, info_loss.FIELDS numbers a run
+    table: bool  # whether the runs are read from memory
+    block_b: int
+    cat_padded: int
+    cont_padded: int
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << (n - 1).bit_length()
+
+
+@lru_cache(maxsize=256)
+def make_plan(layout: Layout, alone: bool = True) -> Plan:
+    """Tiles of at most TILE elements, equal heads of a run side by side.
+
+    Half of that where the information loss is not alone (a loss of the logits, or one of each row)
+    or the runs come from a table: more is then live at once, and registers would spill.
+    """
+    table = len(layout.runs) > MAX_RUNS
+    flat: list[int] = []
+    widest, padded_of = 1, {True: 1, False: 1}
+    for run in layout.runs:
+        padded = min(_power_of_two(run.width), CHUNK)
+        heads = 1 if table else max(1, min(_power_of_two(run.n), 32, 256 // padded))
+        widest = max(widest, heads * padded * (2 if run.kind == LEARNED else 1))
+        categorical = run.kind == CATEGORICAL
+        padded_of[categorical] = max(padded_of[categorical], padded)
+        flat += [*run, padded, heads]
+    tile = TILE if alone and not table else TILE // 2
+    block_b = max(1, min(32 * tile // TILE, tile // widest))
+    return Plan(tuple(flat), table, block_b, padded_of[True], padded_of[False])
+
+
+@lru_cache(maxsize=256)
+def constants(
+    layout: Layout,
+    adversarial: Adversarial | None = None,
+    player: Player = "discriminator",
+    grad: bool = True,
+    per_row: bool = False,
+) -> dict[str, object]:
+    """The kernel's constexpr arguments; what it is compiled for beside the tensors' dtypes."""
+    plan = make_plan(layout, adversarial is None and not per_row)
+    loss = 0
+    if adversarial == "nonsaturating":
+        loss = 1
+    elif adversarial == "hinge":
+        loss = 3 if player == "generator" else 2
+    return {
+        "RUNS": () if plan.table else plan.runs,
+        "TABLE": plan.table,
+        "N_CODES": layout.n_codes,
+        "Q_DIM": layout.q_dim,
+        "BLOCK_B": plan.block_b,
+        "CAT_PADDED": plan.cat_padded,
+        "CONT_PADDED": plan.cont_padded,
+        "LOSS": loss,
+        "GENERATOR": bool(loss) and player == "generator",
+        "GRAD": grad,
+        "PER_ROW": per_row,
+        "BLOCK_P": 32,
+        "BLOCK_C": min(_power_of_two(layout.n_codes), 16),
+    }
+
+
+class _Workspaces:
+    """Partial sums and a counter at zero for each (device, stream).
+
+    Launches on one stream follow one another, so they may share. A captured launch replays on
+    streams that nobody knows yet: it gets partials from the graph's own memory, and a counter that
+    is never given out again.
+    """
+
+    COUNTERS = 4096
+
+    def __init__(self) -> None:
+        self._by_stream: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._counters: dict[int, list[Tensor]] = {}  # for captures, by device
+
+    def get(self, device: torch.device, size: int) -> tuple[Tensor, Tensor]:
+        if device.type == "cpu":
+            index, stream = -1, 0
+        else:
+            index = device.index
+            if torch.cuda.is_current_stream_capturing():
+                counters = self._counters.get(index)
+                # without a call before the capture the zero is written by the graph, each time
+                counter = (
+                    counters.pop() if counters else torch.zeros(1, dtype=torch.int32, device=device)
+                )
+                return torch.empty(size, dtype=torch.float32, device=device), counter
+            stream = torch.cuda.current_stream(device).cuda_stream
+            if index not in self._counters:
+                zeros = torch.zeros(self.COUNTERS, dtype=torch.int32, device=device)
+                self._counters[index] = list(zeros.split(1))
+        found = self._by_stream.get((index, stream))
+        if found is None or found[0].numel() < size:
+            found = (
+                torch.empty(size, dtype=torch.float32, device=device),
+                torch.zeros(1, dtype=torch.int32, device=device),
+            )
+            self._by_stream[index, stream] = found
+        return found
+
+
+_workspaces = _Workspaces()
+
+
+@lru_cache(maxsize=256)
+def _table(layout: Layout, device: torch.device) -> Tensor:
+    """The runs in the device's memory, written once a (layout, device)."""
+    return torch.tensor(make_plan(layout).runs, dtype=torch.int32, device=device)
+
+
+class Losses(NamedTuple):
+    """What one launch gives."""
+
+    total: Tensor  # fp32, scalar or [B]: Σ_codes weight · NLL, times `scale`
+    per_code: Tensor  # fp32 [n_codes]: Σ_rows NLL, times `code_scale`
+    dq: Tensor | None  # gradient of `total` by q, in q's dtype (fp32 for fp16)
+    adversarial: Tensor | None  # fp32 scalar
+    dlogits: Tensor | None  # fp32 [n_rows], gradient of `adversarial`
+
+
+def launch(
+    q: Tensor,
+    layout: Layout,
+    categorical: Tensor,
+    continuous: Tensor,
+    weights: Tensor,
+    *,
+    sigma: float = 1.0,
+    scale: float = 1.0,
+    code_scale: float = 1.0,
+    grad: bool = True,
+    per_row: bool = False,
+    logits: Tensor | None = None,
+    adversarial: Adversarial | None = None,
+    player: Player = "discriminator",
+) -> Losses:
+    """Losses and gradients in one kernel launch; nothing is read back and nothing is waited for.
+
+    Args:
+        q: [B, q_dim], or [R + B, q_dim] where there are logits of R real rows in front, whose
+            gradient is then zero; fp32, bf16 or fp16, any strides; never written.
+        categorical, continuous: [B, n_cat] of an integer, [B, n_cont] of a floating dtype.
+        weights: [n_codes], read on the device.
+        sigma: of the continuous codes whose σ is fixed.
+        scale, code_scale: factors of `total` and its gradient, and of `per_code`.
+        per_row: `total` is [B].
+        logits: [R + B], D's logits on R real rows and on the B generated ones; where given, their
+            mean loss over each side comes out of the same launch. A generator has R = 0.
+        adversarial, player: which loss of the logits, and whose.
+
+    Raises:
+        ValueError: a tensor that does not fit the layout, or that no kernel can take here.
+    """
+    batch, n_real = categorical.shape[0], 0
+    kind = None
+    if logits is not None:
+        n_real = logits.shape[0] - batch
+        kind = adversarial or "nonsaturating"
+    _check(q, layout, categorical, continuous, weights, logits, n_real, player)
+    weights = weights.to(torch.float32).contiguous()
+    n_rows = n_real + batch
+    q_first = n_real if q.shape[0] == batch else 0
+    device = q.device
+    empty = torch.empty
+    dq = dlogits = value = None
+    if grad:
+        dtype = torch.float32 if q.dtype == torch.float16 else q.dtype
+        dq = empty(q.shape, dtype=dtype, device=device)
+    if logits is not None:
+        value = empty((), dtype=torch.float32, device=device)
+        if grad:
+            dlogits = empty(n_rows, dtype=torch.float32, device=device)
+    total = empty(batch if per_row else (), dtype=torch.float32, device=device)
+    per_code = empty(layout.n_codes, dtype=torch.float32, device=device)
+    if n_rows == 0:
+        total.zero_(), per_code.zero_()
+        if value is not None:
+            value.zero_()
+        return Losses(total, per_code, dq, value, dlogits)
+    plan = make_plan(layout, logits is None and not per_row)
+    programs = min(-(-n_rows // plan.block_b), MAX_PROGRAMS)
+    partial, counter = _workspaces.get(device, programs * (layout.n_codes + 2))
+    arguments = (
+        q,
+        categorical,
+        continuous,
+        weights,
+        q if logits is None else logits,
+        q if dq is None else dq,
+        q if dlogits is None else dlogits,
+        total,
+        per_code,
+        total,
+        total if value is None else value,
+        partial,
+        counter,
+        _table(layout, device) if plan.table else counter,
+        n_rows,
+        n_real,
+        q_first,
+        *q.stride(),
+        *categorical.stride(),
+        *continuous.stride(),
+        1 if logits is None else logits.stride(0),
+        HALF_LOG_2PI + math.log(sigma),
+        1.0 / sigma,
+        scale,
+        code_scale,
+        1.0 / max(n_real, 1),
+        1.0 / max(batch, 1),
+        len(layout.runs),
+    )
+    compiled_for = constants(layout, kind, player, grad, per_row)
+    if device.type == "cuda" and device.index != torch.cuda.current_device():
+        with torch.cuda.device(device):
+            head_loss_kernel[(programs,)](*arguments, **compiled_for, num_warps=WARPS)
+    else:
+        head_loss_kernel[(programs,)](*arguments, **compiled_for, num_warps=WARPS)
+    return Losses(total, per_code, dq, value, dlogits)
+
+
+def _check(
+    q: Tensor,
+    layout: Layout,
+    categorical: Tensor,
+    continuous: Tensor,
+    weights: Tensor,
+    logits: Tensor | None,
+    n_real: int,
+    player: Player,
+) -> None:
+    """Raise ValueError for what would have the kernel read or write elsewhere."""
+    batch = categorical.shape[0]
+    rows = {batch, batch + n_real}
+    if q.ndim != 2 or q.shape[0] not in rows or q.shape[1] != layout.q_dim:
+        raise ValueError(
+            f"q: expected shape [{batch}{f' or {batch + n_real}' if n_real else ''}, "
+            f"{layout.q_dim}], got {list(q.shape)}"
+        )
+    if q.dtype not in _NARROW:
+        raise ValueError(f"q's dtype: the kernel takes float32, bfloat16, float16, got {q.dtype}")
+    for name, tensor, shape in (
+        ("categorical", categorical, (batch, layout.n_cat)),
+        ("continuous", continuous, (batch, layout.n_cont)),
+        ("weights", weights, (layout.n_codes,)),
+    ):
+        if tensor.shape != shape:
+            raise ValueError(f"{name}: expected shape {list(shape)}, got {list(tensor.shape)}")
+        if tensor.device != q.device:
+            raise ValueError(f"{name}'s device: expected {q.device}, got {tensor.device}")
+    if categorical.is_floating_point() or not continuous.is_floating_point():
+        raise ValueError(
+            "expected categorical of an integer and continuous of a floating dtype, got "
+            f"{categorical.dtype} and {continuous.dtype}"
+        )
+    if logits is not None and (
+        logits.ndim != 1
+        or n_real < 0
+        or (player == "generator" and n_real > 0)
+        or logits.device != q.device
+        or logits.dtype not in _NARROW
+    ):
+        raise ValueError(
+            f"logits: expected a vector of {batch} generated rows"
+            + (", real rows before them," if player == "discriminator" else "")
+            + f" in float32, bfloat16 or float16 on {q.device}, got {list(logits.shape)}, "
+            f"{logits.dtype} on {logits.device}"
+        )
+    if q.device.type != "cuda" and not INTERPRETED:
+        raise ValueError(
+            f"the kernel runs on CUDA and ROCm tensors, and on CPU tensors where "
+            f"TRITON_INTERPRET=1 was set before it was imported; got {q.device.type}"
+        )
