@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -298,20 +298,39 @@ class LatentSpec:
         step: int | Tensor = 0,
         stream: int = Stream.SAMPLES,
         first_row: int = 0,
+        backend: Literal["auto", "reference", "triton"] = "auto",
     ) -> LatentBatch:
         """Draw noise and codes from the prior.
 
         Row i is a function of (seed, step, stream, first_row + i) alone: a rank that draws its
         slice gets the rows that one process drawing everything would get, on any device
-        (integers equal, floats within 1e-6 relative + 1e-7).
+        (integers equal, floats within 1e-6 relative + 1e-7; of a Gaussian code, that is its
+        N(0, 1) value, before it is scaled by std and shifted by mean).
 
         Args:
             batch: rows, ≥ 0.
             device: where the tensors live.
             seed, step, stream: the draw's address; step may be an int64 tensor on the device.
             first_row: the first row's place in the global batch.
+            backend: "triton", one kernel launch; "reference", plain PyTorch; "auto", the first on
+                CUDA and ROCm devices where it is installed, else the second. "triton" takes CPU
+                tensors under TRITON_INTERPRET=1. The first draw of a spec on a device copies its
+                layout there: draw once before capturing a CUDA graph.
         """
         _check(_is_int(batch) and batch >= 0, f"batch must be an integer ≥ 0, got {batch!r}")
+        kernel = _kernel(backend, device)
+        if kernel is not None:
+            return LatentBatch(
+                *kernel(
+                    self._plan,
+                    batch,
+                    device=device,
+                    seed=seed,
+                    step=step,
+                    stream=stream,
+                    first_row=first_row,
+                )
+            )
         widths = [_even(self.noise)]
         for code in self.codes:
             widths.append(_even(code.dim) if isinstance(code, Gaussian) else code.dim)
@@ -319,7 +338,7 @@ class LatentSpec:
             batch,
             sum(widths),
             seed=seed,
-            step=step,
+            step=step & 0xFFFFFFFF,
             stream=stream,
             first_row=first_row,
             device=device,
@@ -331,7 +350,7 @@ class LatentSpec:
                 case Categorical(n=n):
                     categorical.append(philox.below(word, n))
                 case Bernoulli(p=p):
-                    categorical.append((word < round(p * 2**32)).long())
+                    categorical.append((word < _threshold(p)).long())
                 case Uniform(low=low, high=high):
                     continuous.append(philox.uniform(word) * (high - low) + low)
                 case Gaussian(mean=mean, std=std):
@@ -341,6 +360,24 @@ class LatentSpec:
             torch.cat(categorical, 1) if categorical else drawn.new_empty(batch, 0),
             torch.cat(continuous, 1) if continuous else drawn.new_empty(batch, 0).float(),
         )
+
+    @cached_property
+    def _plan(self) -> Any:
+        """This spec as the kernel takes it: numbers only, no tensor."""
+        from fastinfogan_kernels import sampling
+
+        drawn: list[tuple[str, int, int | float, float]] = []
+        for code in self.codes:
+            match code:
+                case Categorical(n=n):
+                    drawn.append((code.kind, n, 0, 0.0))
+                case Bernoulli(p=p):
+                    drawn.append((code.kind, 1, _threshold(p), 0.0))
+                case Uniform(low=low, high=high, dim=dim):
+                    drawn.append((code.kind, dim, high - low, low))
+                case Gaussian(mean=mean, std=std, dim=dim):
+                    drawn.append((code.kind, dim, std, mean))
+        return sampling.make_plan(self.noise, drawn)
 
     def assemble(self, noise: Tensor, categorical: Tensor, continuous: Tensor) -> LatentBatch:
         """Build G's input from noise [B, noise] and both target tensors."""
@@ -422,6 +459,38 @@ class LatentSpec:
 
 def _even(n: int) -> int:
     return n + n % 2
+
+
+def _threshold(p: float) -> int:
+    """A bit is 1 where its word is less than this, which happens with probability p."""
+    return round(p * 2**32)
+
+
+def _kernel(backend: str, device: torch.device | str | None) -> Any:
+    """`fastinfogan_kernels.sampling.sample_latents`, or None where PyTorch is to draw."""
+    _check(
+        backend in ("auto", "reference", "triton"),
+        f'backend must be "auto", "reference" or "triton", got {backend!r}',
+    )
+    # Inductor fuses the plain PyTorch into a kernel or two of its own.
+    if backend == "reference" or (backend == "auto" and torch.compiler.is_compiling()):
+        return None
+    if backend == "auto":
+        device = torch.get_default_device() if device is None else torch.device(device)
+        if device.type != "cuda":
+            return None
+    return _import_kernel(required=backend == "triton")
+
+
+@lru_cache
+def _import_kernel(required: bool) -> Any:
+    # here, so that a CPU or another codebase needs neither the kernels nor triton
+    try:
+        from fastinfogan_kernels.sampling import sample_latents
+    except ImportError as error:
+        _check(not required, f'backend="triton" needs fastinfogan_kernels and triton: {error}')
+        return None
+    return sample_latents
 
 
 def parse_codes(text: str) -> tuple[Code, ...]:
