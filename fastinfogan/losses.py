@@ -4,11 +4,7 @@ Imports torch and the standard library alone, so that another GAN codebase can t
 
 The information loss is the part of InfoGAN's objective (arXiv 1606.03657, eq. 4 and 5) that
 training can change: L_I = H(c) − E[−log Q(c|x)], so maximising the bound L_I is minimising the
-negative log-likelihood (NLL) of the codes under Q. Per code, in nats:
-
-    categorical     logsumexp(logits) − logits[c]
-    Bernoulli       softplus(−x) for c = 1, softplus(x) for c = 0
-    continuous      Σ_dims ½ log 2π + log σ + ½ ((c − μ) / σ)²
+negative log-likelihood (NLL) of the codes under Q. `reference.py` defines it.
 """
 
 from __future__ import annotations
@@ -21,12 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .latents import LOG_2PI, Categorical, Gaussian, LatentSpec, Uniform
+from .grouped import StrayClass, applies, grouped_loss
+from .latents import LOG_2PI, Bernoulli, Categorical, LatentSpec, Uniform
+from .reference import n_classes, plain_loss
 
 Reduction = Literal["mean", "sum", "none"]
 Backend = Literal["auto", "reference", "triton", "compiled"]
 Convention = Literal["exact", "openai"]
-LOG_VARIANCE_LIMIT = 16.0
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 class InfoLossOutput(NamedTuple):
@@ -68,57 +66,32 @@ def info_loss(
         ValueError: a shape, dtype, device, option or checked value that does not fit.
     """
     _check_arguments(q, spec, categorical, continuous, weights, reduction, backend, sigma)
-    if validate or (validate is None and _is_eager_cpu(q)):
+    args = q, spec, categorical, continuous, weights, reduction, sigma
+    check = _is_eager_cpu(q) if validate is None else validate
+    chosen = _choose_backend(q, backend)
+    if chosen == "reference" and applies(q, categorical, continuous, weights):
+        try:
+            return InfoLossOutput(*grouped_loss(*args))
+        except StrayClass:
+            pass  # refused by the check below, or else NaN by the definition
+    if check:
         _check_values(spec, categorical)
-    nll = _reference_nll(q, spec, categorical, continuous, sigma)
-    batch = max(q.shape[0], 1)
-    if weights is None:  # as Python numbers: a tensor made of them here would cost a copy
-        total = torch.stack([c.weight * n for c, n in zip(spec.codes, nll, strict=True)]).sum(0)
-    else:
-        total = (weights.to(nll.dtype).unsqueeze(1) * nll).sum(0)
-    if reduction != "none":
-        total = total.sum() / (batch if reduction == "mean" else 1)
-    return InfoLossOutput(total, nll.detach().sum(1) / batch)
+    return InfoLossOutput(*plain_loss(*args))
 
 
-def _reference_nll(
-    q: Tensor, spec: LatentSpec, categorical: Tensor, continuous: Tensor, sigma: float
-) -> Tensor:
-    """NLL of each code for each row, [n_codes, B]: the definition that every backend is held to."""
-    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    q, continuous = q.to(dtype), continuous.to(dtype)
-    rows = []
-    for code, columns, target in spec.slots:
-        x = q[:, columns]
-        if isinstance(code, Uniform | Gaussian):
-            mean, c = x[:, : code.dim], continuous[:, target]
-            if code.sigma == "learned":
-                log_variance = x[:, code.dim :].clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)
-                nll = 0.5 * (LOG_2PI + log_variance + (c - mean).square() * (-log_variance).exp())
-            else:
-                nll = 0.5 * (LOG_2PI + 2 * math.log(sigma) + ((c - mean) / sigma).square())
-            rows.append(nll.sum(1))
-            continue
-        n = code.n if isinstance(code, Categorical) else 2
-        c = categorical[:, target].long()
-        # NaN for a class that does not exist, in the loss and, being a factor, in the gradient
-        known = torch.where((c >= 0) & (c < n), 1.0, math.nan).to(dtype)
-        c = c.clamp(0, n - 1)
-        if isinstance(code, Categorical):
-            nll = -x.log_softmax(1).gather(1, c)
-        else:
-            nll = -F.logsigmoid(x * (2 * c - 1))
-        rows.append((nll * known).squeeze(1))
-    return torch.stack(rows)
+def _choose_backend(q: Tensor, backend: Backend) -> Literal["reference"]:
+    """What runs for these arguments, which fit."""
+    if backend in ("triton", "compiled"):
+        raise ValueError(f'backend "{backend}" is not in this version; use "auto" or "reference"')
+    return "reference"
 
 
 def _is_eager_cpu(q: Tensor) -> bool:
     return q.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-def _expect(ok: bool, what: str, expected: object, got: object) -> None:
-    if not ok:
-        raise ValueError(f"{what}: expected {expected}, got {got}")
+def _mismatch(what: str, expected: object, got: object) -> ValueError:
+    return ValueError(f"{what}: expected {expected}, got {got}")
 
 
 def _check_arguments(
@@ -131,56 +104,43 @@ def _check_arguments(
     backend: str,
     sigma: float,
 ) -> None:
-    _expect(isinstance(spec, LatentSpec), "spec", "a LatentSpec", type(spec).__name__)
-    _expect(
-        q.ndim == 2 and q.shape[1] == spec.q_dim,
-        "q",
-        f"shape [B, {spec.q_dim}] for {[code.kind for code in spec.codes]}",
-        list(q.shape),
-    )
-    _expect(
-        q.dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64),
-        "q's dtype",
-        "float32, bfloat16, float16 or float64",
-        q.dtype,
-    )
-    batch = q.shape[0]
-    for name, target, width in (
-        ("categorical", categorical, spec.n_cat),
-        ("continuous", continuous, spec.n_cont),
-    ):
-        _expect(
-            tuple(target.shape) == (batch, width),
-            name,
-            f"shape [{batch}, {width}]",
-            list(target.shape),
-        )
-        _expect(target.device == q.device, f"{name}'s device", q.device, target.device)
-    _expect(
-        not (categorical.is_floating_point() or categorical.is_complex())
-        and categorical.dtype != torch.bool,
-        "categorical's dtype",
-        "an integer dtype",
-        categorical.dtype,
-    )
-    _expect(
-        continuous.is_floating_point(),
-        "continuous's dtype",
-        "a floating dtype",
-        continuous.dtype,
-    )
+    """Raise on what does not fit. Messages are made only then: most calls cost microseconds."""
+    if not isinstance(spec, LatentSpec):
+        raise _mismatch("spec", "a LatentSpec", type(spec).__name__)
+    shape, device = q.shape, q.device
+    if len(shape) != 2 or shape[1] != spec.q_dim:
+        kinds = [code.kind for code in spec.codes]
+        raise _mismatch("q", f"shape [B, {spec.q_dim}] for {kinds}", list(shape))
+    if q.dtype not in _DTYPES:
+        raise _mismatch("q's dtype", "float32, bfloat16, float16 or float64", q.dtype)
+    batch = shape[0]
+    if categorical.shape != (batch, spec.n_cat):
+        raise _mismatch("categorical", f"shape [{batch}, {spec.n_cat}]", list(categorical.shape))
+    if continuous.shape != (batch, spec.n_cont):
+        raise _mismatch("continuous", f"shape [{batch}, {spec.n_cont}]", list(continuous.shape))
+    if categorical.device != device:
+        raise _mismatch("categorical's device", device, categorical.device)
+    if continuous.device != device:
+        raise _mismatch("continuous's device", device, continuous.device)
+    dtype = categorical.dtype
+    if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
+        raise _mismatch("categorical's dtype", "an integer dtype", dtype)
+    if not continuous.dtype.is_floating_point:
+        raise _mismatch("continuous's dtype", "a floating dtype", continuous.dtype)
     if weights is not None:
         n_codes = len(spec.codes)
-        _expect(
-            tuple(weights.shape) == (n_codes,), "weights", f"shape [{n_codes}]", list(weights.shape)
-        )
-        _expect(weights.is_floating_point(), "weights' dtype", "a floating dtype", weights.dtype)
-        _expect(weights.device == q.device, "weights' device", q.device, weights.device)
-    _expect(reduction in ("mean", "sum", "none"), "reduction", "mean, sum or none", reduction)
-    _expect(math.isfinite(sigma) and sigma > 0, "sigma", "a finite number > 0", sigma)
-    if backend in ("triton", "compiled"):
-        raise ValueError(f'backend "{backend}" is not in this version; use "auto" or "reference"')
-    _expect(backend in ("auto", "reference"), "backend", "auto or reference", backend)
+        if weights.shape != (n_codes,):
+            raise _mismatch("weights", f"shape [{n_codes}]", list(weights.shape))
+        if not weights.dtype.is_floating_point:
+            raise _mismatch("weights' dtype", "a floating dtype", weights.dtype)
+        if weights.device != device:
+            raise _mismatch("weights' device", device, weights.device)
+    if reduction not in ("mean", "sum", "none"):
+        raise _mismatch("reduction", "mean, sum or none", reduction)
+    if not (math.isfinite(sigma) and sigma > 0):
+        raise _mismatch("sigma", "a finite number > 0", sigma)
+    if backend not in ("auto", "reference", "triton", "compiled"):
+        raise _mismatch("backend", "auto, reference, triton or compiled", backend)
 
 
 def _check_values(spec: LatentSpec, categorical: Tensor) -> None:
@@ -190,15 +150,14 @@ def _check_values(spec: LatentSpec, categorical: Tensor) -> None:
     classes = categorical.long()  # unsigned dtypes have no amin
     lowest, highest = classes.amin(0).tolist(), classes.amax(0).tolist()
     for name, (code, _, target) in zip(spec.names, spec.slots, strict=True):
-        if isinstance(code, Uniform | Gaussian):
-            continue
-        n, column = (code.n if isinstance(code, Categorical) else 2), target.start
-        _expect(
-            lowest[column] >= 0 and highest[column] < n,
-            f"categorical[:, {column}] of {name}",
-            f"classes 0 … {n - 1}",
-            f"values from {lowest[column]} to {highest[column]}",
-        )
+        if isinstance(code, Categorical | Bernoulli):
+            n, column = n_classes(code), target.start
+            if lowest[column] < 0 or highest[column] >= n:
+                raise _mismatch(
+                    f"categorical[:, {column}] of {name}",
+                    f"classes 0 … {n - 1}",
+                    f"values from {lowest[column]} to {highest[column]}",
+                )
 
 
 class InfoLoss(nn.Module):
@@ -250,13 +209,10 @@ def information(per_code: Tensor, spec: LatentSpec, convention: Convention = "ex
     Returns:
         [n_codes]; eq. 4 of arXiv 1606.03657.
     """
-    _expect(
-        tuple(per_code.shape) == (len(spec.codes),),
-        "per_code",
-        f"shape [{len(spec.codes)}]",
-        list(per_code.shape),
-    )
-    _expect(convention in ("exact", "openai"), "convention", "exact or openai", convention)
+    if per_code.shape != (len(spec.codes),):
+        raise _mismatch("per_code", f"shape [{len(spec.codes)}]", list(per_code.shape))
+    if convention not in ("exact", "openai"):
+        raise _mismatch("convention", "exact or openai", convention)
     entropy = list(spec.entropy())
     if convention == "openai":
         for i, code in enumerate(spec.codes):
@@ -271,18 +227,15 @@ def pack(heads: Sequence[Tensor]) -> Tensor:
 
     A learned-σ code's head is its means, then its log-variances.
     """
-    _expect(len(heads) > 0, "heads", "at least one tensor", "none")
+    if len(heads) == 0:
+        raise _mismatch("heads", "at least one tensor", "none")
     batch = heads[0].shape[0] if heads[0].ndim else None
     for i, head in enumerate(heads):
-        _expect(
-            head.ndim == 2 and head.shape[0] == batch,
-            f"heads[{i}]",
-            f"shape [{'B' if batch is None else batch}, k]",
-            list(head.shape),
-        )
-        _expect(
-            head.device == heads[0].device, f"heads[{i}]'s device", heads[0].device, head.device
-        )
+        if head.ndim != 2 or head.shape[0] != batch:
+            shape = f"shape [{'B' if batch is None else batch}, k]"
+            raise _mismatch(f"heads[{i}]", shape, list(head.shape))
+        if head.device != heads[0].device:
+            raise _mismatch(f"heads[{i}]'s device", heads[0].device, head.device)
     return torch.cat(list(heads), dim=1)
 
 
@@ -314,8 +267,8 @@ def adversarial_losses(name: str) -> tuple[DiscriminatorLoss, GeneratorLoss]:
     d_terms, g_terms = _ADVERSARIAL[name]
 
     def check_pair(real: Tensor, fake: Tensor) -> None:
-        if name == "relativistic":  # pairs would broadcast
-            _expect(real.shape == fake.shape, "fake", list(real.shape), list(fake.shape))
+        if name == "relativistic" and real.shape != fake.shape:  # pairs would broadcast
+            raise _mismatch("fake", list(real.shape), list(fake.shape))
 
     def d_loss(real: Tensor, fake: Tensor) -> Tensor:
         check_pair(real, fake)
