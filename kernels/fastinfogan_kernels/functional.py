@@ -151,7 +151,7 @@ class _InfoLoss(torch.autograd.Function):
         return out.total, out.per_code
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor, _: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         (dq,) = ctx.saved_tensors
         return (_gradient(ctx, 0, dq, upstream), *[None] * 8)
 
@@ -169,7 +169,7 @@ class _HeadLoss(torch.autograd.Function):
         return out.total, out.per_code, out.adversarial
 
     @staticmethod
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: Any, upstream: Tensor, _: Any, adversarial: Tensor
     ) -> tuple[Tensor | None, ...]:
         dq, dlogits = ctx.saved_tensors

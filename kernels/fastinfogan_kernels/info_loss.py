@@ -264,8 +264,6 @@ def head_loss_kernel(
     inverse_sigma,
     scale,  # of the information loss: 1 / rows for a mean
     code_scale,
-    real_scale,  # of the adversarial loss
-    fake_scale,
     n_runs,
     RUNS: tl.constexpr,  # the layout, flat, FIELDS numbers a run; () where TABLE
     TABLE: tl.constexpr,
@@ -353,7 +351,7 @@ def head_loss_kernel(
                 first,
             )
             if GRAD:
-                slope *= tl.where(real, real_scale, fake_scale)
+                slope /= tl.maximum(tl.where(real, n_real, n_rows - n_real), 1)
                 tl.store(dlogit_ptr + row, slope, mask=exists)
                 if q_first == 0:  # where q has rows for the real images, their gradient is zero
                     for column in range(0, Q_DIM, 16):
@@ -381,10 +379,8 @@ def head_loss_kernel(
         if LOSS != NO_LOSS:
             side = tl.arange(0, 2)
             sums = _sum_rows(partial_ptr, N_CODES + side, side < 2, programs, WIDTH, BLOCK_P)
-            tl.store(
-                adversarial_ptr,
-                tl.sum(tl.where(side == 0, real_scale, fake_scale) * sums, 0),
-            )
+            count = tl.maximum(tl.where(side == 0, n_real, n_rows - n_real), 1)
+            tl.store(adversarial_ptr, tl.sum(sums / count, 0))
         tl.store(counter_ptr, 0)
 
 

@@ -18,7 +18,17 @@ Player = Literal["discriminator", "generator"]
 
 MAX_RUNS = 16  # above it the runs come from a table: unrolled they cost code and compile time
 CHUNK = 1024  # columns of a tile; wider codes are looped over
-TILE = 512  # elements of a tile
+# Elements of a tile, by whether the runs come from a table and by what is computed beside the
+# information loss: the most with which no register spills on any target (README's table).
+Extra = Literal["", "rows", "logits"]
+TILES: dict[tuple[bool, Extra], int] = {
+    (False, ""): 512,
+    (False, "rows"): 256,
+    (False, "logits"): 256,
+    (True, ""): 128,
+    (True, "rows"): 128,
+    (True, "logits"): 64,
+}
 MAX_PROGRAMS = 1024
 WARPS = 4
 INTERPRETED = not isinstance(head_loss_kernel, triton.JITFunction)
@@ -41,12 +51,8 @@ def _power_of_two(n: int) -> int:
 
 
 @lru_cache(maxsize=256)
-def make_plan(layout: Layout, alone: bool = True) -> Plan:
-    """Tiles of at most TILE elements, equal heads of a run side by side.
-
-    Half of that where the information loss is not alone (a loss of the logits, or one of each row)
-    or the runs come from a table: more is then live at once, and registers would spill.
-    """
+def make_plan(layout: Layout, extra: Extra = "") -> Plan:
+    """Tiles, with equal heads of a run side by side, for a launch that does `extra` beside."""
     table = len(layout.runs) > MAX_RUNS
     flat: list[int] = []
     widest, padded_of = 1, {True: 1, False: 1}
@@ -57,9 +63,13 @@ def make_plan(layout: Layout, alone: bool = True) -> Plan:
         categorical = run.kind == CATEGORICAL
         padded_of[categorical] = max(padded_of[categorical], padded)
         flat += [*run, padded, heads]
-    tile = TILE if alone and not table else TILE // 2
-    block_b = max(1, min(32 * tile // TILE, tile // widest))
+    tile = TILES[table, extra]
+    block_b = max(1, min(tile // 16, tile // widest))
     return Plan(tuple(flat), table, block_b, padded_of[True], padded_of[False])
+
+
+def _extra(logits: bool, per_row: bool) -> Extra:
+    return "logits" if logits else "rows" if per_row else ""
 
 
 @lru_cache(maxsize=256)
@@ -71,7 +81,7 @@ def constants(
     per_row: bool = False,
 ) -> dict[str, object]:
     """The kernel's constexpr arguments; what it is compiled for beside the tensors' dtypes."""
-    plan = make_plan(layout, adversarial is None and not per_row)
+    plan = make_plan(layout, _extra(adversarial is not None, per_row))
     loss = 0
     if adversarial == "nonsaturating":
         loss = 1
@@ -212,7 +222,7 @@ def launch(
         if value is not None:
             value.zero_()
         return Losses(total, per_code, dq, value, dlogits)
-    plan = make_plan(layout, logits is None and not per_row)
+    plan = make_plan(layout, _extra(logits is not None, per_row))
     programs = min(-(-n_rows // plan.block_b), MAX_PROGRAMS)
     partial, counter = _workspaces.get(device, programs * (layout.n_codes + 2))
     arguments = (
@@ -241,8 +251,6 @@ def launch(
         1.0 / sigma,
         scale,
         code_scale,
-        1.0 / max(n_real, 1),
-        1.0 / max(batch, 1),
         len(layout.runs),
     )
     compiled_for = constants(layout, kind, player, grad, per_row)
