@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .compiled import compiled_loss
 from .grouped import StrayClass, applies, grouped_loss
 from .latents import LOG_2PI, Bernoulli, Categorical, LatentSpec, Uniform
-from .reference import n_classes, plain_loss
+from .reference import layout, n_classes, plain_loss
 
 Reduction = Literal["mean", "sum", "none"]
 Backend = Literal["auto", "reference", "triton", "compiled"]
@@ -56,7 +57,8 @@ def info_loss(
         continuous: [B, n_cont] of a floating dtype: all continuous dims.
         weights: floating [n_codes] that replaces the codes' own weights (λ per code).
         reduction: "mean" or "sum" over the batch, or "none" for [B]. B = 0 gives 0.
-        backend: "auto" or "reference"; "triton" and "compiled" are not in this version.
+        backend: "auto" or "reference"; "compiled", one compiled callable a layout, once
+            differentiable; "triton" is not in this version.
         sigma: σ of the continuous codes whose spec says "fixed". A learned log-variance is
             clamped to [-16, 16], with gradient zero outside.
         validate: check the values of `categorical`. None: in eager calls on the CPU only.
@@ -68,7 +70,7 @@ def info_loss(
     _check_arguments(q, spec, categorical, continuous, weights, reduction, backend, sigma)
     args = q, spec, categorical, continuous, weights, reduction, sigma
     check = _is_eager_cpu(q) if validate is None else validate
-    chosen = _choose_backend(q, backend)
+    chosen = _choose_backend(backend)
     if chosen == "reference" and applies(q, categorical, continuous, weights):
         try:
             return InfoLossOutput(*grouped_loss(*args))
@@ -76,14 +78,18 @@ def info_loss(
             pass  # refused by the check below, or else NaN by the definition
     if check:
         _check_values(spec, categorical)
+    if chosen == "compiled":
+        return InfoLossOutput(*compiled_loss(*args))
     return InfoLossOutput(*plain_loss(*args))
 
 
-def _choose_backend(q: Tensor, backend: Backend) -> Literal["reference"]:
-    """What runs for these arguments, which fit."""
-    if backend in ("triton", "compiled"):
-        raise ValueError(f'backend "{backend}" is not in this version; use "auto" or "reference"')
-    return "reference"
+def _choose_backend(backend: Backend) -> Literal["reference", "compiled"]:
+    """What runs for arguments that fit."""
+    if backend == "triton":
+        raise ValueError(
+            'backend "triton" is not in this version; use "auto", "reference" or "compiled"'
+        )
+    return "compiled" if backend == "compiled" else "reference"
 
 
 def _is_eager_cpu(q: Tensor) -> bool:
@@ -107,17 +113,18 @@ def _check_arguments(
     """Raise on what does not fit. Messages are made only then: most calls cost microseconds."""
     if not isinstance(spec, LatentSpec):
         raise _mismatch("spec", "a LatentSpec", type(spec).__name__)
+    _, q_dim, n_cat, n_cont = layout(spec)
     shape, device = q.shape, q.device
-    if len(shape) != 2 or shape[1] != spec.q_dim:
+    if len(shape) != 2 or shape[1] != q_dim:
         kinds = [code.kind for code in spec.codes]
-        raise _mismatch("q", f"shape [B, {spec.q_dim}] for {kinds}", list(shape))
+        raise _mismatch("q", f"shape [B, {q_dim}] for {kinds}", list(shape))
     if q.dtype not in _DTYPES:
         raise _mismatch("q's dtype", "float32, bfloat16, float16 or float64", q.dtype)
     batch = shape[0]
-    if categorical.shape != (batch, spec.n_cat):
-        raise _mismatch("categorical", f"shape [{batch}, {spec.n_cat}]", list(categorical.shape))
-    if continuous.shape != (batch, spec.n_cont):
-        raise _mismatch("continuous", f"shape [{batch}, {spec.n_cont}]", list(continuous.shape))
+    if categorical.shape != (batch, n_cat):
+        raise _mismatch("categorical", f"shape [{batch}, {n_cat}]", list(categorical.shape))
+    if continuous.shape != (batch, n_cont):
+        raise _mismatch("continuous", f"shape [{batch}, {n_cont}]", list(continuous.shape))
     if categorical.device != device:
         raise _mismatch("categorical's device", device, categorical.device)
     if continuous.device != device:
@@ -137,7 +144,7 @@ def _check_arguments(
             raise _mismatch("weights' device", device, weights.device)
     if reduction not in ("mean", "sum", "none"):
         raise _mismatch("reduction", "mean, sum or none", reduction)
-    if not (math.isfinite(sigma) and sigma > 0):
+    if not 0 < sigma < math.inf:
         raise _mismatch("sigma", "a finite number > 0", sigma)
     if backend not in ("auto", "reference", "triton", "compiled"):
         raise _mismatch("backend", "auto, reference, triton or compiled", backend)

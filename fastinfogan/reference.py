@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .latents import LOG_2PI, Bernoulli, Categorical, Gaussian, LatentSpec, Uniform
+from .latents import LOG_2PI, Bernoulli, Categorical, Gaussian, LatentSpec, Slot, Uniform
 
 LOG_VARIANCE_LIMIT = 16.0
 
@@ -52,7 +52,7 @@ def plain_nll(
     dtype = arithmetic_dtype(q)
     q, continuous = q.to(dtype), continuous.to(dtype)
     rows = []
-    for code, columns, target in spec.slots:
+    for code, columns, target in layout(spec)[0]:
         x = q[:, columns]
         if isinstance(code, Uniform | Gaussian):
             mean, c = x[:, : code.dim], continuous[:, target]
@@ -74,6 +74,15 @@ def plain_nll(
             nll = -F.logsigmoid(x * (2 * c - 1))
         rows.append((nll * known).squeeze(1))
     return torch.stack(rows)
+
+
+def layout(spec: LatentSpec) -> tuple[tuple[Slot, ...], int, int, int]:
+    """The spec's slots, q_dim, n_cat and n_cont, also where torch.compile meets it first."""
+    if torch.compiler.is_compiling():  # it cannot enter the lock of Python 3.11's cached_property
+        made = LatentSpec.__dict__
+        slots, q_dim = made["slots"].func(spec), made["q_dim"].func(spec)
+        return slots, q_dim, made["n_cat"].func(spec), made["n_cont"].func(spec)
+    return spec.slots, spec.q_dim, spec.n_cat, spec.n_cont
 
 
 def arithmetic_dtype(q: Tensor) -> torch.dtype:
