@@ -1,0 +1,84 @@
+"""Pytest plugin of the benchmarks: a table of speed-ups, and a failure where nothing was timed.
+
+It has no assertion (PYTEST_DONT_REWRITE: it is imported by what it is a plugin to).
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+OVER = ("eager loop", "sync-free loop", "compiled")  # what the speed-ups are over
+
+
+class Timing(NamedTuple):
+    """One way to compute one case: seconds a call, over `n` blocks of calls."""
+
+    case: str
+    way: str
+    median: float
+    fastest: float
+    n: int
+    extra: Mapping[str, Any]
+
+
+TIMINGS: list[Timing] = []
+
+
+def speed_ups(median: float, medians: Mapping[str, float]) -> dict[str, float]:
+    """How many times faster than each of `OVER` that was timed."""
+    return {over: medians[over] / median for over in OVER if over in medians}
+
+
+def _lines() -> Iterator[str]:
+    yield f"{'way':<16}{'median µs':>11}{'fastest':>10}{'n':>5}" + "".join(
+        f"{'× ' + over:>18}" for over in OVER
+    )
+    case = None
+    for t in TIMINGS:
+        if t.case != case:
+            case = t.case
+            yield f"-- {case}"
+        medians = {other.way: other.median for other in TIMINGS if other.case == case}
+        gains = speed_ups(t.median, medians)
+        columns = "".join(f"{gains[o]:>18.2f}" if o in gains else f"{'':>18}" for o in OVER)
+        extra = "".join(f"  {key} {value}" for key, value in t.extra.items())
+        yield f"{t.way:<16}{t.median * 1e6:>11.1f}{t.fastest * 1e6:>10.1f}{t.n:>5}{columns}{extra}"
+
+
+def _device() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+@pytest.hookimpl(trylast=True)  # after pytest-benchmark's own table
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if TIMINGS:
+        terminalreporter.section("speed-up of the median (all ways of a case timed in turns)")
+        terminalreporter.write_line(f"{_device()}, torch {torch.__version__}")
+        for line in _lines():
+            terminalreporter.write_line(line)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A run in which every benchmark was skipped would end as a success."""
+    asked = session.config.getoption("benchmark_only") and not session.config.option.collectonly
+    if asked and not TIMINGS and exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        print("\nno benchmark was timed")
+
+
+def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
+    machine_info.update(device=_device(), torch=torch.__version__, threads=torch.get_num_threads())
