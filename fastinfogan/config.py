@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import tyro
 import yaml
 
 from .errors import UserError
 from .latents import LatentSpec, parse_codes
+
+try:
+    import tyro
+except ImportError:  # the step and the presets serve without the command line, in a GPU report say
+    tyro = None  # type: ignore[assignment]
 
 Preset = Literal["mnist", "mnist-paper"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]

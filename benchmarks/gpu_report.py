@@ -1,0 +1,304 @@
+"""The GPU report: `python benchmarks/gpu_report.py`, on one GPU, in under eight minutes.
+
+Runs from a bare checkout; what it needs is torch, triton, accelerate and matplotlib. In order:
+
+1. correctness: kernel and sampler against fp64 and against the CPU, and how they behave;
+2. the information loss, forward and backward, five ways: microseconds of the device in replayed
+   CUDA graphs on cold inputs, and microseconds of an eager call, host and device;
+3. the sampler, the same;
+4. the whole training step: images/s, peak memory, launches.
+
+A table comes last; report.json, report.txt and report.png go to --out. A failed check or section
+makes the exit status 1, and the rest still runs. --dry-run walks every path on the CPU with tiny
+sizes and Triton's interpreter, and gives no number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import faulthandler
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "kernels")]
+if "--dry-run" in sys.argv:  # to be said before triton is imported
+    os.environ["TRITON_INTERPRET"] = "1"
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+
+import torch  # noqa: E402
+import triton  # noqa: E402
+from gpu_cases import (  # noqa: E402
+    PAPER,
+    WAYS,
+    Targets,
+    draw,
+    forward_backward,
+    least_bytes,
+    own_weights,
+    timed_cases,
+)
+from gpu_checks import kernel_checks, run_checks, sampler_checks  # noqa: E402
+from gpu_output import draw_plot, format_tables  # noqa: E402
+from gpu_timing import (  # noqa: E402
+    BUFFERS,
+    NOTHING,
+    ROUNDS,
+    Budget,
+    Call,
+    Machine,
+    Timing,
+    capture,
+    copy_bandwidth,
+    count_launches,
+    launch_floor,
+    peak_bytes,
+    replay_times,
+    sync_reason,
+    wall_times,
+)
+
+from fastinfogan import compiled  # noqa: E402
+
+SECONDS = 420  # after which what is optional is left out
+COMPILE_UNTIL = 0.6  # of them, after which no further case is compiled
+
+Report = dict[str, Any]
+
+
+def header(machine: Machine) -> Report:
+    """Card, driver, versions, and what the device can do at best, measured."""
+    name, driver = "none (dry run on the CPU)", None
+    if not machine.dry:
+        name, driver = torch.cuda.get_device_name(0), _driver()
+    return {
+        "device": name,
+        "driver": driver,
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "cuda": torch.version.cuda,
+        "hip": torch.version.hip,
+        "python": platform.python_version(),
+        "date": datetime.date.today().isoformat(),
+        "rounds": ROUNDS,
+        "l2_bytes": None if machine.dry else machine.l2_bytes,
+        "copy_gb_per_s": copy_bandwidth(machine),
+        "launch_floor_us": launch_floor(machine),
+    }
+
+
+def _driver() -> str:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return "unknown"
+
+
+def time_ways(machine: Machine, ways: Mapping[str, Sequence[Call]]) -> dict[str, dict[str, Any]]:
+    """Replay and wall times of ways that do the same, each given as calls on its own buffers."""
+    rows: dict[str, dict[str, Any]] = {}
+    graphs, count = {}, 0
+    for name, calls in ways.items():
+        row = rows[name] = {"replay_us": NOTHING, "wall_us": NOTHING, "note": None}
+        calls[0](), calls[0]()  # compile before anything is looked at
+        row["note"] = sync_reason(machine, calls[0])
+        row["peak_bytes"] = peak_bytes(machine, calls[0])
+        row["launches"] = count_launches(machine, calls[0])
+        if row["note"] is None:
+            try:
+                graphs[name], count = capture(machine, calls), len(calls)
+            except RuntimeError as error:
+                row["note"] = f"not captured: {str(error).splitlines()[0]}"
+    for name, timing in replay_times(machine, graphs, count).items():
+        rows[name]["replay_us"] = timing
+    graphs.clear()
+    for name, timing in wall_times(machine, ways).items():
+        rows[name]["wall_us"] = timing
+    return rows
+
+
+def kernels(machine: Machine, budget: Budget, report: Report) -> list[Report]:
+    """The information loss, forward and backward."""
+    out = []
+    bandwidth: Timing = report["header"]["copy_gb_per_s"]
+    floor: Timing = report["header"]["launch_floor_us"]
+    for case in timed_cases(machine.dry):
+        if not budget.allows(f"loss, {case.title}"):
+            continue
+        spec, one = PAPER[case.layout], torch.ones((), device=machine.device)
+        weights = own_weights(spec, machine.device)
+        first = draw(spec, case.batch, machine.device, case.dtype)
+        buffers = [
+            (first[0].detach().clone().requires_grad_(), Targets(*(t.clone() for t in first[1])))
+            for _ in range(2 if machine.dry else BUFFERS)
+        ]
+        names = list(WAYS)
+        if not budget.allows(f"compiled reference, {case.title}", COMPILE_UNTIL):
+            names.remove("compiled")
+        ways = {
+            name: [forward_backward(WAYS[name], q, spec, t, weights, one) for q, t in buffers]
+            for name in names
+        }
+        least = least_bytes(spec, case.batch, case.dtype)
+        for name, row in time_ways(machine, ways).items():
+            time = row["replay_us"].median
+            share = bound = None
+            if time is not None and bandwidth.median is not None and floor.median is not None:
+                ideal = least / (bandwidth.median * 1e3)
+                share, bound = ideal / time, max(ideal, floor.median) / time
+            out.append(
+                {
+                    **{"layout": case.layout, "batch": case.batch, "way": name},
+                    "dtype": str(case.dtype).removeprefix("torch."),
+                    "least_bytes": least,
+                    "share_of_copy_bandwidth": share,
+                    "share_of_bound": bound,
+                    **row,
+                }
+            )
+        print(f"  {case.title}: timed, {budget.spent():.0f} s" if not machine.dry else
+              f"  {case.title}: walked", flush=True)  # fmt: skip
+    return out
+
+
+def sampler(machine: Machine, budget: Budget, report: Report) -> list[Report]:
+    """Latents of a batch: one Triton launch against plain PyTorch."""
+    out = []
+    cases = (("mnist", 128), ("celeba", 128), ("mnist", 4096), ("celeba", 65536))
+    for name, batch in (("mnist", 3),) if machine.dry else cases:
+        if not budget.allows(f"sampler, {name}, B = {batch}"):
+            continue
+        ways = {
+            way: [
+                partial(PAPER[name].sample, batch, device=machine.device, step=i, backend=way)
+                for i in range(2 if machine.dry else BUFFERS)
+            ]
+            for way in ("reference", "triton")
+        }
+        for way, row in time_ways(machine, ways).items():
+            out.append({"layout": name, "batch": batch, "way": way, **row})
+    return out
+
+
+def step(machine: Machine, budget: Budget, report: Report) -> list[Report]:
+    """The training step of MNIST under Accelerate in bf16: images/s, memory, launches."""
+    from fastinfogan import parallel
+    from fastinfogan.presets import PRESETS
+    from fastinfogan.step import Step
+
+    class PlainSampling(Step):
+        def _latents(self, step: int, stream: Any, batch: int) -> Any:
+            where = {"seed": self.config.seed, "step": step, "stream": stream}
+            return self.spec.sample(batch, device=self.ranks.device, backend="reference", **where)
+
+    variants = {
+        "PyTorch loss and sampler": (PlainSampling, "reference"),
+        "PyTorch loss": (Step, "reference"),
+        "Triton loss and sampler": (Step, "triton"),
+    }
+    ranks = parallel.start("bf16", machine.dry)
+    out = []
+    for batch in (2,) if machine.dry else (128, 1024):
+        if not budget.allows(f"step, B = {batch}"):
+            continue
+        real = torch.rand(batch, 1, 28, 28, device=ranks.device)
+        real = real.contiguous(memory_format=torch.channels_last)
+        calls: dict[str, list[Call]] = {}
+        rows: dict[str, Report] = {}
+        for name, (kind, backend) in variants.items():
+            config = dataclasses.replace(PRESETS["mnist-paper"], backend=backend, batch_size=batch)  # type: ignore[arg-type]
+            update = kind(config, config.spec(), ranks)
+            calls[name] = [partial(update, 0, real)]
+            for _ in range(1 if machine.dry else 5):
+                update(0, real)
+            rows[name] = {
+                "peak_bytes": peak_bytes(machine, calls[name][0]),
+                "launches": count_launches(machine, calls[name][0]),
+                "note": sync_reason(machine, calls[name][0]),
+            }
+        for name, wall in wall_times(machine, calls, batch=10, rounds=20).items():
+            rate = wall.rate(batch * 1e6)
+            out.append({"batch": batch, "way": name, "images_per_s": rate, **rows[name]})
+    return out
+
+
+SECTIONS: dict[str, tuple[str, Callable[[Machine, Budget, Report], list[Report]]]] = {
+    "correctness": (
+        "correctness",
+        lambda m, b, r: run_checks(m, kernel_checks(m.dry) | sampler_checks(m.dry)),
+    ),
+    "kernels": ("information loss, forward and backward", kernels),
+    "sampler": ("sampler", sampler),
+    "step": ("whole training step", step),
+}
+
+
+def plain(value: Any) -> Any:
+    """The report as JSON has it: a timing by the names of its fields."""
+    if isinstance(value, Timing):
+        return value._asdict()
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list) else value
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run all sections; 1 if a check or a section failed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--dry-run", action="store_true", help="walk every path on the CPU")
+    parser.add_argument("--out", type=Path, help="folder of the results")
+    options = parser.parse_args(args)
+    dry: bool = options.dry_run
+    if not dry and not torch.cuda.is_available():
+        print("no GPU is to be seen; --dry-run walks the report on the CPU", file=sys.stderr)
+        return 2
+    if dry:
+        torch.set_num_threads(1)
+        compiled.COMPILER = "aot_eager"  # Inductor takes longer than all the rest
+    faulthandler.dump_traceback_later(570, exit=True)  # says where a kernel hangs
+    machine, budget = Machine(dry), Budget(SECONDS)
+    out: Path = options.out or (
+        Path(tempfile.mkdtemp(prefix="gpu-report-")) if dry else HERE / "results" / _slug()
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    report: Report = {"dry_run": dry, "header": header(machine)}
+    report |= {"failed_sections": [], "skipped": budget.skipped, "elapsed_s": None}
+    report |= {name: [] for name in SECTIONS}
+    for name, (title, section) in SECTIONS.items():
+        print(title if dry else f"{title}, {budget.spent():.0f} s", flush=True)
+        try:
+            report[name] = section(machine, budget, report)
+        except Exception:  # one section's failure is reported; the others run
+            traceback.print_exc()
+            report["failed_sections"].append(name)
+        report["elapsed_s"] = None if dry else round(budget.spent())
+        # after each section: a hang later on must not cost what is known
+        (out / "report.json").write_text(json.dumps(plain(report), indent=1, ensure_ascii=False))
+    tables = format_tables(report)
+    (out / "report.txt").write_text(tables)
+    draw_plot(report, out / "report.png")
+    print(f"\n{tables}\nreport.json, report.txt, report.png in {out}")
+    faulthandler.cancel_dump_traceback_later()
+    failed = [check for check in report["correctness"] if check["outcome"] == "FAILED"]
+    return 1 if failed or report["failed_sections"] else 0
+
+
+def _slug() -> str:
+    return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name(0).lower()).strip("-")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,129 @@
+"""The GPU report, walked on the CPU as a bare checkout without the optional libraries would."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+pytest.importorskip("triton")
+
+SCRIPT = Path(__file__).parent.parent / "benchmarks" / "gpu_report.py"
+ABSENT = ("tyro", "joblib", "sklearn", "scipy", "einops", "hypothesis")  # in some GPU environment
+TIMES = {"replay_us", "wall_us", "copy_gb_per_s", "launch_floor_us", "images_per_s"}
+COUNTS = {"peak_bytes", "launches", "share_of_bound", "share_of_copy_bandwidth", "l2_bytes"}
+
+
+def report(folder: Path, sabotage: str = "") -> subprocess.CompletedProcess[str]:
+    """`gpu_report.py --dry-run` in another folder, without what is installed of this project."""
+    program = f"""
+import runpy, sys
+sys.modules.update(dict.fromkeys({ABSENT!r}))  # importing one of them fails
+sys.meta_path = [f for f in sys.meta_path if "editable" not in getattr(f, "__module__", "")]
+{sabotage}
+sys.argv = ["gpu_report.py", "--dry-run", "--out", {str(folder / "out")!r}]
+runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "TRITON"))}
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def fields(value: Any, name: str = "") -> list[tuple[str, Any]]:
+    """All (name, value) pairs of a JSON tree."""
+    if isinstance(value, dict):
+        return [(k, v) for k, v in value.items()] + [
+            pair for k, v in value.items() for pair in fields(v, k)
+        ]
+    if isinstance(value, list):
+        return [pair for item in value for pair in fields(item, name)]
+    return []
+
+
+def test_a_dry_run_walks_every_section_and_gives_no_number(tmp_path):
+    done = report(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+    out = tmp_path / "out"
+    found = json.loads((out / "report.json").read_text())
+    assert found["dry_run"] is True
+    assert found["failed_sections"] == []
+    assert found["elapsed_s"] is None
+
+    assert {check["outcome"] for check in found["correctness"]} == {"passed", "skipped"}
+    passed = [c["check"] for c in found["correctness"] if c["outcome"] == "passed"]
+    for what in ("loss, mnist, bfloat16", "loss, CUDA graph", "loss, class out of range",
+                 "loss, determinism", "sampler, mnist, triton", "sampler, CUDA graph"):  # fmt: skip
+        assert what in passed
+    ways = ["eager loop", "eager, no sync", "reference", "compiled", "triton"]
+    assert [row["way"] for row in found["kernels"]][:5] == ways
+    assert {row["way"] for row in found["sampler"]} == {"reference", "triton"}
+    assert {row["way"] for row in found["step"]} == {
+        "PyTorch loss and sampler",
+        "PyTorch loss",
+        "Triton loss and sampler",
+    }
+
+    names = {name for name, _ in fields(found)}
+    assert names >= TIMES | COUNTS
+    for name, value in fields(found):
+        if name in TIMES:
+            assert value == {"median": None, "low": None, "high": None, "n": None}
+        if name in COUNTS:
+            assert value is None, f"{name} is {value} without a GPU"
+        assert name == "elapsed_s" or not name.endswith(("_s", "_ms")) or name in TIMES
+
+    table = (out / "report.txt").read_text()
+    assert "DRY RUN" in table.splitlines()[0]
+    assert table.rstrip() in done.stdout
+    assert not any(line.split()[4] != "–" for line in table.splitlines() if " triton  " in line)
+    with Image.open(out / "report.png") as picture:
+        picture.load()
+        assert min(picture.size) > 400
+
+
+def test_a_wrong_gradient_is_reported_and_fails_the_report_but_not_the_rest(tmp_path):
+    done = report(
+        tmp_path,
+        f"""
+sys.path[:0] = [{str(SCRIPT.parent.parent)!r}, {str(SCRIPT.parent.parent / "kernels")!r}]
+import os
+os.environ["TRITON_INTERPRET"] = "1"
+from fastinfogan_kernels import functional
+right = functional._product
+functional._product = lambda stored, upstream, dtype: right(stored, upstream, dtype) * 1.01
+""",
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    failed = {c["check"] for c in found["correctness"] if c["outcome"] == "FAILED"}
+    assert "loss, mnist, float32" in failed
+    assert not any(check.startswith("sampler") for check in failed)
+    assert "FAILED loss, mnist, float32" in (tmp_path / "out" / "report.txt").read_text()
+    assert found["failed_sections"] == []
+    assert found["step"]
+    assert found["kernels"]
+
+
+def test_without_a_gpu_the_report_says_so_and_measures_nothing():
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT)],
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert "--dry-run" in done.stderr
+    assert "µs" not in done.stdout
