@@ -234,7 +234,11 @@ def _sum_rows(partial_ptr, column, exists, programs, WIDTH: tl.constexpr, BLOCK_
     return tl.sum(acc, 0)
 
 
-@triton.jit(do_not_specialize=["n_rows", "n_real", "q_first", "n_runs"])
+@triton.jit(
+    do_not_specialize=["n_rows", "n_real", "q_first", "n_runs"],
+    # a capture's counter is any of an array: not to be compiled for anew, in the capture
+    do_not_specialize_on_alignment=["counter_ptr", "table_ptr"],
+)
 def head_loss_kernel(
     q_ptr,  # [n_rows - q_first, ≥ Q_DIM]: row r of the logits is row r - q_first here
     cat_ptr,  # [n_rows - n_real, n_cat], any integer type

@@ -31,6 +31,7 @@ TILES: dict[tuple[bool, Extra], int] = {
 }
 MAX_PROGRAMS = 1024
 WARPS = 4
+MAX_REGISTERS = 128  # of a thread, on NVIDIA's GPUs
 INTERPRETED = not isinstance(head_loss_kernel, triton.JITFunction)
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 _NARROW = (torch.float32, torch.bfloat16, torch.float16)
@@ -254,6 +255,8 @@ def launch(
         len(layout.runs),
     )
     compiled_for = constants(layout, kind, player, grad, per_row)
+    if not torch.version.hip:  # left alone, ptxas spills some bytes to fit one more program in
+        compiled_for = {**compiled_for, "maxnreg": MAX_REGISTERS}
     if device.type == "cuda" and device.index != torch.cuda.current_device():
         with torch.cuda.device(device):
             head_loss_kernel[(programs,)](*arguments, **compiled_for, num_warps=WARPS)
