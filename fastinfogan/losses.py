@@ -10,17 +10,29 @@ negative log-likelihood (NLL) of the codes under Q. `reference.py` defines it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import kernel
+from .adversarial import Player, adversarial_losses, player_loss
 from .compiled import compiled_loss
 from .grouped import StrayClass, applies, grouped_loss
 from .latents import LOG_2PI, Bernoulli, Categorical, LatentSpec, Uniform
 from .reference import layout, n_classes, plain_loss
+
+__all__ = [
+    "HeadLossOutput",
+    "InfoLoss",
+    "InfoLossOutput",
+    "adversarial_losses",
+    "head_loss",
+    "info_loss",
+    "information",
+    "pack",
+]
 
 Reduction = Literal["mean", "sum", "none"]
 Backend = Literal["auto", "reference", "triton", "compiled"]
@@ -33,6 +45,14 @@ class InfoLossOutput(NamedTuple):
 
     total: Tensor  # scalar, or [B] with reduction="none": Σ_codes weight · NLL, differentiable
     per_code: Tensor  # [n_codes], detached: unweighted NLL in nats, Σ over dims, mean over batch
+
+
+class HeadLossOutput(NamedTuple):
+    """The losses on D's heads; `information` and `adversarial` are differentiable."""
+
+    information: Tensor  # as InfoLossOutput.total
+    per_code: Tensor  # as InfoLossOutput.per_code
+    adversarial: Tensor  # scalar: mean over the real rows + mean over the generated rows
 
 
 def info_loss(
@@ -57,8 +77,11 @@ def info_loss(
         continuous: [B, n_cont] of a floating dtype: all continuous dims.
         weights: floating [n_codes] that replaces the codes' own weights (λ per code).
         reduction: "mean" or "sum" over the batch, or "none" for [B]. B = 0 gives 0.
-        backend: "auto" or "reference"; "compiled", one compiled callable a layout, once
-            differentiable; "triton" is not in this version.
+        backend: "triton": one kernel launch for loss and gradient, once differentiable, in q
+            alone; on CUDA and ROCm tensors, and on CPU tensors under TRITON_INTERPRET=1.
+            "reference": PyTorch, as often differentiable as one likes. "compiled": the reference,
+            one compiled callable a layout. "auto": triton where it can,
+            else reference.
         sigma: σ of the continuous codes whose spec says "fixed". A learned log-variance is
             clamped to [-16, 16], with gradient zero outside.
         validate: check the values of `categorical`. None: in eager calls on the CPU only.
@@ -70,7 +93,7 @@ def info_loss(
     _check_arguments(q, spec, categorical, continuous, weights, reduction, backend, sigma)
     args = q, spec, categorical, continuous, weights, reduction, sigma
     check = _is_eager_cpu(q) if validate is None else validate
-    chosen = _choose_backend(backend)
+    chosen = _choose_backend(q, continuous, weights, backend)
     if chosen == "reference" and applies(q, categorical, continuous, weights):
         try:
             return InfoLossOutput(*grouped_loss(*args))
@@ -78,18 +101,96 @@ def info_loss(
             pass  # refused by the check below, or else NaN by the definition
     if check:
         _check_values(spec, categorical)
+    if chosen == "triton":
+        return InfoLossOutput(*kernel.info_loss(*args))
     if chosen == "compiled":
         return InfoLossOutput(*compiled_loss(*args))
     return InfoLossOutput(*plain_loss(*args))
 
 
-def _choose_backend(backend: Backend) -> Literal["reference", "compiled"]:
-    """What runs for arguments that fit."""
-    if backend == "triton":
-        raise ValueError(
-            'backend "triton" is not in this version; use "auto", "reference" or "compiled"'
+def head_loss(
+    logits: Tensor,
+    q: Tensor,
+    spec: LatentSpec,
+    categorical: Tensor,
+    continuous: Tensor,
+    *,
+    player: Player,
+    adversarial: Literal["nonsaturating", "hinge"] = "nonsaturating",
+    weights: Tensor | None = None,
+    reduction: Reduction = "mean",
+    backend: Backend = "auto",
+    sigma: float = 1.0,
+    validate: bool | None = None,
+) -> HeadLossOutput:
+    """Both losses of one pass through D, the adversarial one and `info_loss`.
+
+    With the triton backend, one launch. D's pass over real and generated images at once has the
+    real ones, R of them, in front: they have no code and take no part in the information loss.
+
+    Args:
+        logits: D's logits [R + B] or [R + B, 1].
+        q: Q's output on the B generated rows, [B, spec.q_dim], or on all, [R + B, spec.q_dim].
+        player: "discriminator" (R ≥ 1), or "generator", whose rows are all generated (R = 0).
+        adversarial: "nonsaturating" or "hinge", see `adversarial_losses`.
+        spec, categorical, continuous, weights, reduction, backend, sigma, validate: as in
+            `info_loss`, for the B generated rows. `reduction` is the information loss's; the
+            adversarial loss is always a mean over each side, 0 for a side without rows.
+
+    Raises:
+        ValueError: a shape, dtype, device, option or checked value that does not fit.
+    """
+    if player not in ("discriminator", "generator"):
+        raise _mismatch("player", "discriminator or generator", player)
+    if adversarial not in ("nonsaturating", "hinge"):
+        raise _mismatch("adversarial", "nonsaturating or hinge", adversarial)
+    batch, rows = categorical.shape[0], logits.shape[0] if logits.ndim else 0
+    n_real = rows - batch
+    column = logits.ndim == 1 or (logits.ndim == 2 and logits.shape[1] == 1)
+    if not column or (n_real < 1 if player == "discriminator" else n_real != 0):
+        expected = f"R + {batch} with R ≥ 1" if player == "discriminator" else batch
+        raise _mismatch(
+            f"{player}'s logits", f"[{expected}] or [{expected}, 1]", list(logits.shape)
         )
-    return "compiled" if backend == "compiled" else "reference"
+    if logits.dtype not in _DTYPES:
+        raise _mismatch("logits' dtype", "float32, bfloat16, float16 or float64", logits.dtype)
+    if logits.device != q.device:
+        raise _mismatch("logits' device", q.device, logits.device)
+    logits = logits.reshape(rows)
+    generated = q[n_real:] if q.ndim and q.shape[0] == rows else q
+    if _choose_backend(q, continuous, weights, backend) != "triton" or _is_wide(logits):
+        value = player_loss(logits[:n_real], logits[n_real:], adversarial, player)
+        total, per_code = info_loss(
+            generated, spec, categorical, continuous, weights, reduction, backend, sigma, validate
+        )
+        return HeadLossOutput(total, per_code, value)
+    args = generated, spec, categorical, continuous, weights, reduction
+    _check_arguments(*args, backend, sigma)
+    if _is_eager_cpu(q) if validate is None else validate:
+        _check_values(spec, categorical)
+    return HeadLossOutput(*kernel.head_loss(logits, q, *args[1:], sigma, adversarial, player))
+
+
+def _is_wide(x: Tensor) -> bool:
+    return x.dtype == torch.float64
+
+
+def _choose_backend(
+    q: Tensor, continuous: Tensor, weights: Tensor | None, backend: Backend
+) -> Literal["reference", "compiled", "triton"]:
+    """What runs for these arguments. Raises ValueError where "triton" cannot."""
+    if backend in ("reference", "compiled"):
+        return backend
+    differentiates = continuous.requires_grad or (weights is not None and weights.requires_grad)
+    fits = not _is_wide(q) and not (differentiates and torch.is_grad_enabled())
+    if backend == "auto":
+        return "triton" if q.is_cuda and fits and kernel.available() else "reference"
+    if not kernel.available():
+        raise ValueError('backend "triton": triton is not installed; use backend="reference"')
+    if not fits:
+        what = "float64" if _is_wide(q) else "gradients of weights and of continuous targets"
+        raise ValueError(f'backend "triton" has no {what}; use backend="reference"')
+    return "triton"
 
 
 def _is_eager_cpu(q: Tensor) -> bool:
@@ -244,82 +345,3 @@ def pack(heads: Sequence[Tensor]) -> Tensor:
         if head.device != heads[0].device:
             raise _mismatch(f"heads[{i}]'s device", heads[0].device, head.device)
     return torch.cat(list(heads), dim=1)
-
-
-class DiscriminatorLoss(Protocol):
-    """Mean loss of the discriminator from its logits on real and on fake images."""
-
-    def __call__(self, real: Tensor, fake: Tensor) -> Tensor: ...
-
-
-class GeneratorLoss(Protocol):
-    """Mean loss of the generator from D's logits on fake, and where needed on real, images."""
-
-    def __call__(self, fake: Tensor, real: Tensor | None = None) -> Tensor: ...
-
-
-def adversarial_losses(name: str) -> tuple[DiscriminatorLoss, GeneratorLoss]:
-    """The pair (d_loss(real, fake), g_loss(fake, real=None)), on logits, means over the batch.
-
-    - "nonsaturating": Goodfellow et al. 2014, §3, with −log D(G(z)) for the generator
-    - "hinge": Lim & Ye 2017; the generator's is −D(G(z))
-    - "lsgan": Mao et al. 2017, eq. 9, with targets 1 and 0 and its factor ½
-    - "wgan": Arjovsky et al. 2017; the Lipschitz constraint is the caller's
-    - "relativistic": Jolicoeur-Martineau 2018, the paired RSGAN; g_loss needs `real`
-
-    Computed in fp32 (fp64 for fp64). Raises ValueError for another name.
-    """
-    if name not in _ADVERSARIAL:
-        raise ValueError(f"adversarial loss: expected one of {sorted(_ADVERSARIAL)}, got {name!r}")
-    d_terms, g_terms = _ADVERSARIAL[name]
-
-    def check_pair(real: Tensor, fake: Tensor) -> None:
-        if name == "relativistic" and real.shape != fake.shape:  # pairs would broadcast
-            raise _mismatch("fake", list(real.shape), list(fake.shape))
-
-    def d_loss(real: Tensor, fake: Tensor) -> Tensor:
-        check_pair(real, fake)
-        return d_terms(_wide(real), _wide(fake))
-
-    def g_loss(fake: Tensor, real: Tensor | None = None) -> Tensor:
-        if name == "relativistic" and real is None:
-            raise ValueError("relativistic g_loss: expected D's logits on real images, got None")
-        if real is None:
-            real = fake  # unused
-        check_pair(real, fake)
-        return g_terms(_wide(fake), _wide(real))
-
-    return d_loss, g_loss
-
-
-def _wide(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()
-
-
-def _softplus(x: Tensor) -> Tensor:
-    return -F.logsigmoid(-x)  # F.softplus turns linear at 20, an error of 2e-9
-
-
-_Terms = Callable[[Tensor, Tensor], Tensor]
-_ADVERSARIAL: dict[str, tuple[_Terms, _Terms]] = {  # d(real, fake), g(fake, real)
-    "nonsaturating": (
-        lambda real, fake: _softplus(-real).mean() + _softplus(fake).mean(),
-        lambda fake, real: _softplus(-fake).mean(),
-    ),
-    "hinge": (
-        lambda real, fake: F.relu(1 - real).mean() + F.relu(1 + fake).mean(),
-        lambda fake, real: -fake.mean(),
-    ),
-    "lsgan": (
-        lambda real, fake: 0.5 * ((real - 1).square().mean() + fake.square().mean()),
-        lambda fake, real: 0.5 * (fake - 1).square().mean(),
-    ),
-    "wgan": (
-        lambda real, fake: fake.mean() - real.mean(),
-        lambda fake, real: -fake.mean(),
-    ),
-    "relativistic": (
-        lambda real, fake: _softplus(fake - real).mean(),
-        lambda fake, real: _softplus(real - fake).mean(),
-    ),
-}

@@ -302,7 +302,11 @@ def test_compiled_to_machine_code_it_is_as_near_fp64_and_another_batch_does_not_
             value_and_gradient(plain_loss, wide, *rest),
             torch.float32,
         )
-        assert not info_loss(*args, backend="compiled").per_code.requires_grad
+        out = info_loss(*args, backend="compiled")
+        assert not out.per_code.requires_grad
+        (once,) = torch.autograd.grad(out.total, args.q, retain_graph=True)
+        (thrice,) = torch.autograd.grad(3 * out.total, args.q)
+        torch.testing.assert_close(3 * once, thrice)
     assert counters["stats"]["unique_graphs"] == 1
 
 
@@ -330,11 +334,23 @@ def test_the_compiled_loss_checks_classes_on_the_cpu_and_unchecked_gives_nan():
 
 
 @pytest.mark.usefixtures("quickly_compiled")
-def test_the_compiled_loss_refuses_a_second_derivative():
-    args = problem(LatentSpec(0, (Uniform(sigma="learned"),)))
-    total = info_loss(*args, backend="compiled").total
-    with pytest.raises(RuntimeError, match="create_graph"):
-        torch.autograd.grad(total, args.q, create_graph=True)
+def test_the_compiled_loss_has_the_plain_one_s_second_derivative():
+    args = problem(SMALL)
+    penalties = []
+    for backend in ("compiled", "reference"):
+        total = info_loss(*args, backend=backend).total  # type: ignore[arg-type]
+        (gradient,) = torch.autograd.grad(total, args.q, create_graph=True)
+        penalties.append(torch.autograd.grad(gradient.square().sum(), args.q)[0])
+    torch.testing.assert_close(*penalties)
+
+
+@pytest.mark.usefixtures("quickly_compiled")
+def test_the_compiled_loss_leaves_gradients_of_weights_and_targets_to_the_plain_one():
+    args = problem(SMALL)
+    weights = torch.ones(len(SMALL.codes), dtype=torch.float64, requires_grad=True)
+    out = info_loss(*args, weights=weights, backend="compiled")
+    (got,) = torch.autograd.grad(out.total, weights)
+    torch.testing.assert_close(got, out.per_code)
 
 
 @pytest.mark.parametrize(("backend", "autocast"), [("auto", True), ("compiled", False)])

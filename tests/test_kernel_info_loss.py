@@ -45,7 +45,7 @@ def run(args: Problem, **kwargs):
     """One launch on the problem, with the spec's own weights unless others are given."""
     q, spec, categorical, continuous = args
     weights = kwargs.pop("weights", None)
-    weights = own_weights(spec, q.device) if weights is None else weights
+    weights = own_weights(spec, q) if weights is None else weights
     return launch.launch(q.detach(), layout_of(spec), categorical, continuous, weights, **kwargs)
 
 
@@ -220,7 +220,10 @@ def test_any_strides_and_offsets_give_the_same(name, moved):
 
 def test_a_row_repeated_by_a_stride_of_zero_is_read_as_often():
     args = problem(ALL_KINDS, 1, dtype=torch.float32)
-    spread = Problem(*(x if i == 1 else x.detach().expand(9, -1) for i, x in enumerate(args)))
+    q, spec, categorical, continuous = args
+    spread = Problem(
+        q.detach().expand(9, -1), spec, categorical.expand(9, -1), continuous.expand(9, -1)
+    )
     assert torch.equal(run(spread).dq, run(args).dq.expand(9, -1))
 
 
@@ -265,7 +268,7 @@ def test_nothing_outside_the_tensors_is_read_or_written_and_all_outputs_are(
     if n_real is not None:
         options["logits"] = torch.randn(batch + n_real)
         q = torch.cat((torch.randn(n_real, spec.q_dim, dtype=dtype), q))
-    weights = own_weights(spec, q.device)
+    weights = own_weights(spec, q)
     expected = launch.launch(
         q, layout_of(spec), args.categorical, args.continuous, weights, **options
     )

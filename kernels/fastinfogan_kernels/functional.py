@@ -151,7 +151,7 @@ class _InfoLoss(torch.autograd.Function):
         return out.total, out.per_code
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, upstream: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
         (dq,) = ctx.saved_tensors
         return (_gradient(ctx, 0, dq, upstream), *[None] * 8)
 
@@ -170,28 +170,34 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(
-        ctx: Any, upstream: Tensor, _: Any, adversarial: Tensor
+        ctx: Any, upstream: Tensor | None, _: Any, adversarial: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         dq, dlogits = ctx.saved_tensors
-        real = ctx.shapes[0][0] - upstream.shape[0] if upstream.ndim else 0
-        if real:  # each real row's gradient is zero, whatever its factor
+        real = ctx.rows - upstream.shape[0] if upstream is not None and upstream.ndim else 0
+        if upstream is not None and real:  # each real row's gradient is zero, whatever its factor
             upstream = torch.cat((upstream.new_zeros(real), upstream))
         return (
-            _gradient(ctx, 0, dq, upstream) if ctx.needs_input_grad[0] else None,
-            _gradient(ctx, 1, dlogits, adversarial) if ctx.needs_input_grad[1] else None,
+            _gradient(ctx, 0, dq, upstream),
+            _gradient(ctx, 1, dlogits, adversarial),
             *[None] * 8,
         )
 
 
 def _remember(ctx: Any, *inputs: Tensor) -> None:
     ctx.dtypes = tuple(x.dtype for x in inputs)
-    ctx.shapes = tuple(x.shape for x in inputs)
+    ctx.rows = inputs[0].shape[0]
+    if torch.compiler.is_compiling():
+        ctx.inputs = None
+        return
     # As attributes, not among the saved tensors: they are here for the graph that they belong to,
     # their values are not needed and may change.
-    ctx.inputs = None if torch.compiler.is_compiling() else inputs
+    ctx.inputs = inputs
+    ctx.set_materialize_grads(False)  # zeros for an output that was not used would be a launch
 
 
-def _gradient(ctx: Any, i: int, stored: Tensor, upstream: Tensor) -> Tensor:
+def _gradient(ctx: Any, i: int, stored: Tensor, upstream: Tensor | None) -> Tensor | None:
+    if upstream is None or not ctx.needs_input_grad[i]:
+        return None
     dtype = ctx.dtypes[i]
     if upstream.ndim:
         upstream = upstream.unsqueeze(1)
