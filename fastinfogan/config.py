@@ -44,8 +44,9 @@ class TrainConfig:
     resume: str = "auto"
     """auto continues what is in --out; never refuses a folder that holds a run; or the PATH of a
     run or checkpoint to start from."""
-    backend: Literal["auto", "reference"] = "auto"
-    """What computes the information loss."""
+    backend: Literal["auto", "reference", "compiled", "triton"] = "auto"
+    """What computes the information loss: triton (the fused kernel) needs a GPU, reference and
+    compiled run anywhere; auto is triton on GPUs, else reference."""
     image_size: int = 28
     """Side of the images: a multiple of 4. Image folders are resized to it."""
     channels: int = 1

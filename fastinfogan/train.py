@@ -23,6 +23,7 @@ from .cli import guarded, say
 from .config import TrainConfig, check, differences, parse, to_yaml
 from .errors import NonFiniteLoss, UserError
 from .latents import LatentSpec
+from .losses import info_loss
 from .metrics import Metrics, Stopwatch
 from .parallel import Ranks, StopSignal
 from .run import Loaded, RunDir, write_json
@@ -66,6 +67,7 @@ class Training:
         self.config, self.ranks, self.stop = config, ranks, stop
         self.environment = environment
         self.spec: LatentSpec = config.spec()
+        self._try_backend()
         self.dir = RunDir(config.run_dir)
         self._lock: filelock.BaseFileLock | None = None  # on rank 0
         # Open the folder first: a wrong one should not cost the time to read the images.
@@ -88,6 +90,15 @@ class Training:
         self.metrics = Metrics(self.spec, ranks)
         self.watch = Stopwatch(ranks.device)
         self.good: Path | None = None  # the last good checkpoint
+
+    def _try_backend(self) -> None:
+        """Refuse now, by a loss of no rows, what would fail in the first update."""
+        none = self.spec.sample(0, device=self.ranks.device)
+        q = torch.zeros(0, self.spec.q_dim, device=self.ranks.device)
+        try:
+            info_loss(q, self.spec, none[1], none[2], backend=self.config.backend)
+        except ValueError as error:
+            raise UserError(f"--backend {self.config.backend}: {error}") from None
 
     # The folder
 

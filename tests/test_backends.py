@@ -338,7 +338,7 @@ def test_the_compiled_loss_has_the_plain_one_s_second_derivative():
     args = problem(SMALL)
     penalties = []
     for backend in ("compiled", "reference"):
-        total = info_loss(*args, backend=backend).total  # type: ignore[arg-type]
+        total = info_loss(*args, backend=backend).total
         (gradient,) = torch.autograd.grad(total, args.q, create_graph=True)
         penalties.append(torch.autograd.grad(gradient.square().sum(), args.q)[0])
     torch.testing.assert_close(*penalties)

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -493,6 +494,30 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(
 ) -> None:
     assert run(data, tmp_path / "run", *options) == 2
     assert says in last_line(capsys)
+
+
+def test_a_backend_that_cannot_run_here_is_refused_before_the_first_update(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch = pytest.importorskip("fastinfogan_kernels.launch", reason="triton is not installed")
+    monkeypatch.setattr(launch, "INTERPRETED", False)
+    assert run(data, tmp_path / "run", "--backend", "triton") == 2
+    assert "--backend triton: the kernel runs on CUDA and ROCm" in last_line(capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_kernel_trains_as_the_reference_does(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    options = ("--steps", "3", "--log-every", "1", "--precision", "fp32")
+    for backend in ("triton", "reference"):
+        assert run(data, tmp_path / backend, *options, "--backend", backend) == 0
+    both = (records(tmp_path / backend) for backend in ("triton", "reference"))
+    for i, (ours, theirs) in enumerate(zip(*both, strict=True)):
+        # fp32 at first; Adam's first updates then make ±lr of gradients that are but rounding
+        near = partial(pytest.approx, rel=1e-5 if i == 0 else 0.05)
+        assert ours["d_loss"] == near(theirs["d_loss"])
+        assert ours["g_loss"] == near(theirs["g_loss"])
+        assert ours["nll"] == near(theirs["nll"])
 
 
 @pytest.mark.parametrize("argument", ["mnits", "--stepz=3", "--steps=many"])

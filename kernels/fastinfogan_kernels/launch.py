@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
-from typing import Literal, NamedTuple
+from functools import cache, lru_cache
+from typing import Any, Literal, NamedTuple
 
 import torch
 import triton
@@ -105,6 +105,15 @@ def constants(
     }
 
 
+@lru_cache(maxsize=256)
+def _options(hip: bool, *args: Any) -> dict[str, object]:
+    """`constants` of the same arguments, and what the compiler is told beside."""
+    options = {**constants(*args), "num_warps": WARPS}
+    if not hip:  # left alone, ptxas spills some bytes to fit one more program in
+        options["maxnreg"] = MAX_REGISTERS
+    return options
+
+
 class _Workspaces:
     """Partial sums and a counter at zero for each (device, stream).
 
@@ -148,9 +157,9 @@ class _Workspaces:
 _workspaces = _Workspaces()
 
 
-@lru_cache(maxsize=256)
+@cache  # for good: a captured graph holds its address
 def _table(layout: Layout, device: torch.device) -> Tensor:
-    """The runs in the device's memory, written once a (layout, device)."""
+    """The runs in the device's memory, written once a (layout, device), before any capture."""
     return torch.tensor(make_plan(layout).runs, dtype=torch.int32, device=device)
 
 
@@ -254,14 +263,12 @@ def launch(
         code_scale,
         len(layout.runs),
     )
-    compiled_for = constants(layout, kind, player, grad, per_row)
-    if not torch.version.hip:  # left alone, ptxas spills some bytes to fit one more program in
-        compiled_for = {**compiled_for, "maxnreg": MAX_REGISTERS}
+    options = _options(torch.version.hip is not None, layout, kind, player, grad, per_row)
     if device.type == "cuda" and device.index != torch.cuda.current_device():
         with torch.cuda.device(device):
-            head_loss_kernel[(programs,)](*arguments, **compiled_for, num_warps=WARPS)
+            head_loss_kernel[(programs,)](*arguments, **options)
     else:
-        head_loss_kernel[(programs,)](*arguments, **compiled_for, num_warps=WARPS)
+        head_loss_kernel[(programs,)](*arguments, **options)
     return Losses(total, per_code, dq, value, dlogits)
 
 
