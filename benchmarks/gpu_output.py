@@ -60,19 +60,17 @@ def _header(report: Report) -> str:
     )
     if report["elapsed_s"] is not None:
         lines.append(f"{report['elapsed_s']} s in all.")
-    if report["failed_sections"]:
-        lines.append(f"FAILED sections: {', '.join(report['failed_sections'])}")
+    lines += [f"FAILED: {what}" for what in report["failures"]]
     lines += [f"Skipped for time: {what}" for what in report["skipped"]]
     return "\n".join(lines)
 
 
 def _checks(report: Report) -> str:
-    outcomes = [check["outcome"] for check in report["correctness"]]
+    checks = report["correctness"] + report["launch_checks"]
+    outcomes = [check["outcome"] for check in checks]
     counts = ", ".join(f"{outcomes.count(o)} {o}" for o in ("passed", "FAILED", "skipped"))
     told = [
-        f"  {c['outcome']} {c['check']}: {c['detail']}"
-        for c in report["correctness"]
-        if c["outcome"] != "passed"
+        f"  {c['outcome']} {c['check']}: {c['detail']}" for c in checks if c["outcome"] != "passed"
     ]
     return "\n".join([f"Checks: {counts}", *told])
 

@@ -6,7 +6,8 @@ Runs from a bare checkout; what it needs is torch, triton, accelerate and matplo
 2. the information loss, forward and backward, five ways: microseconds of the device in replayed
    CUDA graphs on cold inputs, and microseconds of an eager call, host and device;
 3. the sampler, the same;
-4. the whole training step: images/s, peak memory, launches.
+4. the whole training step: images/s and peak memory;
+5. launches of all these, counted last because the profiler may go on costing time.
 
 A table comes last; report.json, report.txt and report.png go to --out. A failed check or section
 makes the exit status 1, and the rest still runs. --dry-run walks every path on the CPU with tiny
@@ -50,7 +51,7 @@ from gpu_cases import (  # noqa: E402
     own_weights,
     timed_cases,
 )
-from gpu_checks import kernel_checks, run_checks, sampler_checks  # noqa: E402
+from gpu_checks import kernel_checks, launch_checks, run_checks, sampler_checks  # noqa: E402
 from gpu_output import draw_plot, format_tables  # noqa: E402
 from gpu_timing import (  # noqa: E402
     BUFFERS,
@@ -60,6 +61,7 @@ from gpu_timing import (  # noqa: E402
     Call,
     Machine,
     Timing,
+    allocated_bytes,
     capture,
     copy_bandwidth,
     count_launches,
@@ -107,32 +109,46 @@ def _driver() -> str:
         return "unknown"
 
 
-def time_ways(machine: Machine, ways: Mapping[str, Sequence[Call]]) -> dict[str, dict[str, Any]]:
-    """Replay and wall times of ways that do the same, each given as calls on its own buffers."""
+def time_ways(
+    machine: Machine, what: str, ways: Mapping[str, Sequence[Call]], failures: list[str]
+) -> dict[str, dict[str, Any]]:
+    """Replay and wall times of ways that do the same, each given as calls on its own buffers.
+
+    A way that raises is left out and noted in `failures`.
+    """
     rows: dict[str, dict[str, Any]] = {}
-    graphs, count = {}, 0
+    graphs: dict[str, Call] = {}
     for name, calls in ways.items():
-        row = rows[name] = {"replay_us": NOTHING, "wall_us": NOTHING, "note": None}
-        calls[0](), calls[0]()  # compile before anything is looked at
-        row["note"] = sync_reason(machine, calls[0])
-        row["peak_bytes"] = peak_bytes(machine, calls[0])
-        row["launches"] = count_launches(machine, calls[0])
-        if row["note"] is None:
+        try:
+            calls[0](), calls[0]()  # compile before anything is looked at
+        except Exception:  # whatever it is, the other ways are timed
+            traceback.print_exc()
+            failures.append(f"{what}: {name}")
+            continue
+        note = sync_reason(machine, calls[0])
+        if note is None:
             try:
-                graphs[name], count = capture(machine, calls), len(calls)
+                graphs[name] = capture(machine, calls)
             except RuntimeError as error:
-                row["note"] = f"not captured: {str(error).splitlines()[0]}"
+                note = f"not captured: {str(error).splitlines()[0]}"
+        rows[name] = {
+            "replay_us": NOTHING,
+            "wall_us": NOTHING,
+            "note": note,
+            "peak_bytes": peak_bytes(machine, calls[0]),
+            "launches": partial(count_launches, machine, calls[0]),  # to be called by `launches`
+        }
+    count = min((len(ways[name]) for name in graphs), default=1)
     for name, timing in replay_times(machine, graphs, count).items():
         rows[name]["replay_us"] = timing
     graphs.clear()
-    for name, timing in wall_times(machine, ways).items():
+    for name, timing in wall_times(machine, {name: ways[name] for name in rows}).items():
         rows[name]["wall_us"] = timing
     return rows
 
 
-def kernels(machine: Machine, budget: Budget, report: Report) -> list[Report]:
+def kernels(machine: Machine, budget: Budget, report: Report) -> None:
     """The information loss, forward and backward."""
-    out = []
     bandwidth: Timing = report["header"]["copy_gb_per_s"]
     floor: Timing = report["header"]["launch_floor_us"]
     for case in timed_cases(machine.dry):
@@ -153,15 +169,17 @@ def kernels(machine: Machine, budget: Budget, report: Report) -> list[Report]:
             for name in names
         }
         least = least_bytes(spec, case.batch, case.dtype)
-        for name, row in time_ways(machine, ways).items():
+        for name, row in time_ways(machine, case.title, ways, report["failures"]).items():
             time = row["replay_us"].median
             share = bound = None
             if time is not None and bandwidth.median is not None and floor.median is not None:
                 ideal = least / (bandwidth.median * 1e3)
                 share, bound = ideal / time, max(ideal, floor.median) / time
-            out.append(
+            report["kernels"].append(
                 {
-                    **{"layout": case.layout, "batch": case.batch, "way": name},
+                    "layout": case.layout,
+                    "batch": case.batch,
+                    "way": name,
                     "dtype": str(case.dtype).removeprefix("torch."),
                     "least_bytes": least,
                     "share_of_copy_bandwidth": share,
@@ -169,14 +187,12 @@ def kernels(machine: Machine, budget: Budget, report: Report) -> list[Report]:
                     **row,
                 }
             )
-        print(f"  {case.title}: timed, {budget.spent():.0f} s" if not machine.dry else
-              f"  {case.title}: walked", flush=True)  # fmt: skip
-    return out
+        done = "walked" if machine.dry else f"timed, {budget.spent():.0f} s"
+        print(f"  {case.title}: {done}", flush=True)
 
 
-def sampler(machine: Machine, budget: Budget, report: Report) -> list[Report]:
+def sampler(machine: Machine, budget: Budget, report: Report) -> None:
     """Latents of a batch: one Triton launch against plain PyTorch."""
-    out = []
     cases = (("mnist", 128), ("celeba", 128), ("mnist", 4096), ("celeba", 65536))
     for name, batch in (("mnist", 3),) if machine.dry else cases:
         if not budget.allows(f"sampler, {name}, B = {batch}"):
@@ -188,12 +204,11 @@ def sampler(machine: Machine, budget: Budget, report: Report) -> list[Report]:
             ]
             for way in ("reference", "triton")
         }
-        for way, row in time_ways(machine, ways).items():
-            out.append({"layout": name, "batch": batch, "way": way, **row})
-    return out
+        for way, row in time_ways(machine, f"sampler, {name}", ways, report["failures"]).items():
+            report["sampler"].append({"layout": name, "batch": batch, "way": way, **row})
 
 
-def step(machine: Machine, budget: Budget, report: Report) -> list[Report]:
+def step(machine: Machine, budget: Budget, report: Report) -> None:
     """The training step of MNIST under Accelerate in bf16: images/s, memory, launches."""
     from fastinfogan import parallel
     from fastinfogan.presets import PRESETS
@@ -210,7 +225,6 @@ def step(machine: Machine, budget: Budget, report: Report) -> list[Report]:
         "Triton loss and sampler": (Step, "triton"),
     }
     ranks = parallel.start("bf16", machine.dry)
-    out = []
     for batch in (2,) if machine.dry else (128, 1024):
         if not budget.allows(f"step, B = {batch}"):
             continue
@@ -220,29 +234,46 @@ def step(machine: Machine, budget: Budget, report: Report) -> list[Report]:
         rows: dict[str, Report] = {}
         for name, (kind, backend) in variants.items():
             config = dataclasses.replace(PRESETS["mnist-paper"], backend=backend, batch_size=batch)  # type: ignore[arg-type]
+            base = allocated_bytes(machine)
             update = kind(config, config.spec(), ranks)
             calls[name] = [partial(update, 0, real)]
             for _ in range(1 if machine.dry else 5):
                 update(0, real)
             rows[name] = {
-                "peak_bytes": peak_bytes(machine, calls[name][0]),
-                "launches": count_launches(machine, calls[name][0]),
+                "peak_bytes": peak_bytes(machine, calls[name][0], base),
+                "launches": partial(count_launches, machine, calls[name][0]),
                 "note": sync_reason(machine, calls[name][0]),
             }
         for name, wall in wall_times(machine, calls, batch=10, rounds=20).items():
             rate = wall.rate(batch * 1e6)
-            out.append({"batch": batch, "way": name, "images_per_s": rate, **rows[name]})
-    return out
+            row = {"batch": batch, "way": name, "images_per_s": rate, **rows[name]}
+            report["step"].append(row)
 
 
-SECTIONS: dict[str, tuple[str, Callable[[Machine, Budget, Report], list[Report]]]] = {
-    "correctness": (
-        "correctness",
-        lambda m, b, r: run_checks(m, kernel_checks(m.dry) | sampler_checks(m.dry)),
-    ),
+def launches(machine: Machine, budget: Budget, report: Report) -> None:
+    """Replace each row's `launches`, so far a call to be made, by its result."""
+    rows = [row for name in ("kernels", "sampler", "step") for row in report[name]]
+    counts = [row.pop("launches") for row in rows]
+    for row in rows:
+        row["launches"] = None
+    for row, count in zip(rows, counts, strict=True):
+        if budget.allows(f"launches, {row['way']}, B = {row['batch']}"):
+            row["launches"] = count()
+    report["launch_checks"] += run_checks(machine, launch_checks())
+
+
+def correctness(machine: Machine, budget: Budget, report: Report) -> None:
+    """Kernel and sampler, checked."""
+    checks = kernel_checks(machine.dry) | sampler_checks(machine.dry)
+    report["correctness"] += run_checks(machine, checks)
+
+
+SECTIONS: dict[str, tuple[str, Callable[[Machine, Budget, Report], None]]] = {
+    "correctness": ("correctness", correctness),
     "kernels": ("information loss, forward and backward", kernels),
     "sampler": ("sampler", sampler),
     "step": ("whole training step", step),
+    "launch_checks": ("launches", launches),
 }
 
 
@@ -252,15 +283,17 @@ def plain(value: Any) -> Any:
         return value._asdict()
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return None if callable(value) else value  # a count that is yet to be made
 
 
-def main(args: list[str] | None = None) -> int:
+def main() -> int:
     """Run all sections; 1 if a check or a section failed."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--dry-run", action="store_true", help="walk every path on the CPU")
     parser.add_argument("--out", type=Path, help="folder of the results")
-    options = parser.parse_args(args)
+    options = parser.parse_args()
     dry: bool = options.dry_run
     if not dry and not torch.cuda.is_available():
         print("no GPU is to be seen; --dry-run walks the report on the CPU", file=sys.stderr)
@@ -275,15 +308,15 @@ def main(args: list[str] | None = None) -> int:
     )
     out.mkdir(parents=True, exist_ok=True)
     report: Report = {"dry_run": dry, "header": header(machine)}
-    report |= {"failed_sections": [], "skipped": budget.skipped, "elapsed_s": None}
+    report |= {"failures": [], "skipped": budget.skipped, "elapsed_s": None}
     report |= {name: [] for name in SECTIONS}
     for name, (title, section) in SECTIONS.items():
         print(title if dry else f"{title}, {budget.spent():.0f} s", flush=True)
         try:
-            report[name] = section(machine, budget, report)
+            section(machine, budget, report)
         except Exception:  # one section's failure is reported; the others run
             traceback.print_exc()
-            report["failed_sections"].append(name)
+            report["failures"].append(f"section {name}")
         report["elapsed_s"] = None if dry else round(budget.spent())
         # after each section: a hang later on must not cost what is known
         (out / "report.json").write_text(json.dumps(plain(report), indent=1, ensure_ascii=False))
@@ -292,8 +325,8 @@ def main(args: list[str] | None = None) -> int:
     draw_plot(report, out / "report.png")
     print(f"\n{tables}\nreport.json, report.txt, report.png in {out}")
     faulthandler.cancel_dump_traceback_later()
-    failed = [check for check in report["correctness"] if check["outcome"] == "FAILED"]
-    return 1 if failed or report["failed_sections"] else 0
+    outcomes = {check["outcome"] for check in report["correctness"] + report["launch_checks"]}
+    return 1 if "FAILED" in outcomes or report["failures"] else 0
 
 
 def _slug() -> str:

@@ -23,7 +23,7 @@ Call = Callable[[], Any]
 
 BUFFERS = 32  # calls in a captured graph, each on inputs and outputs of its own
 ROUNDS = 30  # over all ways that are compared: the n of each median
-SPIN_CYCLES = 600_000  # some 0.3 ms, in which the host gets ahead of the device
+SPIN_CYCLES = 4_000_000  # some 2 ms, in which the host queues a graph of thousands of kernels
 
 
 class Timing(NamedTuple):
@@ -57,7 +57,8 @@ class Machine:
         if self.dry:
             self.l2_bytes = 1024
         else:
-            self.l2_bytes = torch.cuda.get_device_properties(0).L2_cache_size or 64 * 2**20
+            known = getattr(torch.cuda.get_device_properties(0), "L2_cache_size", 0)
+            self.l2_bytes = known or 64 * 2**20
         self._cold = torch.zeros(3 * self.l2_bytes // 4, device=self.device)
 
     def wait(self) -> None:
@@ -197,7 +198,10 @@ def sync_reason(machine: Machine, call: Call) -> str | None:
 
 
 def count_launches(machine: Machine, call: Call) -> dict[str, int] | None:
-    """Kernels, copies and fills that a warm call puts on the device; None if none is seen."""
+    """Kernels, copies and fills that a warm call puts on the device; None if none is seen.
+
+    To be asked after all that is timed: the profiler may go on costing time once it was used.
+    """
     call()
     machine.wait()
     activities = [ProfilerActivity.CPU]
@@ -218,14 +222,19 @@ def count_launches(machine: Machine, call: Call) -> dict[str, int] | None:
     return None if machine.dry or not any(counts.values()) else counts
 
 
-def peak_bytes(machine: Machine, call: Call) -> int | None:
-    """The most memory that is allocated at once during a call, beyond what was before."""
+def allocated_bytes(machine: Machine) -> int:
+    """What tensors hold on the device."""
+    return 0 if machine.dry else torch.cuda.memory_allocated()
+
+
+def peak_bytes(machine: Machine, call: Call, base: int | None = None) -> int | None:
+    """The most that is allocated at once during a call, beyond `base` (None: what was before)."""
     if machine.dry:
         call()
         return None
     machine.wait()
     torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
+    before = torch.cuda.memory_allocated() if base is None else base
     result = call()
     machine.wait()
     del result
@@ -243,12 +252,13 @@ def copy_bandwidth(machine: Machine) -> Timing:
 
 
 @triton.jit
-def empty_kernel():
+def empty_kernel(pointer):
     """No work: its time is what any launch in a graph costs."""
     pass
 
 
 def launch_floor(machine: Machine) -> Timing:
     """Microseconds of one empty kernel among others in a replayed graph."""
-    graph = capture(machine, [lambda: empty_kernel[(1,)]()] * BUFFERS)
+    unused = torch.zeros(1, device=machine.device)
+    graph = capture(machine, [lambda: empty_kernel[(1,)](unused)] * BUFFERS)
     return replay_times(machine, {"empty": graph}, BUFFERS)["empty"]

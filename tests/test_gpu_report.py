@@ -58,10 +58,11 @@ def test_a_dry_run_walks_every_section_and_gives_no_number(tmp_path):
     out = tmp_path / "out"
     found = json.loads((out / "report.json").read_text())
     assert found["dry_run"] is True
-    assert found["failed_sections"] == []
+    assert found["failures"] == []
     assert found["elapsed_s"] is None
 
     assert {check["outcome"] for check in found["correctness"]} == {"passed", "skipped"}
+    assert [check["check"] for check in found["launch_checks"]] == ["loss, launches"]
     passed = [c["check"] for c in found["correctness"] if c["outcome"] == "passed"]
     for what in ("loss, mnist, bfloat16", "loss, CUDA graph", "loss, class out of range",
                  "loss, determinism", "sampler, mnist, triton", "sampler, CUDA graph"):  # fmt: skip
@@ -111,9 +112,54 @@ functional._product = lambda stored, upstream, dtype: right(stored, upstream, dt
     assert "loss, mnist, float32" in failed
     assert not any(check.startswith("sampler") for check in failed)
     assert "FAILED loss, mnist, float32" in (tmp_path / "out" / "report.txt").read_text()
-    assert found["failed_sections"] == []
+    assert found["failures"] == []
     assert found["step"]
     assert found["kernels"]
+
+
+def test_the_tables_give_median_range_and_what_was_left_out(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    from gpu_output import draw_plot, format_tables
+    from gpu_timing import Timing
+
+    timing = Timing(2.0, 1.5, 4.0, 30)  # made up, as all below
+    row = {"layout": "mnist", "batch": 128, "dtype": "float32", "note": None, "wall_us": timing}
+    row |= {"replay_us": timing, "peak_bytes": 3 * 2**20, "least_bytes": 1}
+    row |= {"share_of_bound": 0.5, "share_of_copy_bandwidth": 0.01}
+    row["launches"] = {"kernels": 2, "copies": 1, "fills": 0}
+    waits = row | {"way": "eager loop", "note": "waits", "replay_us": Timing(*[None] * 4)}
+    header = dict.fromkeys(("device", "driver", "torch", "triton", "cuda", "hip", "python", "date"))
+    table = {
+        "dry_run": False,
+        "header": header
+        | {"rounds": 30, "copy_gb_per_s": timing, "launch_floor_us": timing.rate(2.0)},
+        "elapsed_s": 100,
+        "failures": ["sampler, mnist: triton"],
+        "skipped": ["step, B = 1024"],
+        "correctness": [{"check": "a", "outcome": "FAILED", "detail": "error 1"}],
+        "launch_checks": [{"check": "b", "outcome": "passed", "detail": ""}],
+        "kernels": [waits, row | {"way": "triton"}],
+        "sampler": [],
+        "step": [{"batch": 128, "way": "x", "images_per_s": timing.rate(8.0), **row}],
+    }
+    text = format_tables(table)
+    for part in (
+        "2.0 (1.5–4.0)",
+        "1.0 (0.5–1.3) µs",  # an amount over a time: the longest time is the lowest rate
+        "4 (2–5)",
+        "50 %",
+        "2 + 1 copies",
+        "3.00",
+        "1 passed, 1 FAILED, 0 skipped",
+        "FAILED a: error 1",
+        "FAILED: sampler, mnist: triton",
+        "Skipped for time: step, B = 1024",
+    ):
+        assert part in text, part
+    assert "DRY" not in text
+    draw_plot(table, tmp_path / "plot.png")
+    with Image.open(tmp_path / "plot.png") as picture:
+        picture.load()
 
 
 def test_without_a_gpu_the_report_says_so_and_measures_nothing():
