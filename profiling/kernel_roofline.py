@@ -192,7 +192,11 @@ def main(args: list[str] | None = None) -> None:
         print(title)
         rows = model(options.batches, dtype, copy.median, launch.median)
         for i, row in enumerate(rows):
-            timing = measure(machine, SPECS[row.name], row.batch, dtype)
+            try:
+                timing = measure(machine, SPECS[row.name], row.batch, dtype)
+            except torch.cuda.OutOfMemoryError:
+                print(f"  {row.name}, B = {row.batch}: does not fit the memory", flush=True)
+                continue
             rows[i] = row._replace(measured=timing)
             print(f"  {row.name}, B = {row.batch}: measured", flush=True)
     print(f"Forward and backward of the information loss, q in {options.dtype}")
