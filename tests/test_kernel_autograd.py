@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import itertools
+import os
 import subprocess
 import sys
 import warnings
@@ -396,7 +397,7 @@ def test_on_the_cpu_without_the_interpreter_the_kernel_says_what_it_needs():
         capture_output=True,
         text=True,
         timeout=120,
-        env={"TRITON_INTERPRET": "0", "PATH": ""},
+        env={**os.environ, "TRITON_INTERPRET": "0"},
         check=True,
     )
     assert "runs on CUDA and ROCm tensors" in done.stdout

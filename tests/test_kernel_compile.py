@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,6 +90,8 @@ def test_kernels_keep_to_their_budgets_and_take_what_the_readme_says(compiled: C
 
 def test_another_number_in_the_readme_is_noticed(compiled: Compiled, tmp_path: Path) -> None:
     text = README.read_text()
+    if f"triton {version('triton')}" not in text:
+        pytest.skip("the table is of another triton")
     row = next(line for line in text.splitlines() if line.startswith("| information, fp32 |"))
     *front, last, end = row.split("|")
     edited = "|".join([*front, re.sub(r"\d+", lambda n: str(int(n[0]) + 1), last, count=1), end])
