@@ -120,9 +120,9 @@ def test_the_kernel_is_no_further_from_the_truth_than_the_definition(
 @pytest.mark.parametrize(
     ("batch", "k"),
     [
-        *itertools.product([0, 1, 2, 77, 129], [2, 3, 10, 20, 257]),
-        *itertools.product([0, 1, 2], [5000]),
-        *(pytest.param(b, 5000, marks=pytest.mark.slow) for b in (77, 129)),
+        *itertools.product([0, 1, 2, 77, 129], [2, 3, 10, 20]),
+        *itertools.product([0, 1, 2], [257, 5000]),
+        *(pytest.param(b, k, marks=pytest.mark.slow) for b in (77, 129) for k in (257, 5000)),
     ],
 )
 def test_it_holds_for_every_width_of_a_categorical(batch, k):
@@ -420,12 +420,12 @@ def adversarial_truth(logits, n_real, adversarial, player):
     ("name", "dtype"), [*zip(["runs"] * 3, NARROW, strict=True), ("table", NARROW[0])]
 )
 @pytest.mark.parametrize("adversarial", ["nonsaturating", "hinge"])
-@pytest.mark.parametrize("n_real", [0, 1, 22])
+@pytest.mark.parametrize("n_real", [0, 1, 14])
 @pytest.mark.parametrize("wide", [True, False], ids=["q of all rows", "q of generated rows"])
 def test_the_logits_loss_joins_without_changing_the_information_loss(
     name, dtype, adversarial, n_real, wide
 ):
-    spec, batch = BUILDERS[name], 20
+    spec, batch = BUILDERS[name], 9
     args = problem(spec, batch, dtype=dtype, seed=4)
     player = "discriminator" if n_real else "generator"
     generator = torch.Generator().manual_seed(n_real)
