@@ -141,14 +141,21 @@ def replay_times(
             graph()
         return dict.fromkeys(graphs, NOTHING)
     events: dict[str, list[tuple[torch.cuda.Event, torch.cuda.Event]]] = {k: [] for k in graphs}
+    cycles = dict.fromkeys(graphs, SPIN_CYCLES)
     for i in range(-1, rounds):
         for name, graph in graphs.items():
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            machine.evict()
-            torch.cuda._sleep(SPIN_CYCLES)
-            start.record()
-            graph()
-            end.record()
+            for _ in range(6):
+                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                machine.evict()
+                torch.cuda._sleep(cycles[name])
+                start.record()
+                graph()
+                end.record()
+                if not start.query():  # the device was still spinning when all was queued
+                    break
+                cycles[name] *= 2
+            else:
+                raise RuntimeError(f"{name}: queueing a replay took the host over 60 ms")
             if i >= 0:
                 events[name].append((start, end))
         machine.wait()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -51,7 +51,13 @@ def _weights(spec: LatentSpec, device: torch.device) -> Tensor:
 
 
 _cached_layout = lru_cache(maxsize=256)(_build)
-_cached_weights = lru_cache(maxsize=256)(_weights)
+
+
+@cache  # for good: a captured graph holds its address
+def _cached_weights(spec: LatentSpec, device: torch.device) -> Tensor:
+    from fastinfogan_kernels.memory import kept
+
+    return kept(device, lambda: _weights(spec, device))
 
 
 def layout_of(spec: LatentSpec) -> Layout:

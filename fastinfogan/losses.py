@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from . import kernel
 from .adversarial import Player, adversarial_losses, player_loss
@@ -182,13 +183,20 @@ def _choose_backend(
     if backend in ("reference", "compiled"):
         return backend
     differentiates = continuous.requires_grad or (weights is not None and weights.requires_grad)
-    fits = not _is_wide(q) and not (differentiates and torch.is_grad_enabled())
+    transformed = not torch.compiler.is_compiling() and (
+        torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    )
+    fits = not (_is_wide(q) or transformed or (differentiates and torch.is_grad_enabled()))
     if backend == "auto":
         return "triton" if q.is_cuda and fits and kernel.available() else "reference"
     if not kernel.available():
         raise ValueError('backend "triton": triton is not installed; use backend="reference"')
     if not fits:
-        what = "float64" if _is_wide(q) else "gradients of weights and of continuous targets"
+        what = "gradients of weights and of continuous targets"
+        if transformed:
+            what = "function transforms and forward-mode derivatives"
+        elif _is_wide(q):
+            what = "float64"
         raise ValueError(f'backend "triton" has no {what}; use backend="reference"')
     return "triton"
 

@@ -385,6 +385,27 @@ def test_asked_for_what_the_kernel_has_not_it_says_so(monkeypatch):
         info_loss(q, *args[1:], backend="triton")
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own
+def test_function_transforms_and_forward_derivatives_are_left_to_the_reference():
+    q, spec, categorical, continuous = problem(ALL_KINDS, dtype=torch.float32)
+    assert losses._choose_backend(OnCuda(), OnCuda(), None, "auto") == "triton"  # type: ignore[arg-type]
+    chosen = []
+
+    def loss(x):
+        chosen.append(losses._choose_backend(OnCuda(), OnCuda(), None, "auto"))  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="no function transforms and forward-mode"):
+            info_loss(x, spec, categorical, continuous, backend="triton", validate=False)
+        return info_loss(x, spec, categorical, continuous, validate=False).total
+
+    q = q.detach()
+    slope = torch.func.grad(loss)(q)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(q, torch.ones_like(q))
+        derivative = torch.autograd.forward_ad.unpack_dual(loss(dual)).tangent
+    close(derivative, slope.sum())
+    assert chosen == ["reference"] * 2
+
+
 def test_on_the_cpu_without_the_interpreter_the_kernel_says_what_it_needs():
     script = (
         "import torch\nfrom fastinfogan import LatentSpec, Categorical, info_loss\n"

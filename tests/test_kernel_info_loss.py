@@ -23,6 +23,7 @@ from fastinfogan.losses import adversarial_losses
 from fastinfogan.reference import plain_loss, plain_nll
 
 launch = pytest.importorskip("fastinfogan_kernels.launch", reason="triton is not installed")
+memory = pytest.importorskip("fastinfogan_kernels.memory")
 
 NARROW = (torch.float32, torch.bfloat16, torch.float16)
 ULP = torch.finfo(torch.float32).eps
@@ -283,7 +284,7 @@ def test_nothing_outside_the_tensors_is_read_or_written_and_all_outputs_are(
         return view
 
     monkeypatch.setattr(launch.torch, "empty", empty)
-    monkeypatch.setattr(launch, "_workspaces", launch._Workspaces())
+    monkeypatch.setattr(launch, "_workspaces", memory.Workspaces())
     inputs = [poisoned(x, math.nan) for x in (q, args.continuous, weights)]
     inputs.append(poisoned(args.categorical, 10**6))
     if n_real is not None:

@@ -317,7 +317,7 @@ def test_a_draw_allocates_its_three_outputs_and_does_nothing_else_but_launch(rec
 def test_a_first_draw_within_a_capture_is_refused_with_the_remedy(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     plan = make_plan(3, [("bernoulli", 1, 12345, 0.0)])
-    with pytest.raises(ValueError, match="draw once before the capture"):
+    with pytest.raises(ValueError, match="make one such call before the capture"):
         sampling._table(plan, torch.device("cuda", 0))
 
 
@@ -544,3 +544,15 @@ def test_a_spec_that_was_drawn_from_stays_equal_and_keeps_its_dict():
     fresh = LatentSpec.from_dict(MIXED.to_dict())
     MIXED.sample(1, backend="triton", device=DEVICE)
     assert (fresh, hash(fresh), fresh.to_dict()) == (MIXED, hash(MIXED), MIXED.to_dict())
+
+
+def test_the_default_dtype_does_not_matter():
+    spec = LatentSpec(3, (Categorical(4), Uniform()))
+    expected = spec.sample(4, backend="triton")
+    torch.set_default_dtype(torch.float64)
+    try:
+        got = spec.sample(4, backend="triton")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for a, b in zip(got, expected, strict=True):
+        assert torch.equal(a, b)

@@ -19,7 +19,7 @@ FIELDS = tl.constexpr(8)  # numbers a run, in RUNS and in the table
 
 @triton.jit
 def _softplus(z):
-    """log(1 + e^z) and its derivative, exact to some ulp at both ends."""
+    """log(1 + e^z) and its derivative, to some ulp, and for z ≪ 0 as near as exp(z) is."""
     e = tl.exp(-tl.abs(z))  # in [0, 1]
     # log(1 + e) = 2 artanh(s), s = e/(2 + e) ≤ 1/3: a log of 1 + e would lose a small e
     s = e / (2.0 + e)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .info_loss import head_loss_kernel
 from .layout import CATEGORICAL, LEARNED, Layout
+from .memory import Workspaces, kept
 
 Adversarial = Literal["nonsaturating", "hinge"]
 Player = Literal["discriminator", "generator"]
@@ -30,6 +31,7 @@ TILES: dict[tuple[bool, Extra], int] = {
     (True, "logits"): 64,
 }
 MAX_PROGRAMS = 1024
+MAX_ROWS = 2**30  # blocks of rows are counted in 32 bits
 WARPS = 4
 MAX_REGISTERS = 128  # of a thread, on NVIDIA's GPUs
 INTERPRETED = not isinstance(head_loss_kernel, triton.JITFunction)
@@ -114,53 +116,14 @@ def _options(hip: bool, *args: Any) -> dict[str, object]:
     return options
 
 
-class _Workspaces:
-    """Partial sums and a counter at zero for each (device, stream).
-
-    Launches on one stream follow one another, so they may share. A captured launch replays on
-    streams that nobody knows yet: it gets partials from the graph's own memory, and a counter that
-    is never given out again.
-    """
-
-    COUNTERS = 4096
-
-    def __init__(self) -> None:
-        self._by_stream: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
-        self._counters: dict[int, list[Tensor]] = {}  # for captures, by device
-
-    def get(self, device: torch.device, size: int) -> tuple[Tensor, Tensor]:
-        if device.type == "cpu":
-            index, stream = -1, 0
-        else:
-            index = device.index
-            if torch.cuda.is_current_stream_capturing():
-                counters = self._counters.get(index)
-                # without a call before the capture the zero is written by the graph, each time
-                counter = (
-                    counters.pop() if counters else torch.zeros(1, dtype=torch.int32, device=device)
-                )
-                return torch.empty(size, dtype=torch.float32, device=device), counter
-            stream = torch.cuda.current_stream(device).cuda_stream
-            if index not in self._counters:
-                zeros = torch.zeros(self.COUNTERS, dtype=torch.int32, device=device)
-                self._counters[index] = list(zeros.split(1))
-        found = self._by_stream.get((index, stream))
-        if found is None or found[0].numel() < size:
-            found = (
-                torch.empty(size, dtype=torch.float32, device=device),
-                torch.zeros(1, dtype=torch.int32, device=device),
-            )
-            self._by_stream[index, stream] = found
-        return found
-
-
-_workspaces = _Workspaces()
+_workspaces = Workspaces()
 
 
 @cache  # for good: a captured graph holds its address
 def _table(layout: Layout, device: torch.device) -> Tensor:
-    """The runs in the device's memory, written once a (layout, device), before any capture."""
-    return torch.tensor(make_plan(layout).runs, dtype=torch.int32, device=device)
+    """The runs in the device's memory, written once a (layout, device)."""
+    runs = make_plan(layout).runs
+    return kept(device, lambda: torch.tensor(runs, dtype=torch.int32, device=device))
 
 
 class Losses(NamedTuple):
@@ -206,6 +169,23 @@ def launch(
     Raises:
         ValueError: a tensor that does not fit the layout, or that no kernel can take here.
     """
+    if q.device.type == "cuda" and q.device.index != torch.cuda.current_device():
+        with torch.cuda.device(q.device):  # for the stream, the capture, and the launch
+            return launch(
+                q,
+                layout,
+                categorical,
+                continuous,
+                weights,
+                sigma=sigma,
+                scale=scale,
+                code_scale=code_scale,
+                grad=grad,
+                per_row=per_row,
+                logits=logits,
+                adversarial=adversarial,
+                player=player,
+            )
     batch, n_real = categorical.shape[0], 0
     kind = None
     if logits is not None:
@@ -264,11 +244,7 @@ def launch(
         len(layout.runs),
     )
     options = _options(torch.version.hip is not None, layout, kind, player, grad, per_row)
-    if device.type == "cuda" and device.index != torch.cuda.current_device():
-        with torch.cuda.device(device):
-            head_loss_kernel[(programs,)](*arguments, **options)
-    else:
-        head_loss_kernel[(programs,)](*arguments, **options)
+    head_loss_kernel[(programs,)](*arguments, **options)
     return Losses(total, per_code, dq, value, dlogits)
 
 
@@ -290,6 +266,8 @@ def _check(
             f"q: expected shape [{batch}{f' or {batch + n_real}' if n_real else ''}, "
             f"{layout.q_dim}], got {list(q.shape)}"
         )
+    if batch + n_real > MAX_ROWS:
+        raise ValueError(f"expected at most {MAX_ROWS} rows, got {batch + n_real}")
     if q.dtype not in _NARROW:
         raise ValueError(f"q's dtype: the kernel takes float32, bfloat16, float16, got {q.dtype}")
     for name, tensor, shape in (

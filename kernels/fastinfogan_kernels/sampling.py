@@ -30,6 +30,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .memory import kept
+
 _CATEGORICAL, _BERNOULLI, _UNIFORM, _GAUSSIAN = range(4)
 _KINDS = {
     "categorical": _CATEGORICAL,
@@ -154,18 +156,13 @@ def _words(kind: int, width: int) -> int:
 @cache
 def _table(plan: Plan, device: torch.device) -> Tensor:
     """The pieces as int64 [n_pieces, _FIELDS] on the device, floats as the bits of an fp32."""
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        raise ValueError(
-            "the first draw of a spec on a device copies its layout there, which a CUDA graph "
-            "cannot capture: draw once before the capture"
-        )
     table = torch.tensor([[*piece[:8], 0, 0] for piece in plan.pieces], dtype=torch.int64)
     floats = torch.tensor([piece[8:] for piece in plan.pieces], dtype=torch.float64)
     table[:, 8:] = floats.to(torch.float32).view(torch.int32)
     for row, piece in zip(table, plan.pieces, strict=True):
         if piece.kind == _BERNOULLI:
             row[8] = piece.scale
-    return table.to(device)
+    return kept(device, lambda: table.to(device))
 
 
 @triton.jit
@@ -374,9 +371,9 @@ def sample_latents(
         raise ValueError(f"batch must be 0 … 2³¹ − 1, got {batch}")
     if out is None:
         out = (
-            torch.empty(batch, plan.input_dim, device=device),
+            torch.empty(batch, plan.input_dim, device=device, dtype=torch.float32),
             torch.empty(batch, plan.n_cat, device=device, dtype=torch.int64),
-            torch.empty(batch, plan.n_cont, device=device),
+            torch.empty(batch, plan.n_cont, device=device, dtype=torch.float32),
         )
     latents = Latents(*out)
     _check_outputs(plan, batch, latents)

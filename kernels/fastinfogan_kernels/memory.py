@@ -1,0 +1,103 @@
+"""What launches keep on a device: workspaces, and tables that are written once.
+
+It must lie where nobody else manages memory. A CUDA graph's capture, Inductor's graph trees and
+`torch.cuda.use_mem_pool` route the allocations of the thread that they run in to pools of their
+own, and take back what lies there. So what is kept is allocated by a thread of its own, on the
+device's default stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Thread
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is being captured on the device's current stream."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def kept(device: torch.device, make: Callable[[], T]) -> T:
+    """`make()`, outside of any pool; work queued after this call on the current stream sees it.
+
+    Raises ValueError in a capture, which could not wait for it.
+    """
+    if device.type != "cuda":
+        return make()
+    if capturing(device):
+        raise ValueError(
+            "the first call for a layout on a device copies its layout and weights there, which a "
+            "CUDA graph cannot capture: make one such call before the capture"
+        )
+    made: list[T] = []
+    failed: list[BaseException] = []
+    done = torch.cuda.Event()
+
+    def run() -> None:
+        try:
+            default = torch.cuda.default_stream(device)
+            with torch.cuda.device(device), torch.cuda.stream(default):
+                made.append(make())
+                done.record(default)
+        except BaseException as error:
+            failed.append(error)
+
+    thread = Thread(target=run)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    torch.cuda.current_stream(device).wait_event(done)
+    return made[0]
+
+
+class Workspaces:
+    """Partial sums and a counter at zero for each (device, stream).
+
+    Launches on one stream follow one another, so they may share. A captured launch replays on
+    streams that nobody knows yet: it gets partials from the graph's own memory, and a counter that
+    is never given out again.
+    """
+
+    COUNTERS = 4096  # captured launches a device; after those, each replay writes its zero itself
+
+    def __init__(self) -> None:
+        self._by_stream: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._counters: dict[int, list[Tensor]] = {}  # for captures, by device
+        self._all: list[Tensor] = []  # graphs, and streams behind the host, hold their addresses
+
+    def get(self, device: torch.device, size: int) -> tuple[Tensor, Tensor]:
+        """(partials [≥ size] fp32, counter [1] int32) for a launch on the current stream."""
+        index, stream = -1, 0
+        if device.type == "cuda":
+            index = device.index
+            if capturing(device):
+                return self._of_capture(device, size)
+            stream = torch.cuda.current_stream(device).cuda_stream
+        found = self._by_stream.get((index, stream))
+        if found is None or found[0].numel() < size:
+            found = self._by_stream[index, stream] = kept(device, lambda: self._make(device, size))
+        return found
+
+    def _make(self, device: torch.device, size: int) -> tuple[Tensor, Tensor]:
+        if device.type == "cuda" and device.index not in self._counters:
+            zeros = torch.zeros(self.COUNTERS, dtype=torch.int32, device=device)
+            self._all.append(zeros)
+            self._counters[device.index] = list(zeros.split(1))
+        partial = torch.empty(size, dtype=torch.float32, device=device)
+        counter = torch.zeros(1, dtype=torch.int32, device=device)
+        self._all += partial, counter
+        return partial, counter
+
+    def _of_capture(self, device: torch.device, size: int) -> tuple[Tensor, Tensor]:
+        try:
+            counter = self._counters[device.index].pop()
+        except (KeyError, IndexError):  # none made before the capture, or none left
+            counter = torch.zeros(1, dtype=torch.int32, device=device)
+        return torch.empty(size, dtype=torch.float32, device=device), counter

@@ -1,0 +1,108 @@
+"""What launches keep on a device, with CUDA's part played by the CPU."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+from fastinfogan_kernels import memory
+
+CUDA = torch.device("cuda", 0)
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A device whose tensors lie on the CPU; `capturing` and `stream` say what it is doing."""
+    state = SimpleNamespace(capturing=False, stream=1)
+    for name in ("zeros", "empty"):
+        real = getattr(torch, name)
+        monkeypatch.setattr(
+            torch, name, lambda *a, real=real, device=None, **kwargs: real(*a, **kwargs)
+        )
+    monkeypatch.setattr(memory, "kept", lambda device, make: make())
+    monkeypatch.setattr(memory, "capturing", lambda device: state.capturing)
+    stream = lambda device: SimpleNamespace(cuda_stream=state.stream)  # noqa: E731
+    monkeypatch.setattr(torch.cuda, "current_stream", stream)
+    return state
+
+
+def address(workspace: tuple[torch.Tensor, torch.Tensor]) -> tuple[int, int]:
+    partial, counter = workspace
+    return partial.data_ptr(), counter.data_ptr()
+
+
+def test_a_stream_has_one_workspace_and_another_stream_another(cuda: SimpleNamespace) -> None:
+    workspaces = memory.Workspaces()
+    first = workspaces.get(CUDA, 100)
+    assert address(workspaces.get(CUDA, 60)) == address(first)
+    cuda.stream = 2
+    other = workspaces.get(CUDA, 100)
+    assert not set(address(other)) & set(address(first))
+    cuda.stream = 1
+    assert address(workspaces.get(CUDA, 100)) == address(first)
+
+
+def test_a_workspace_grows_and_the_old_one_stays_for_launches_under_way(
+    cuda: SimpleNamespace,
+) -> None:
+    workspaces = memory.Workspaces()
+    small = workspaces.get(CUDA, 10)
+    large = workspaces.get(CUDA, 1000)
+    assert large[0].numel() >= 1000
+    assert large[1].item() == 0
+    pointers = {t.data_ptr() for t in workspaces._all}
+    assert {*address(small), *address(large)} <= pointers
+
+
+def test_every_captured_launch_has_a_counter_of_its_own_that_stays_at_its_address(
+    cuda: SimpleNamespace,
+) -> None:
+    workspaces = memory.Workspaces()
+    eager = workspaces.get(CUDA, 10)
+    cuda.capturing = True
+    n = memory.Workspaces.COUNTERS
+    given = [workspaces.get(CUDA, 10)[1].data_ptr() for _ in range(n)]  # as a graph holds them
+    assert len({*given, eager[1].data_ptr()}) == n + 1
+    (pool,) = (t for t in workspaces._all if t.numel() == n)
+    assert set(given) == set(range(pool.data_ptr(), pool.data_ptr() + 4 * n, 4))
+    # beyond those, one that the graph itself sets to zero
+    assert workspaces.get(CUDA, 10)[1].item() == 0
+
+
+def test_a_capture_before_any_other_call_has_a_counter_too(cuda: SimpleNamespace) -> None:
+    cuda.capturing = True
+    partial, counter = memory.Workspaces().get(CUDA, 10)
+    assert partial.numel() == 10
+    assert counter.item() == 0
+
+
+def test_what_would_be_copied_within_a_capture_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "capturing", lambda device: True)
+    with pytest.raises(ValueError, match="make one such call before the capture"):
+        memory.kept(CUDA, lambda: torch.zeros(1))
+
+
+def test_what_is_kept_is_made_in_a_thread_whose_error_is_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Null:
+        def __init__(self, *args: object) -> None: ...
+        def __enter__(self) -> None: ...
+        def __exit__(self, *args: object) -> None: ...
+        def record(self, stream: object) -> None: ...
+        def wait_event(self, event: object) -> None: ...
+
+    import threading
+
+    for name in ("Event", "default_stream", "device", "stream", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, Null)
+    monkeypatch.setattr(memory, "capturing", lambda device: False)
+    here = threading.get_ident()
+    assert memory.kept(CUDA, threading.get_ident) != here
+    with pytest.raises(ZeroDivisionError):
+        memory.kept(CUDA, lambda: 1 // 0)
