@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .latents import Bernoulli, Categorical, Gaussian, LatentSpec, Uniform
-    from .losses import InfoLoss, adversarial_losses, info_loss, information, pack
+    from .losses import InfoLoss, adversarial_losses, head_loss, info_loss, information, pack
     from .run import load
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "LatentSpec",
     "Uniform",
     "adversarial_losses",
+    "head_loss",
     "info_loss",
     "information",
     "load",
