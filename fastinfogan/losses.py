@@ -81,8 +81,8 @@ def info_loss(
         backend: "triton": one kernel launch for loss and gradient, once differentiable, in q
             alone; on CUDA and ROCm tensors, and on CPU tensors under TRITON_INTERPRET=1.
             "reference": PyTorch, as often differentiable as one likes. "compiled": the reference,
-            one compiled callable a layout. "auto": triton where it can,
-            else reference.
+            one compiled callable a layout. "auto": triton on CUDA and ROCm tensors where it can do
+            what is asked, else reference.
         sigma: σ of the continuous codes whose spec says "fixed". A learned log-variance is
             clamped to [-16, 16], with gradient zero outside.
         validate: check the values of `categorical`. None: in eager calls on the CPU only.
