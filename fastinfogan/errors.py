@@ -4,7 +4,7 @@
 class Stop(Exception):
     """An end with an exit code and one line on stderr.
 
-    `said_by_main`: rank 0 prints the line, so this rank need not.
+    `said_by_main`: another rank, mostly rank 0, prints the line, so this rank need not.
     """
 
     exit_code: int
@@ -24,3 +24,12 @@ class NonFiniteLoss(Stop):
     """A loss became NaN or infinite; the last good checkpoint is kept."""
 
     exit_code = 3
+
+
+class LostRank(Stop):
+    """Another rank died, hangs or cannot be reached; the last good checkpoint is kept.
+
+    What ended is no longer there to say why, so each of the others says that it ended.
+    """
+
+    exit_code = 1

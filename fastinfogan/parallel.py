@@ -8,39 +8,105 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from types import FrameType
 from typing import Any, TypeVar
 
 import psutil
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor
 
-from .errors import UserError
+from .errors import LostRank, UserError
 
 T = TypeVar("T")
+# A rank that hangs without closing its connections is given up after these. On the host, ranks
+# wait for rank 0's evaluation; on the device, only for each other's updates.
+DEVICE_TIMEOUT = timedelta(minutes=10)
+HOST_TIMEOUT = timedelta(minutes=30)
 TWO_RANKS = (
     "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 -m fastinfogan.train"
 )
 
 
+class Pending:
+    """An average under way."""
+
+    def __init__(self, finish: Callable[[], None] | None = None) -> None:
+        self._finish = finish
+
+    def wait(self) -> None:
+        """Finish the average: what this stream does next sees it. A second call does nothing.
+
+        On a GPU this orders streams and leaves the host alone; on a CPU it blocks. Raises LostRank.
+        """
+        finish, self._finish = self._finish, None
+        if finish is not None:
+            finish()
+
+
 class Ranks:
-    """This process among its ranks. Single-process runs have one rank and no process group."""
+    """This process among its ranks. Single-process runs have one rank and no process group.
+
+    Every method that talks to other ranks raises LostRank where one of them is gone.
+    """
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
         self.device: torch.device = accelerator.device
         self.rank: int = accelerator.process_index
         self.world_size: int = accelerator.num_processes
-        # Host-side agreements must not touch the device's queue.
-        self._host = dist.new_group(backend="gloo") if self.world_size > 1 else None
+        self._lost = False
+        self._host: dist.ProcessGroup | None = None
+        if self.world_size > 1:
+            # Host-side agreements must not touch the device's queue.
+            with self._together():
+                self._host = dist.new_group(backend="gloo", timeout=HOST_TIMEOUT)
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        try:
+            with _losing_ranks():
+                yield
+        except LostRank:
+            self._lost = True
+            raise
 
     @property
     def is_main(self) -> bool:
         """Whether this rank prints and writes."""
         return self.rank == 0
+
+    def start_average(self, flat: Tensor) -> Pending:
+        """Start averaging a contiguous tensor over the ranks, in place, by one all-reduce.
+
+        Until `wait`, nothing may read or write `flat`; all else goes on beside the all-reduce. D's
+        average is started before G's latents are drawn and G's images made: neither reads what D's
+        update writes (D's parameters, moments and gradients), nor does D's update read what they
+        write (G's activations and running buffers), so the weights are those of the update done in
+        order. D's pass over those images reads D's parameters: `wait` and D's Adam come before it.
+
+        With NCCL this can be captured in a CUDA graph, if `wait` is captured with it.
+        """
+        if self.world_size == 1:
+            return Pending()
+        # gloo is not everywhere able to average
+        native = dist.get_backend() == "nccl"
+        with self._together():
+            work = dist.all_reduce(
+                flat, op=dist.ReduceOp.AVG if native else dist.ReduceOp.SUM, async_op=True
+            )
+
+        def finish() -> None:
+            with self._together():
+                work.wait()
+            if not native:
+                flat.div_(self.world_size)
+
+        return Pending(finish)
 
     def average_(self, tensors: Sequence[Tensor]) -> None:
         """Average the tensors over the ranks, in place, by one all-reduce per dtype."""
@@ -49,8 +115,7 @@ class Ranks:
         for dtype in dict.fromkeys(t.dtype for t in tensors):  # in the same order everywhere
             group = [t for t in tensors if t.dtype == dtype]
             flat = torch.cat([t.reshape(-1) for t in group])
-            dist.all_reduce(flat)
-            flat /= self.world_size
+            self.start_average(flat).wait()
             for tensor, mean in zip(group, flat.split([t.numel() for t in group]), strict=True):
                 tensor.copy_(mean.view(tensor.shape))
 
@@ -59,14 +124,16 @@ class Ranks:
         if self.world_size > 1:
             for tensor in tensors:
                 contiguous = tensor.contiguous()
-                dist.broadcast(contiguous, src=0)
+                with self._together():
+                    dist.broadcast(contiguous, src=0)
                 tensor.copy_(contiguous)
 
     def minimum(self, values: Tensor) -> Tensor:
         """Elementwise minimum over the ranks."""
         if self.world_size > 1:
             values = values.clone()
-            dist.all_reduce(values, op=dist.ReduceOp.MIN)
+            with self._together():
+                dist.all_reduce(values, op=dist.ReduceOp.MIN)
         return values
 
     def most_urgent(self, number: int) -> int:
@@ -74,8 +141,46 @@ class Ranks:
         if self.world_size == 1:
             return number
         flag = torch.tensor(number)
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._host)
+        with self._together():
+            dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._host)
         return int(flag)
+
+    def agree(self, facts: Mapping[str, object]) -> None:
+        """Raise UserError on every rank where one's facts are not rank 0's. Rank 0 prints it."""
+        first, *others = self._gather(dict(facts))
+        for rank, theirs in enumerate(others, start=1):
+            for name, value in theirs.items():
+                if value != first.get(name):
+                    raise UserError(
+                        f"rank {rank} has {name} {value}, rank 0 has {name} {first.get(name)}; "
+                        "start every rank with the same",
+                        said_by_main=not self.is_main,
+                    )
+
+    def on_all(self, work: Callable[[], T]) -> T:
+        """Do `work` on every rank; if it fails on any, fail on all. The lowest of them prints."""
+        result: T
+        failure: Exception | None = None
+        try:
+            result = work()
+        except Exception as error:
+            failure = error
+        said = self._gather(None if failure is None else str(failure))
+        failed = [rank for rank, words in enumerate(said) if words is not None]
+        if not failed:
+            return result
+        if failure is not None and self.rank == failed[0]:
+            raise failure
+        raise UserError(said[failed[0]], said_by_main=True)
+
+    def _gather(self, mine: Any) -> list[Any]:
+        """Every rank's object, by rank."""
+        if self.world_size == 1:
+            return [mine]
+        everyone: list[Any] = [None] * self.world_size
+        with self._together():
+            dist.all_gather_object(everyone, mine, group=self._host)
+        return everyone
 
     def on_main(self, work: Callable[[], T]) -> T:
         """Do `work` on rank 0 and give its result to every rank; if it fails, fail on all."""
@@ -88,7 +193,8 @@ class Ranks:
                 outcome[0] = work()
             except Exception as error:
                 failure, outcome[1] = error, str(error)
-        dist.broadcast_object_list(outcome, src=0, group=self._host)
+        with self._together():
+            dist.broadcast_object_list(outcome, src=0, group=self._host)
         if failure is not None:
             raise failure
         if outcome[1] is not None:
@@ -98,8 +204,27 @@ class Ranks:
 
     def close(self) -> None:
         """Leave the process group; torchrun makes one for a single process too."""
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        if not dist.is_initialized():
+            return
+        if self._lost and dist.group.WORLD is not None:
+            dist.group.WORLD.abort()  # else NCCL waits for a collective that cannot end
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _losing_ranks() -> Iterator[None]:
+    """Turn what a collective raises when another rank is gone into LostRank."""
+    try:
+        yield
+    except RuntimeError as error:
+        words = str(error)
+        # gloo's transport raises plain RuntimeErrors; a failed `enforce` is a mistake of ours
+        transport = "/gloo/" in words and "enforce fail" not in words
+        if not isinstance(error, dist.DistError) and not transport:
+            raise
+        reason = words.partition("] ")[2] if transport else words
+        reason = reason.partition(". ")[0].splitlines()[0]
+        raise LostRank(f"lost another rank ({reason})") from None
 
 
 def start(mixed_precision: str, cpu_only: bool) -> Ranks:
@@ -110,7 +235,11 @@ def start(mixed_precision: str, cpu_only: bool) -> Ranks:
             "the launcher was asked for several processes but started one, as `accelerate launch "
             f"--cpu --num_processes N` does; use `{TWO_RANKS}`"
         )
-    accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu_only)
+    limit = InitProcessGroupKwargs(timeout=DEVICE_TIMEOUT)
+    with _losing_ranks():
+        accelerator = Accelerator(
+            mixed_precision=mixed_precision, cpu=cpu_only, kwargs_handlers=[limit]
+        )
     if accelerator.num_processes != asked:
         raise UserError(
             f"launched as {asked} processes, but Accelerate joined {accelerator.num_processes}; "

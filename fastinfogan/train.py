@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import signal
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import filelock
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from . import checkpoint, data, device, evaluate, metrics, parallel, sample
+from . import checkpoint, data, device, evaluate, metrics, parallel, sample, stream
 from .checkpoint import Checkpoint
 from .cli import guarded, say
 from .config import TrainConfig, check, differences, parse, to_yaml
-from .errors import NonFiniteLoss, UserError
+from .errors import LostRank, NonFiniteLoss, UserError
 from .latents import LatentSpec
 from .losses import info_loss
 from .metrics import Metrics, Stopwatch
@@ -30,6 +28,8 @@ from .run import Loaded, RunDir, write_json
 from .step import Step
 
 AGREE_EVERY = 10  # updates between the ranks' agreements on whether to stop, on GPUs
+# What a rank's machine may have of its own: paths, of which rank 0's count, and threads.
+OF_EACH_RANK = frozenset({"out", "data", "resume", "threads"})
 
 
 class Start(NamedTuple):
@@ -58,6 +58,15 @@ def train(config: TrainConfig) -> int:
         ranks.close()
 
 
+def _shared(config: TrainConfig, environment: dict[str, Any]) -> dict[str, object]:
+    """What every rank must have alike, by the name to show."""
+    versions = environment["packages"]
+    facts = {name: versions[name] for name in ("fastinfogan", "torch")}
+    facts |= {name: environment[name] for name in ("device", "precision")}
+    options = {k: v for k, v in asdict(config).items() if k not in OF_EACH_RANK | {"precision"}}
+    return facts | {f"--{name.replace('_', '-')}": value for name, value in options.items()}
+
+
 class Training:
     """One run: its networks, its folder, its loop."""
 
@@ -66,26 +75,19 @@ class Training:
     ) -> None:
         self.config, self.ranks, self.stop = config, ranks, stop
         self.environment = environment
+        ranks.agree(_shared(config, environment))
         self.spec: LatentSpec = config.spec()
-        self._try_backend()
+        ranks.on_all(self._try_backend)
         self.dir = RunDir(config.run_dir)
         self._lock: filelock.BaseFileLock | None = None  # on rank 0
         # Open the folder first: a wrong one should not cost the time to read the images.
         ranks.on_main(self._open_folder)
-        self.splits = data.load(config.data, image_size=config.image_size, channels=config.channels)
-        images = np.ascontiguousarray(self.splits["train"].images)
-        self.batches = data.BatchSampler(
-            torch.from_numpy(images).to(ranks.device),
-            batch_size=config.batch_size,
-            seed=config.seed,
-            rank=ranks.rank,
-            world_size=ranks.world_size,
-        )
         self.identity = {  # beside the configuration, what alters the weights' path
             "precision": environment["precision"],
             "world_size": ranks.world_size,
-            "data": f"{hashlib.sha256(images.data).hexdigest()[:16]} ({len(images)} images)",
+            "data": ranks.on_all(self._read_images),
         }
+        ranks.agree({"data": self.identity["data"]})
         self.step = Step(config, self.spec, ranks)
         self.metrics = Metrics(self.spec, ranks)
         self.watch = Stopwatch(ranks.device)
@@ -99,6 +101,22 @@ class Training:
             info_loss(q, self.spec, none[1], none[2], backend=self.config.backend)
         except ValueError as error:
             raise UserError(f"--backend {self.config.backend}: {error}") from None
+
+    def _read_images(self) -> str:
+        """Read `splits`, put what is trained on into `batches`; returns its checksum and size."""
+        config, ranks = self.config, self.ranks
+        size = {"image_size": config.image_size, "channels": config.channels}
+        self.splits = data.load(config.data, **size, stream=config.stream)
+        images = self.splits["train"].images
+        self.batches = data.batches(
+            images,
+            ranks.device,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+        )
+        return stream.checksum(images)
 
     # The folder
 
@@ -244,6 +262,25 @@ class Training:
 
     def run(self) -> int:
         """Train to the last step, evaluate, and say how it went."""
+        try:
+            return self._run()
+        except NonFiniteLoss as error:
+            advice = "try a lower --lr-g or --lr-d, or --precision fp32, in another --out"
+            words = f"{error}{self._last_good()}; {advice}"
+            raise NonFiniteLoss(words, not self.ranks.is_main) from None
+        except LostRank as error:
+            words = f"{error}{self._last_good()}; run {self._again()} to go on"
+            raise LostRank(words) from None
+        finally:
+            self.batches.close()
+
+    def _last_good(self) -> str:
+        return f"; {self.good} is the last good checkpoint" if self.good else "; nothing saved"
+
+    def _again(self) -> str:
+        return "again" if self.config.resume != "never" else "again with --resume auto"
+
+    def _run(self) -> int:
         config, ranks = self.config, self.ranks
         start = ranks.on_main(self._resume)
         ranks.broadcast_(t for named in self._tensors().values() for t in named.values())
@@ -261,14 +298,7 @@ class Training:
             self._pictures(start.step)
         else:
             self._announce(start.step)
-            try:
-                stopped = self._loop(start.step)
-            except NonFiniteLoss as error:
-                last = (
-                    f"; {self.good} is the last good checkpoint" if self.good else "; nothing saved"
-                )
-                advice = "try a lower --lr-g or --lr-d, or --precision fp32, in another --out"
-                raise NonFiniteLoss(f"{error}{last}; {advice}", not ranks.is_main) from None
+            stopped = self._loop(start.step)
             if stopped:
                 return 128 + stopped
         ranks.on_main(lambda: self._evaluate(max(start.step, config.steps)))
@@ -292,7 +322,7 @@ class Training:
         received = 0
         with self.stop, Progress(config, self.spec, self.ranks, start) as progress:
             for n in range(start, config.steps):
-                real = data.to_range(self.batches(n), image_range)
+                real = data.to_range(self._batch(n), image_range)
                 terms = self.step(n, real)
                 done = n + 1
                 self.metrics.add(done, *terms)
@@ -319,10 +349,20 @@ class Training:
                     break
             received = received or self._agreed(config.steps, last=True)
         if received:
-            how = "again" if config.resume != "never" else "again with --resume auto"
             name = signal.Signals(received).name
-            self._say(f"{name}: saved after update {done}; run {how} to go on")
+            self._say(f"{name}: saved after update {done}; run {self._again()} to go on")
         return received
+
+    def _batch(self, done: int) -> Tensor:
+        """The next images. Where a streamed one cannot be read, save what one rank has so far."""
+        try:
+            return self.batches(done)
+        except UserError as error:
+            held = 0 if self.good is None else checkpoint.step_of(self.good)
+            if self.ranks.world_size > 1 or done == held:
+                raise
+            self.save(done)
+            raise UserError(f"{error}; saved after update {done}") from None
 
     def _agreed(self, done: int, last: bool) -> int:
         """The signal to stop for, or 0: the same on every rank. Without a look at the device."""
@@ -350,7 +390,7 @@ class Training:
     def _draw(self, done: int) -> None:
         folder, generator = self.dir.samples, self.step.ema.module
         if done == 0:
-            shown = self.batches.images[:100].cpu().numpy()
+            shown = self.splits["train"].images[:100]
             sample.save(sample.grid(shown, 10, "real images"), folder / "real.png")
         for i, name in enumerate(self.spec.names):
             picture = sample.traversal(generator, self.spec, i)  # type: ignore[arg-type]

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
+import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from runs import command, launch, tensors, write_images
+
+from fastinfogan.parallel import Ranks
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 CPU = {"ACCELERATE_USE_CPU": "true"}
@@ -28,6 +33,16 @@ said = {"world_size": ranks.world_size}
 tensors = [torch.tensor([[1.0 + r, 2.0, 3.0 + 4 * r]]).T, torch.full((2, 2), r).double()]
 ranks.average_(tensors)
 said["average"] = [t.tolist() for t in tensors]
+# an average under way, with work beside it
+draw = torch.Generator().manual_seed(r)
+flat, factor = torch.randn(100_000, generator=draw), torch.randn(100, 100, generator=draw)
+[alone] = whole = [flat.clone()]
+ranks.average_(whole)
+pending = ranks.start_average(flat)
+beside = factor @ factor
+pending.wait()
+pending.wait()
+said["start_average"] = [torch.equal(flat, alone), torch.equal(beside, factor @ factor)]
 tensors = [torch.tensor([1.0 + r]), torch.arange(4.0).reshape(2, 2).T.add(r), torch.tensor(7 * r)]
 ranks.broadcast_(tensors)
 said["broadcast"] = [t.tolist() for t in tensors]
@@ -44,6 +59,19 @@ for error in (UserError("full"), KeyError("bug")):
         said[type(error).__name__] = "went on"
     except Exception as caught:
         said[type(error).__name__] = [type(caught).__name__, getattr(caught, "said_by_main", None)]
+for name, facts in {
+    "agree": {"steps": 3}, "agree on the path": {"steps": 3, "path": r}, "agree too": {"lr": 1.0}
+}.items():
+    try:
+        said[name] = ranks.agree(facts)
+    except UserError as caught:
+        said[name] = [str(caught), caught.said_by_main]
+said["on_all"] = ranks.on_all(lambda: r)
+for bad in ((1,), (0, 1)):
+    try:
+        ranks.on_all(lambda: fail(UserError(f"no file on {r}")) if r in bad else None)
+    except UserError as caught:
+        said[f"on_all but {bad}"] = [str(caught), caught.said_by_main]
 ranks.close()
 pathlib.Path(sys.argv[1], f"{r}.json").write_text(json.dumps(said))
 """
@@ -66,10 +94,13 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
     [
         ("world_size", 2),
         ("average", [[[1.5], [2.0], [5.0]], [[0.5, 0.5], [0.5, 0.5]]]),
+        ("start_average", [True, True]),
         ("broadcast", [[1.0], [[0.0, 2.0], [1.0, 3.0]], 0]),
         ("minimum", [4, 3]),
         ("most_urgent", [15, 2]),
         ("on_main", "by rank 0"),
+        ("agree", None),
+        ("agree too", None),
     ],
 )
 def test_every_rank_gets_the_same(
@@ -85,6 +116,102 @@ def test_what_fails_on_rank_0_fails_on_every_rank_and_is_printed_once(
     assert said[1]["UserError"] == ["UserError", True]
     assert said[0]["KeyError"] == ["KeyError", None]
     assert said[1]["KeyError"] == ["UserError", True]
+
+
+def test_ranks_that_disagree_end_with_the_name_and_both_values_printed_once(
+    said: list[dict[str, object]],
+) -> None:
+    line = "rank 1 has path 1, rank 0 has path 0; start every rank with the same"
+    assert [s["agree on the path"] for s in said] == [[line, False], [line, True]]
+
+
+def test_what_fails_on_any_rank_fails_on_every_rank_and_is_printed_once(
+    said: list[dict[str, object]],
+) -> None:
+    assert [s["on_all"] for s in said] == [0, 1]
+    expected = [["no file on 1", True], ["no file on 1", False]]
+    assert [s["on_all but (1,)"] for s in said] == expected
+    expected = [["no file on 0", False], ["no file on 0", True]]
+    assert [s["on_all but (0, 1)"] for s in said] == expected
+
+
+def test_one_rank_is_its_own_average(cpu_ranks: Callable[..., Ranks]) -> None:
+    flat = torch.tensor([1.0, 2.0])
+    cpu_ranks().start_average(flat).wait()
+    assert flat.tolist() == [1.0, 2.0]
+
+
+EQUIVALENCE = """
+import pathlib, sys
+import torch
+from torch import nn
+from fastinfogan import data, parallel
+from fastinfogan.latents import LatentSpec, parse_codes
+from fastinfogan.networks import BatchNorm, initialise, mnist_pair
+from fastinfogan.philox import Stream
+from fastinfogan.step import Networks, Objective, d_grads, g_grads
+
+STEPS, B = 10, 6
+spec = LatentSpec(4, parse_codes("cat3,uniform"))
+ranks = parallel.start("no", cpu_only=True)
+images = torch.randint(256, (60, 8, 8, 1), dtype=torch.uint8,
+                       generator=torch.Generator().manual_seed(1))
+
+class Plain(nn.Module):
+    def forward(self, x, stats=None):
+        return x
+
+def train(batch, rank, world_size, average):
+    networks = Networks(*mnist_pair(spec.input_dim, spec.q_dim, 8, 1))
+    for network in networks:
+        initialise(network, torch.Generator().manual_seed(0))
+        for name, child in list(network.named_children()):
+            if isinstance(child, BatchNorm):
+                setattr(network, name, Plain())
+        network.double()
+    objective = Objective(spec, torch.ones(2, dtype=torch.float64), "openai")
+    d_params, g_params = networks.split("openai")
+    d_adam, g_adam = torch.optim.Adam(d_params, 1e-3), torch.optim.Adam(g_params, 1e-3)
+    batches = data.BatchSampler(images, batch_size=batch, seed=0, rank=rank, world_size=world_size)
+
+    def latents(step, stream):
+        drawn = spec.sample(batch, seed=0, step=step, stream=stream, first_row=rank * batch)
+        return drawn._replace(input=drawn.input.double(), continuous=drawn.continuous.double())
+
+    def update(adam, params, grads):
+        flat = torch.cat([g.reshape(-1) for g in grads])
+        average(flat)
+        for p, g in zip(params, flat.split([p.numel() for p in params])):
+            p.grad = g.view(p.shape)
+        adam.step()
+
+    for step in range(STEPS):
+        real = data.to_range(batches(step), (0.0, 1.0)).double()
+        drawn = latents(step, Stream.D_LATENTS)
+        update(d_adam, d_params, d_grads(networks, objective, d_params, real, drawn)[0])
+        drawn = latents(step, Stream.G_LATENTS)
+        update(g_adam, g_params, g_grads(networks, objective, g_params, drawn)[0])
+    return torch.cat([p.detach().reshape(-1) for p in (*d_params, *g_params)])
+
+two = train(B, ranks.rank, 2, lambda flat: ranks.start_average(flat).wait())
+one = train(2 * B, 0, 1, lambda flat: None)
+half = train(B, ranks.rank, 2, lambda flat: None)
+differences = [float((a - b).abs().max()) for a, b in ((two, one), (half, one))]
+ranks.close()
+pathlib.Path(sys.argv[1], str(ranks.rank)).write_text(" ".join(map(str, differences)))
+"""
+
+
+def test_two_ranks_of_b_are_one_rank_of_2b_in_fp64_without_batchnorm(tmp_path: Path) -> None:
+    script = tmp_path / "equivalence.py"
+    script.write_text(EQUIVALENCE)
+    process = launch(*TORCHRUN, str(script), str(tmp_path), env=CPU)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    for rank in ("0", "1"):
+        averaged, alone = map(float, (tmp_path / rank).read_text().split())
+        assert averaged < 1e-12
+        assert alone > 1e-4  # without the average the ranks go their own ways
 
 
 @pytest.fixture(scope="module")
@@ -140,12 +267,48 @@ def test_a_signal_to_the_launcher_saves_on_two_ranks(data: Path, tmp_path: Path)
     assert tensors(tmp_path, int(match[1]))
 
 
+BUFFERS = """
+import os, pathlib, sys
+import torch
+from fastinfogan import train
+from fastinfogan.step import Step
+
+inner, calls = Step.average_buffers, []
+
+def recorded(self):
+    calls.append({f"model/{prefix}.{name}": buffer.clone()
+                  for prefix, module in self.modules().items()
+                  for name, buffer in module.named_buffers()})
+    inner(self)
+
+Step.average_buffers = recorded
+code = train.main(sys.argv[2:])
+torch.save(calls, pathlib.Path(sys.argv[1], os.environ["RANK"] + ".pt"))
+raise SystemExit(code)
+"""
+
+
+def test_batchnorms_buffers_are_averaged_before_they_are_saved(data: Path, tmp_path: Path) -> None:
+    script = tmp_path / "buffers.py"
+    script.write_text(BUFFERS)
+    options = command(data, tmp_path / "run", "--steps", "2")
+    process = launch(*TORCHRUN, str(script), str(tmp_path), *options, env=CPU)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    # before the first pictures, before the checkpoint, before the last pictures
+    (_, zero, _), (_, one, _) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    saved = tensors(tmp_path / "run", 2)
+    assert len(zero) > 10
+    for name, buffer in zero.items():
+        assert not torch.equal(buffer, one[name])
+        torch.testing.assert_close(saved[name], (buffer + one[name]) / 2)
+
+
 POISON = """
 import pathlib, sys
 import torch
 from fastinfogan import train
 from fastinfogan.step import Step
-import os
 
 inner = Step.__call__
 
@@ -169,3 +332,130 @@ def test_a_non_finite_loss_on_one_rank_ends_both_with_3(data: Path, tmp_path: Pa
     assert [(tmp_path / rank).read_text() for rank in ("0", "1")] == ["3", "3"], errors
     assert errors.count("non-finite g_loss in update 3") == 1
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+# Without a launcher, which would end the other ranks itself.
+
+
+def start_ranks(*options: list[str], script: Path | None = None) -> list[subprocess.Popen[str]]:
+    """A rank for each list of options, of training or of a script that begins with it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    common = {"WORLD_SIZE": str(len(options)), "OMP_NUM_THREADS": "1", **address}
+    what = ("-m", "fastinfogan.train") if script is None else (str(script),)
+    return [
+        launch(*what, *mine, env={**CPU, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank, mine in enumerate(options)
+    ]
+
+
+def ends(ranks: list[subprocess.Popen[str]], timeout: float) -> list[tuple[int, str]]:
+    """(exit code, stderr) of each, within `timeout` seconds."""
+    try:
+        errors = [rank.communicate(timeout=timeout)[1] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    return [(rank.returncode, text) for rank, text in zip(ranks, errors, strict=True)]
+
+
+def test_ranks_of_different_batch_size_both_exit_2_with_one_line(
+    data: Path, tmp_path: Path
+) -> None:
+    same = command(data, tmp_path / "run", "--steps", "2")
+    (zero, said), (one, nothing) = ends(start_ranks(same, [*same, "--batch-size", "8"]), 60)
+    assert (zero, one) == (2, 2)
+    assert said == (
+        "error: rank 1 has --batch-size 8, rank 0 has --batch-size 16; start every rank with the "
+        "same\n"
+    )
+    assert nothing == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_ranks_of_different_images_both_exit_2_with_one_line(data: Path, tmp_path: Path) -> None:
+    fewer = write_images(tmp_path / "fewer.npz", n=60)
+    options = [command(d, tmp_path / "run", "--steps", "2") for d in (data, fewer)]
+    (zero, said), (one, nothing) = ends(start_ranks(*options), 60)
+    assert (zero, one) == (2, 2)
+    line = (
+        r"error: rank 1 has data \w{16} \(54 images\), rank 0 has data \w{16} \(108 images\); .*\n"
+    )
+    assert re.fullmatch(line, said)
+    assert nothing == ""
+
+
+def test_a_rank_that_finds_no_images_ends_both_with_2_and_one_line(
+    data: Path, tmp_path: Path
+) -> None:
+    options = [command(d, tmp_path / "run", "--steps", "2") for d in (data, tmp_path / "none.npz")]
+    (zero, nothing), (one, said) = ends(start_ranks(*options), 60)
+    assert (zero, one) == (2, 2)
+    assert nothing == ""
+    assert said.startswith("rank 1: error: ")
+    assert "none.npz" in said
+    assert said.count("\n") == 1
+
+
+def lost(text: str) -> str:
+    """The line about a lost rank, the only one that is no progress."""
+    assert "Traceback" not in text
+    (line,) = (x for x in text.splitlines() if not re.match(r"\d+/\d+ ", x))
+    return line
+
+
+@pytest.mark.parametrize("dead", [0, 1])
+def test_a_rank_that_is_killed_ends_the_other_with_1_and_one_line_and_the_run_goes_on(
+    data: Path, tmp_path: Path, dead: int
+) -> None:
+    options = ["--checkpoint-every", "4"]
+    ranks = start_ranks(*[command(data, tmp_path, *options, "--steps", "100000")] * 2)
+    while not list(tmp_path.glob("checkpoints/step-*")):
+        assert ranks[dead].poll() is None
+        time.sleep(0.05)
+    ranks[dead].send_signal(signal.SIGSTOP)  # so that the other waits in an all-reduce
+    time.sleep(0.5)
+    ranks[dead].kill()
+    ended = ends(ranks, 30)
+    assert ended[dead][0] == -signal.SIGKILL
+    code, text = ended[1 - dead]
+    assert code == 1
+    prefix = "" if dead == 1 else "rank 1: "
+    match = re.fullmatch(
+        rf"{prefix}error: lost another rank \(.*(?:closed|reset) by peer.*\); "
+        r"(.*/checkpoints/step-(\d+)) is the last good checkpoint; run again to go on",
+        lost(text),
+    )
+    assert match is not None, text
+    assert max(tmp_path.glob("checkpoints/step-*")) == Path(match[1])
+    more = command(data, tmp_path, *options, "--steps", str(int(match[2]) + 1))
+    assert [code for code, _ in ends(start_ranks(more, more), 60)] == [0, 0]
+
+
+IMPATIENT = """
+import sys
+from datetime import timedelta
+from fastinfogan import parallel, train
+parallel.DEVICE_TIMEOUT = parallel.HOST_TIMEOUT = timedelta(seconds=3)
+raise SystemExit(train.main(sys.argv[1:]))
+"""
+
+
+def test_a_rank_that_hangs_is_given_up_after_the_timeout(data: Path, tmp_path: Path) -> None:
+    script = tmp_path / "impatient.py"
+    script.write_text(IMPATIENT)
+    options = command(data, tmp_path / "run", "--checkpoint-every", "4", "--steps", "100000")
+    ranks = start_ranks(options, options, script=script)
+    try:
+        while not list(tmp_path.glob("run/checkpoints/step-*")):
+            assert ranks[1].poll() is None
+            time.sleep(0.05)
+        ranks[1].send_signal(signal.SIGSTOP)
+        code, text = ends(ranks[:1], 30)[0]
+    finally:
+        ranks[1].kill()
+        ranks[1].communicate()
+    assert code == 1
+    assert "lost another rank (Timed out waiting 3000ms" in lost(text)
