@@ -1,7 +1,7 @@
 """Image sources, and the one place where images get the generator's range.
 
-Every source becomes uint8 [N, H, W, C] with optional labels; labels serve evaluation alone. On
-the device the images stay uint8 until a batch is drawn.
+Every source becomes uint8 [N, H, W, C] with optional labels; labels serve evaluation alone. What
+fits is resident: on the device, uint8 until a batch is drawn. What does not is streamed.
 """
 
 from __future__ import annotations
@@ -12,45 +12,70 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from . import philox
 from .errors import UserError
+from .stream import (
+    HELD_OUT_EVERY,
+    ImageFolder,
+    Mode,
+    NpyFile,
+    Source,
+    Stream,
+    Streamed,
+    open_npy,
+    split_rows,
+    wanted,
+)
 
 Split = Literal["train", "test"]
-SPECS = "mnist, fashion-mnist, idx:PATH, npz:PATH or folder:PATH"
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
+SPECS = "mnist, fashion-mnist, idx:PATH, npz:PATH, npy:PATH or folder:PATH"
 _DAMAGE = (OSError, EOFError, ValueError, zlib.error)  # what reading a damaged file raises
-HELD_OUT_EVERY = 10  # of a set without a test split
+ORDERED_AT_ONCE = 2**14  # places of a long epoch's order
 
 
 @dataclass(frozen=True)
 class Images:
     """One split of an image set."""
 
-    images: NDArray[np.uint8]  # [N, H, W, C]
-    labels: NDArray[np.int64] | None  # [N]
+    images: NDArray[np.uint8] | Streamed  # [N, H, W, C]; either is read by a slice or by rows
+    labels: NDArray[np.integer[Any]] | None  # [N]; of a streamed training split None
 
     def __len__(self) -> int:
         return len(self.images)
 
 
-def load(spec: str, *, image_size: int, channels: int, advise: bool = True) -> dict[Split, Images]:
-    """Read both splits of the set that `spec` names.
+def load(
+    spec: str,
+    *,
+    image_size: int,
+    channels: int,
+    stream: Mode = "auto",
+    advise: bool = True,
+) -> dict[Split, Images]:
+    """Read both splits of the set that `spec` names, or open them (`stream`) to be read later.
 
-    A set without a test split holds out every tenth image for it. Raises UserError, in one line,
-    when nothing is found, a file is not what it should be, or the images are of another size
-    (`advise`: the line names the options that would take them).
+    A set without a test split holds out every tenth image for it. "auto" streams an npy file or a
+    folder that takes over 4 GiB decoded, or over a quarter of the available memory shared by the
+    ranks of this machine; "always" any. Raises UserError, in one line, when nothing is found, a
+    file is not what it should be, or the images are of another size (`advise`: the line names the
+    options that would take them).
     """
     name, _, path = spec.partition(":")
+    if stream == "always" and not can_stream(spec):
+        raise UserError(f"--stream always: npy:PATH and folder:PATH can be streamed, not {spec}")
     if name == "folder" and path:
-        splits = _split(_read_folder(Path(path), image_size, channels))
+        folder = ImageFolder(Path(path), image_size, channels)
+        splits = _opened(folder, folder.labels, stream)
+    elif name == "npy" and path:
+        file = NpyFile(Path(path))
+        splits = _opened(file, _npy_labels(file), stream)
     elif name == "npz" and path:
         splits = _split(_read_npz(Path(path)))
     elif name == "idx" and path:
@@ -62,19 +87,24 @@ def load(spec: str, *, image_size: int, channels: int, advise: bool = True) -> d
     else:
         raise UserError(f"--data {spec}: expected {SPECS}")
     for split, data in splits.items():
-        _check_shape(f"--data {spec}", split, data.images, image_size, channels, advise)
+        _check_shape(f"--data {spec}", split, data.images.shape, image_size, channels, advise)
     return splits
+
+
+def can_stream(spec: str) -> bool:
+    """Whether the set that `spec` names can be streamed."""
+    return spec.startswith(("npy:", "folder:"))
 
 
 def _check_shape(
     where: str,
     split: Split,
-    images: NDArray[np.uint8],
+    shape: tuple[int, ...],
     image_size: int,
     channels: int,
     advise: bool,
 ) -> None:
-    count, height, width, depth = images.shape
+    count, height, width, depth = shape
     if (height, width) != (image_size, image_size):
         advice = "use folder:PATH, which resizes, or crop them to squares"
         if height == width:
@@ -188,41 +218,25 @@ def _read_npz(path: Path) -> Images:
     return Images(images, None if labels is None else _labels(labels, len(images), path))
 
 
-def _read_folder(folder: Path, image_size: int, channels: int) -> Images:
-    """Every image below the folder; where all lie in sub-folders, these are the labels."""
-    if not folder.is_dir():
-        raise UserError(f"--data folder:{folder}: no such folder")
-    if channels not in (1, 3):
-        raise UserError(f"--channels: an image folder gives 1 (gray) or 3 (colour), got {channels}")
-    paths = sorted(
-        p
-        for p in folder.rglob("*")
-        if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")
-    )
-    if not paths:
-        known = " ".join(sorted(IMAGE_SUFFIXES))
-        raise UserError(f"--data folder:{folder}: no images found below it ({known})")
-    out = np.empty((len(paths), image_size, image_size, channels), np.uint8)
-    for i, path in enumerate(paths):
-        try:
-            with Image.open(path) as image:
-                square = _square(image, image_size, "L" if channels == 1 else "RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UserError(f"{path}: not a readable image ({error})") from None
-        out[i] = np.asarray(square).reshape(image_size, image_size, channels)
-    classes = [p.relative_to(folder).parts[0] for p in paths if p.parent != folder]
-    labels = np.unique(classes, return_inverse=True)[1] if len(classes) == len(paths) else None
-    return Images(out, None if labels is None else labels.astype(np.int64))
+def _npy_labels(file: NpyFile) -> NDArray[np.integer[Any]] | None:
+    """Of images.npy, images.labels.npy, mapped as they are."""
+    path = file.path.with_suffix(".labels.npy")
+    return _check_labels(open_npy(path), file.shape[0], path) if path.is_file() else None
 
 
-def _square(image: Image.Image, size: int, mode: str) -> Image.Image:
-    """The central square, upright, the shorter side scaled to `size`."""
-    if image.mode.startswith("I;16"):  # convert() would clip
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ValueError(f"mode {image.mode}: expected 8 or 16 bits a channel")
-    upright = ImageOps.exif_transpose(image).convert(mode)
-    return ImageOps.fit(upright, (size, size), method=Image.Resampling.LANCZOS)
+def _opened(
+    source: Source, labels: NDArray[np.integer[Any]] | None, stream: Mode
+) -> dict[Split, Images]:
+    """Both splits of a source, streamed or read into memory."""
+    train, test = Streamed(source, held_out=False), Streamed(source, held_out=True)
+    if wanted(stream, train.nbytes + test.nbytes):
+        source.scatter()
+        held_out = None if labels is None else labels[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY]
+        return {"train": Images(train, None), "test": Images(test, held_out)}
+    return {
+        "train": Images(train[:], _labels_of(labels, held_out=False)),
+        "test": Images(test[:], _labels_of(labels, held_out=True)),
+    }
 
 
 def _with_channel(images: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
@@ -236,20 +250,29 @@ def _with_channel(images: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
 
 
 def _labels(labels: NDArray[np.generic], n: int, path: Path) -> NDArray[np.int64]:
+    return _check_labels(labels, n, path).astype(np.int64)
+
+
+def _check_labels(labels: NDArray[Any], n: int, path: Path) -> NDArray[np.integer[Any]]:
     if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer):
         raise UserError(
             f"{path}: labels must be {n} integers, got {labels.dtype} {list(labels.shape)}"
         )
-    return labels.astype(np.int64)
+    return labels
+
+
+def _labels_of(labels: NDArray[np.integer[Any]] | None, held_out: bool) -> NDArray[np.int64] | None:
+    if labels is None:
+        return None
+    return labels[split_rows(len(labels), held_out)].astype(np.int64)
 
 
 def _split(data: Images) -> dict[Split, Images]:
-    held_out = np.arange(len(data)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+    def part(held_out: bool) -> Images:
+        rows = split_rows(len(data), held_out)
+        return Images(data.images[rows], _labels_of(data.labels, held_out))
 
-    def part(chosen: NDArray[np.bool_]) -> Images:
-        return Images(data.images[chosen], None if data.labels is None else data.labels[chosen])
-
-    return {"train": part(~held_out), "test": part(held_out)}
+    return {"train": part(held_out=False), "test": part(held_out=True)}
 
 
 def to_range(images: Tensor, image_range: tuple[float, float]) -> Tensor:
@@ -266,12 +289,54 @@ def from_range(images: Tensor, image_range: tuple[float, float]) -> Tensor:
     return scaled.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
-class BatchSampler:
-    """Which images each update sees: a function of (seed, step, rank), computed on the device.
+class Order:
+    """Which images each update sees: a function of (seed, step, rank).
 
     Each epoch is a permutation keyed by (seed, epoch), cut into global batches; what is left over
-    at its end is skipped.
+    at its end is skipped. Of an epoch of over 2^20 images a part of its order is held at a time.
     """
+
+    def __init__(
+        self,
+        n: int,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | None = None,
+    ) -> None:
+        global_batch = batch_size * world_size
+        if n < global_batch:
+            raise UserError(
+                f"{n} training images are fewer than one global batch of {global_batch}"
+                f" ({batch_size} x {world_size} ranks); lower --batch-size"
+            )
+        self.n, self._device = n, device
+        self.batch_size, self.global_batch = batch_size, global_batch
+        self.seed, self.first = seed, rank * batch_size
+        self.per_epoch = n // global_batch
+        at_once = n if n <= philox.WHOLE else ORDERED_AT_ONCE
+        self._per_part = max(at_once // global_batch, 1)  # batches
+        self._held, self._part = (-1, -1), torch.empty(0, dtype=torch.int64)
+
+    def indices(self, step: int) -> Tensor:
+        """This rank's image indices in update `step` (from 0), int64 [batch_size]."""
+        epoch, batch = divmod(step, self.per_epoch)
+        part, batch = divmod(batch, self._per_part)
+        if (epoch, part) != self._held:
+            size = self._per_part * self.global_batch
+            start, stop = part * size, min((part + 1) * size, self.n)
+            self._part = philox.permuted(
+                start, stop, self.n, seed=self.seed, epoch=epoch, device=self._device
+            )
+            self._held = (epoch, part)
+        start = batch * self.global_batch + self.first
+        return self._part[start : start + self.batch_size]
+
+
+class BatchSampler(Order):
+    """The batches of resident images, picked on their device."""
 
     def __init__(
         self,
@@ -282,29 +347,38 @@ class BatchSampler:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        global_batch = batch_size * world_size
-        if len(images) < global_batch:
-            raise UserError(
-                f"{len(images)} training images are fewer than one global batch of {global_batch}"
-                f" ({batch_size} x {world_size} ranks); lower --batch-size"
-            )
+        super().__init__(
+            len(images),
+            batch_size=batch_size,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            device=images.device,
+        )
         self.images = images
-        self.batch_size, self.global_batch = batch_size, global_batch
-        self.seed, self.first = seed, rank * batch_size
-        self.per_epoch = len(images) // global_batch
-        self._epoch, self._permutation = -1, torch.empty(0, dtype=torch.int64)
-
-    def indices(self, step: int) -> Tensor:
-        """This rank's image indices in update `step` (from 0), int64 [batch_size]."""
-        epoch, batch = divmod(step, self.per_epoch)
-        if epoch != self._epoch:
-            self._permutation = philox.permutation(
-                len(self.images), seed=self.seed, epoch=epoch, device=self.images.device
-            )
-            self._epoch = epoch
-        start = batch * self.global_batch + self.first
-        return self._permutation[start : start + self.batch_size]
 
     def __call__(self, step: int) -> Tensor:
         """The images themselves, uint8 [batch_size, H, W, C]."""
         return self.images.index_select(0, self.indices(step))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def batches(
+    images: NDArray[np.uint8] | Streamed,
+    device: torch.device,
+    *,
+    batch_size: int,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> BatchSampler | Stream:
+    """What gives update `step` (from 0) its images on `device`, uint8 [batch_size, H, W, C]."""
+    if not isinstance(images, Streamed):
+        resident = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+        return BatchSampler(
+            resident, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
+        )
+    order = Order(len(images), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
+    return Stream(images, order.indices, device)

@@ -14,7 +14,7 @@ import tyro
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import classifier, data, philox
+from . import classifier, data, philox, stream
 from .cli import run_command
 from .errors import UserError
 from .latents import Categorical, LatentSpec
@@ -24,6 +24,7 @@ from .run import Loaded, RunDir, load_all, write_json
 
 LEAST_IMAGES = 2000  # below it a Fréchet distance in 128 dimensions means nothing
 GENERATED = 10_000
+MOST_REAL = 10_000  # of the test images
 CHUNK = 500
 
 
@@ -46,7 +47,8 @@ def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
     loaded, run_config, found = load_all(config.run)
     name = run_config.data if config.data is None else data.absolute(config.data)
     size = {"image_size": run_config.image_size, "channels": run_config.channels}
-    splits = data.load(name, **size, advise=False)
+    reading: stream.Mode = "always" if data.can_stream(name) else "never"  # not all is looked at
+    splits = data.load(name, **size, stream=reading, advise=False)
     return write(RunDir(config.run), found.step, name, evaluate(loaded, splits, seed=config.seed))
 
 
@@ -60,7 +62,7 @@ def write(run: RunDir, step: int, name: str, result: dict[str, Any]) -> dict[str
 def evaluate(
     loaded: Loaded, splits: dict[data.Split, data.Images], *, seed: int = 0
 ) -> dict[str, Any]:
-    """Measure networks in eval mode, on their device.
+    """Measure networks in eval mode, on their device, on at most 10,000 test images, evenly spaced.
 
     Returns a plain dict:
         code_scored, code_accuracy, purity, nmi, ari: how well the classes that Q gives the test
@@ -68,26 +70,28 @@ def evaluate(
             null without labels or without a categorical code.
         information: lower bound H(c) − NLL of each code on generated images, in nats; entropy, the
             H(c) of each.
-        frechet: Fréchet distance of generated images from as many test images (at most 10,000) in
-            the features of the fixed classifier, with frechet_floor, that of as many training
-            images. null where the classifier does not apply or there are under 2,000 images.
+        frechet: Fréchet distance of generated images from as many test images in the features of
+            the fixed classifier, with frechet_floor, that of as many training images. null
+            where the classifier does not apply or there are under 2,000 images.
         images: the number of images behind each.
     """
     generator, discriminator, spec = loaded
     device = next(generator.parameters()).device
 
     train, test = splits["train"], splits["test"]
-    real = torch.from_numpy(np.ascontiguousarray(test.images)).to(device)
-    matching = _score_codes(discriminator, spec, real, generator.image_range, test.labels)
+    rows = stream.evenly(len(test), MOST_REAL)
+    real = torch.from_numpy(test.images[rows]).to(device)
+    labels = None if test.labels is None else test.labels[rows].astype(np.int64)
+    matching = _score_codes(discriminator, spec, real, generator.image_range, labels)
     fakes, bound = _generate(generator, discriminator, spec, GENERATED, seed)
     frechet, floor = None, None
-    n = min(len(test), GENERATED)
+    n = min(len(real), GENERATED)
     if classifier.applies_to(test.images.shape[1], test.images.shape[3]) and n >= LEAST_IMAGES:
         network = classifier.load().to(device)
         test_features = _features(network, real[:n])
         frechet = frechet_distance(_features(network, fakes[:n]), test_features)
         if len(train) >= n:
-            chosen = philox.permutation(len(train), seed=seed, epoch=0)[:n].numpy()
+            chosen = philox.permuted(0, n, len(train), seed=seed, epoch=0).numpy()
             others = torch.from_numpy(train.images[chosen]).to(device)
             floor = frechet_distance(_features(network, others), test_features)
     return {
@@ -98,7 +102,7 @@ def evaluate(
         "frechet_floor": floor,
         "frechet_features": None if frechet is None else "mnist-classifier",
         "images": {
-            "codes": 0 if matching["code_scored"] is None else len(test),
+            "codes": 0 if matching["code_scored"] is None else len(real),
             "information": GENERATED,
             "frechet": 0 if frechet is None else n,
             "frechet_floor": 0 if floor is None else n,

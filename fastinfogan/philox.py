@@ -17,6 +17,8 @@ from torch import Tensor
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
+WHOLE = 2**20  # up to here a permutation is sorted whole, beyond it is computed place by place
+_ROUNDS = 6
 
 
 class Stream(IntEnum):
@@ -26,6 +28,7 @@ class Stream(IntEnum):
     G_LATENTS = 1
     PERMUTATION = 2
     SAMPLES = 3
+    ORDER = 4
 
 
 def philox4x32(counter: tuple[Tensor, ...], key: tuple[int, int]) -> tuple[Tensor, ...]:
@@ -102,3 +105,58 @@ def permutation(
     """A permutation of 0 … n-1, int64 [n], that depends on (seed, epoch) alone on any device."""
     pair = words(n, 2, seed=seed, step=epoch, stream=Stream.PERMUTATION, device=device)
     return ((pair[:, 0] << 31) | (pair[:, 1] >> 1)).argsort(stable=True)
+
+
+def permuted(
+    start: int,
+    stop: int,
+    n: int,
+    *,
+    seed: int,
+    epoch: int,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Places start … stop-1 of a permutation of 0 … n-1 keyed by (seed, epoch), int64 [stop-start].
+
+    Up to `WHOLE` it is `permutation`. Beyond, memory and time are those of the places asked for:
+    the places are computed on the CPU, and a GPU is not waited for.
+    """
+    if n <= WHOLE:
+        return permutation(n, seed=seed, epoch=epoch, device=device)[start:stop]
+    out = encipher(torch.arange(start, stop), n, seed=seed, epoch=epoch)
+    if torch.device(device or "cpu").type == "cuda":
+        return out.pin_memory().to(device, non_blocking=True)
+    return out.to(device)
+
+
+def encipher(places: Tensor, n: int, *, seed: int, epoch: int) -> Tensor:
+    """The values at `places` (int64, in [0, n)) of a permutation of 0 … n-1: int64, as many.
+
+    An alternating Feistel network on pairs (left, right) of [0, a) × [0, b), with a·b just above n,
+    whose round function is Philox; what falls outside [0, n) goes through again until it is inside
+    (cycle walking). Black and Rogaway, "Ciphers with arbitrary finite domains" (CT-RSA 2002). Both
+    steps are bijections, so this is one for every n, seed and epoch.
+    """
+    a = math.isqrt(n - 1) + 1
+    b = -(-n // a)
+    out = _feistel(places, a, b, seed, epoch)
+    outside = (out >= n).nonzero().flatten()
+    while len(outside):
+        out[outside] = _feistel(out[outside], a, b, seed, epoch)
+        outside = outside[out[outside] >= n]
+    return out
+
+
+def _feistel(x: Tensor, a: int, b: int, seed: int, epoch: int) -> Tensor:
+    key = (seed & _MASK, (seed >> 32) & _MASK)
+    left, right = x // b, x % b
+
+    def word(half: Tensor, turn: int) -> Tensor:
+        rest = (turn, epoch & _MASK, Stream.ORDER)
+        counter = (half & _MASK, *(torch.full_like(half, value) for value in rest))
+        return philox4x32(counter, key)[0]
+
+    for turn in range(0, _ROUNDS, 2):
+        left = (left + word(right, turn)) % a
+        right = (right + word(left, turn + 1)) % b
+    return left * b + right

@@ -105,8 +105,12 @@ class Training:
     def _read_images(self) -> str:
         """Read `splits`, put what is trained on into `batches`; returns its checksum and size."""
         config, ranks = self.config, self.ranks
-        size = {"image_size": config.image_size, "channels": config.channels}
-        self.splits = data.load(config.data, **size, stream=config.stream)
+        self.splits = data.load(
+            config.data,
+            image_size=config.image_size,
+            channels=config.channels,
+            stream=config.stream,
+        )
         images = self.splits["train"].images
         self.batches = data.batches(
             images,

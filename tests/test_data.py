@@ -67,8 +67,9 @@ def compressible_noise() -> np.ndarray:
 
 def numbers(images: data.Images) -> list[int]:
     """Which of `numbered`'s images these are."""
-    first = images.images[:, 0, 0, 0]
-    assert (images.images == first[:, None, None, None]).all()
+    read = images.images[:]
+    first = read[:, 0, 0, 0]
+    assert (read == first[:, None, None, None]).all()
     return first.tolist()
 
 
