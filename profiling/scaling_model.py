@@ -1,0 +1,136 @@
+"""What data parallelism should cost on many GPUs: `python profiling/scaling_model.py`.
+
+A model, not a measurement: prints the tables of docs/scaling.md from the constants below. Every
+rank has its own batch of B images, and N ranks should take no longer than one:
+
+    efficiency(B) = step(B) / (step(B) + exposed_D(B) + exposed_G)
+
+step(B) is a floor, for what the host or the graph launches, and the arithmetic; G's all-reduce is
+exposed whole, D's as far as G's latents and forward, which run beside it, are shorter.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from fastinfogan.presets import PRESETS
+from fastinfogan.step import build
+
+# Assumed, all of it but the first two lines.
+FLOP_STEP = 316e6  # an image: 185e6 in D's step, 131e6 in G's
+FLOP_G_FORWARD = 26.2e6  # an image
+RATE = 100e12  # FLOP/s of these networks in bf16: a tenth of an H100's dense peak
+FLOOR = 1e-3  # s a step that does not shrink with B: some 300 kernels of 3 µs
+FLOOR_G_FORWARD = 0.05e-3  # s, of it G's latents and forward: some 15 kernels
+BASE = 15e-6  # s: launching a collective, and its first and last copy
+GPUS_A_NODE = 8
+BYTES = 4  # of a gradient: fp32
+
+
+@dataclass(frozen=True)
+class Link:
+    """One GPU's or node's way to its neighbour."""
+
+    bandwidth: float  # B/s in each direction, as it arrives
+    latency: float  # s a message
+
+
+NVLINK = Link(0.8 * 450e9, 1e-6)  # H100, through NVSwitch
+RAIL = Link(0.8 * 400e9 / 8, 5e-6)  # 400 Gb/s a GPU: InfiniBand, or Ethernet with RDMA
+ETHERNET = Link(0.8 * 100e9 / 8, 30e-6)  # 100 Gb/s a node: TCP
+
+SIZES = (8, 64, 512)
+BATCHES = (128, 512, 2048, 8192)
+
+
+def all_reduce(size: float, ranks: int, link: Link) -> float:
+    """Seconds for `size` bytes: the better of a ring and a double binary tree."""
+    if ranks == 1:
+        return 0.0
+    ring = 2 * (ranks - 1) * link.latency + 2 * (ranks - 1) / ranks * size / link.bandwidth
+    tree = 2 * math.ceil(math.log2(ranks)) * link.latency + 2 * size / link.bandwidth
+    return min(ring, tree)
+
+
+def in_nodes(size: float, gpus: int, link: Link, ways: int) -> float:
+    """Nodes of eight: reduce-scatter and gather over NVLink, all-reduce between nodes.
+
+    `ways`: network cards a node, each of which carries its share.
+    """
+    within = all_reduce(size, min(gpus, GPUS_A_NODE), NVLINK)
+    return BASE + within + all_reduce(size / ways, max(gpus // GPUS_A_NODE, 1), link)
+
+
+ETHERNET_BETWEEN = "NVLink, 100 Gb/s Ethernet between nodes"
+FABRICS = {
+    "NVLink, 8×400 Gb/s between nodes": lambda size, n: in_nodes(size, n, RAIL, GPUS_A_NODE),
+    ETHERNET_BETWEEN: lambda size, n: in_nodes(size, n, ETHERNET, 1),
+    "100 Gb/s Ethernet, one GPU a node": lambda size, n: BASE + all_reduce(size, n, ETHERNET),
+}
+
+
+def step(batch: float) -> float:
+    """Seconds of one rank's update without others."""
+    return FLOOR + batch * FLOP_STEP / RATE
+
+
+def hidden(batch: float) -> float:
+    """Seconds of work that D's all-reduce runs beside."""
+    return FLOOR_G_FORWARD + batch * FLOP_G_FORWARD / RATE
+
+
+def efficiency(batch: float, d: float, g: float) -> float:
+    """Of N ranks over one, at `batch` a rank and all-reduces of d and g seconds."""
+    return step(batch) / (step(batch) + max(d - hidden(batch), 0) + g)
+
+
+def batch_for(wanted: float, d: float, g: float) -> int:
+    """The smallest batch a rank whose efficiency reaches `wanted`."""
+    low, high = 0, 2**30
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if efficiency(middle, d, g) >= wanted else (middle, high)
+    return high
+
+
+def parameters() -> tuple[int, int]:
+    """Of D with Q and of G, counted in the mnist preset's networks."""
+    config = PRESETS["mnist"]
+    networks = build(config, config.spec())
+    d, g = networks.split(config.routing)
+    return sum(p.numel() for p in d), sum(p.numel() for p in g)
+
+
+def tables() -> str:
+    """docs/scaling.md's tables, in Markdown."""
+    d_count, g_count = parameters()
+    d_bytes, g_bytes = BYTES * d_count, BYTES * g_count
+    lines = [
+        "| player | parameters | bytes averaged per update |",
+        "|---|---|---|",
+        f"| D with Q | {d_count:,} | {d_bytes:,} |",
+        f"| G | {g_count:,} | {g_bytes:,} |",
+        f"| both | {d_count + g_count:,} | {d_bytes + g_bytes:,} |",
+        "",
+        "| fabric | GPUs | D's + G's all-reduce, ms | "
+        + " | ".join(f"B = {b:,}" for b in BATCHES)
+        + " | B for 90 % |",
+        "|---|---|---|" + "---|" * (len(BATCHES) + 1),
+        "| step of one GPU, ms | 1 | 0 | "
+        + " | ".join(f"{step(b) * 1e3:.2f}" for b in BATCHES)
+        + " | |",
+    ]
+    for name, seconds in FABRICS.items():
+        for n in SIZES if name != ETHERNET_BETWEEN else SIZES[1:]:  # 8 are one node, as above
+            d, g = seconds(d_bytes, n), seconds(g_bytes, n)
+            cells = " | ".join(f"{efficiency(b, d, g):.0%}".replace("%", " %") for b in BATCHES)
+            needed = batch_for(0.9, d, g)
+            unit = 10 ** max(len(str(needed)) - 2, 0)  # the assumptions carry two digits
+            shown = math.ceil(needed / unit) * unit
+            lines.append(f"| {name} | {n} | {(d + g) * 1e3:.2f} | {cells} | {shown:,} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(tables())
