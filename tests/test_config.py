@@ -24,6 +24,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "seed": ("9", 9),
     "precision": ("fp32", "fp32"),
     "data": ("npz:my images.npz", "npz:my images.npz"),
+    "stream": ("always", "always"),
     "out": ("some/where", Path("some/where")),
     "resume": ("never", "never"),
     "backend": ("reference", "reference"),
@@ -50,6 +51,7 @@ OPTIONS = [name for name in FIELDS if name != "preset"]
 FREE = {
     "precision",  # what these two resolve to is compared with the checkpoint
     "data",
+    "stream",
     "steps",
     "out",
     "resume",
