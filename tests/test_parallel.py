@@ -273,6 +273,7 @@ import torch
 from fastinfogan import train
 from fastinfogan.step import Step
 
+train.Training._draw = train.Training._evaluate = lambda *_: None  # they take time
 inner, calls = Step.average_buffers, []
 
 def recorded(self):
@@ -305,7 +306,7 @@ def test_batchnorms_buffers_are_averaged_before_they_are_saved(data: Path, tmp_p
 
 
 POISON = """
-import pathlib, sys
+import os, pathlib, sys
 import torch
 from fastinfogan import train
 from fastinfogan.step import Step
@@ -430,6 +431,8 @@ def test_a_rank_that_is_killed_ends_the_other_with_1_and_one_line_and_the_run_go
     )
     assert match is not None, text
     assert max(tmp_path.glob("checkpoints/step-*")) == Path(match[1])
+    if dead == 1:
+        return  # once is enough for what follows
     more = command(data, tmp_path, *options, "--steps", str(int(match[2]) + 1))
     assert [code for code, _ in ends(start_ranks(more, more), 60)] == [0, 0]
 
@@ -443,6 +446,7 @@ raise SystemExit(train.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_is_given_up_after_the_timeout(data: Path, tmp_path: Path) -> None:
     script = tmp_path / "impatient.py"
     script.write_text(IMPATIENT)
