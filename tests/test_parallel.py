@@ -20,6 +20,34 @@ from fastinfogan.parallel import Ranks
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 CPU = {"ACCELERATE_USE_CPU": "true"}
 
+
+def start_ranks(*options: list[str], script: Path | None = None) -> list[subprocess.Popen[str]]:
+    """A rank for each list of options, of training or a script, without a launcher.
+
+    A launcher takes its time, and would itself end the ranks that are left.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    common = {"WORLD_SIZE": str(len(options)), "OMP_NUM_THREADS": "1", **address}
+    what = ("-m", "fastinfogan.train") if script is None else (str(script),)
+    return [
+        launch(*what, *mine, env={**CPU, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank, mine in enumerate(options)
+    ]
+
+
+def ends(ranks: list[subprocess.Popen[str]], timeout: float) -> list[tuple[int, str]]:
+    """(exit code, stderr) of each, within `timeout` seconds."""
+    try:
+        errors = [rank.communicate(timeout=timeout)[1] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    return [(rank.returncode, text) for rank, text in zip(ranks, errors, strict=True)]
+
+
 COLLECTIVES = """
 import json, pathlib, sys
 import torch
@@ -205,9 +233,8 @@ pathlib.Path(sys.argv[1], str(ranks.rank)).write_text(" ".join(map(str, differen
 def test_two_ranks_of_b_are_one_rank_of_2b_in_fp64_without_batchnorm(tmp_path: Path) -> None:
     script = tmp_path / "equivalence.py"
     script.write_text(EQUIVALENCE)
-    process = launch(*TORCHRUN, str(script), str(tmp_path), env=CPU)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
+    for code, errors in ends(start_ranks([str(tmp_path)], [str(tmp_path)], script=script), 60):
+        assert code == 0, errors
     for rank in ("0", "1"):
         averaged, alone = map(float, (tmp_path / rank).read_text().split())
         assert averaged < 1e-12
@@ -292,10 +319,9 @@ raise SystemExit(code)
 def test_batchnorms_buffers_are_averaged_before_they_are_saved(data: Path, tmp_path: Path) -> None:
     script = tmp_path / "buffers.py"
     script.write_text(BUFFERS)
-    options = command(data, tmp_path / "run", "--steps", "2")
-    process = launch(*TORCHRUN, str(script), str(tmp_path), *options, env=CPU)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
+    options = [str(tmp_path), *command(data, tmp_path / "run", "--steps", "2")]
+    for code, errors in ends(start_ranks(options, options, script=script), 60):
+        assert code == 0, errors
     # before the first pictures, before the checkpoint, before the last pictures
     (_, zero, _), (_, one, _) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     saved = tensors(tmp_path / "run", 2)
@@ -333,33 +359,6 @@ def test_a_non_finite_loss_on_one_rank_ends_both_with_3(data: Path, tmp_path: Pa
     assert [(tmp_path / rank).read_text() for rank in ("0", "1")] == ["3", "3"], errors
     assert errors.count("non-finite g_loss in update 3") == 1
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
-
-
-# Without a launcher, which would end the other ranks itself.
-
-
-def start_ranks(*options: list[str], script: Path | None = None) -> list[subprocess.Popen[str]]:
-    """A rank for each list of options, of training or of a script that begins with it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    common = {"WORLD_SIZE": str(len(options)), "OMP_NUM_THREADS": "1", **address}
-    what = ("-m", "fastinfogan.train") if script is None else (str(script),)
-    return [
-        launch(*what, *mine, env={**CPU, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank, mine in enumerate(options)
-    ]
-
-
-def ends(ranks: list[subprocess.Popen[str]], timeout: float) -> list[tuple[int, str]]:
-    """(exit code, stderr) of each, within `timeout` seconds."""
-    try:
-        errors = [rank.communicate(timeout=timeout)[1] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    return [(rank.returncode, text) for rank, text in zip(ranks, errors, strict=True)]
 
 
 def test_ranks_of_different_batch_size_both_exit_2_with_one_line(
