@@ -7,9 +7,10 @@ import pickle
 import signal
 import subprocess
 import time
-from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import psutil
@@ -142,7 +143,7 @@ def test_batches_come_in_the_resident_order_from_any_step_on(
     sets: dict[str, str], workers: int, rank: int
 ) -> None:
     streamed, resident = (load(sets["npy"], mode)["train"] for mode in ("always", "never"))
-    order = {"batch_size": 8, "seed": 3, "rank": rank, "world_size": 2}
+    order: dict[str, Any] = {"batch_size": 8, "seed": 3, "rank": rank, "world_size": 2}
     there = data.batches(resident.images, CPU, **order)
     rows = data.Order(len(streamed), **order)
     assert isinstance(streamed.images, stream.Streamed)
@@ -272,7 +273,7 @@ def test_evenly_spaced_rows_are_distinct_and_reach_over_the_whole(n: int, most: 
 def test_auto_streams_beyond_4_gib_or_a_quarter_of_the_available_memory(
     monkeypatch: pytest.MonkeyPatch, nbytes: int, available: int, ranks: int, streamed: bool
 ) -> None:
-    memory = namedtuple("memory", "available")(available)
+    memory = SimpleNamespace(available=available)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
     assert stream.wanted("auto", nbytes) is streamed
