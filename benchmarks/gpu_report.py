@@ -215,7 +215,7 @@ def step(machine: Machine, budget: Budget, report: Report) -> None:
     from fastinfogan.step import Step
 
     class PlainSampling(Step):
-        def _latents(self, step: int, stream: Any, batch: int) -> Any:
+        def _latents(self, step: Any, stream: Any, batch: int) -> Any:
             where = {"seed": self.config.seed, "step": step, "stream": stream}
             return self.spec.sample(batch, device=self.ranks.device, backend="reference", **where)
 

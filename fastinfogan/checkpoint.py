@@ -107,7 +107,12 @@ def save(
             temporary.mkdir()
             files = {}
             for stem, named in tensors.items():
-                data = to_bytes({k: v.detach().cpu().contiguous() for k, v in named.items()})
+                data = to_bytes(
+                    {
+                        k: v.detach().cpu().clone(memory_format=torch.contiguous_format)
+                        for k, v in named.items()
+                    }
+                )
                 files[f"{stem}.safetensors"] = _fingerprint(data)
                 _write_and_sync(temporary / f"{stem}.safetensors", data)
             manifest = {"step": step, "files": files, "meta": meta}

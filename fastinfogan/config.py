@@ -20,6 +20,8 @@ except ImportError:  # the step and the presets serve without the command line, 
 Preset = Literal["mnist", "mnist-paper"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Routing = Literal["openai", "head", "generator-step"]
+StepMode = Literal["alternating", "shared"]
+Switch = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,9 @@ class TrainConfig:
     routing: Routing = "openai"
     """Whom the information gradient trains. openai: trunk and Q in D's step, G in G's. head: Q's
     own layers and G, not the trunk. generator-step: G and Q's own layers, both in G's step."""
+    step: StepMode = "alternating"
+    """alternating: D moves, then G answers it (the paper's). shared: one pass of G, and of D over
+    its images, serves both, which move at once; faster."""
     lr_d: float = 2e-4
     """Adam's learning rate for D and Q."""
     lr_g: float = 1e-3
@@ -82,6 +87,12 @@ class TrainConfig:
     """Updates between checkpoints; 0: at the end only."""
     keep: int = 3
     """Checkpoints to keep."""
+    compile: Switch = "auto"
+    """Run the gradients through torch.compile; auto: on GPUs."""
+    capture: Switch = "auto"
+    """Replay the whole update as one CUDA graph; auto: on NVIDIA GPUs."""
+    memory_format: Literal["channels_last", "contiguous"] = "channels_last"
+    """How feature maps lie in memory."""
     threads: int = 0
     """CPU threads of this rank; 0: physical cores over local ranks."""
 

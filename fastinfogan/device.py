@@ -88,7 +88,4 @@ def environment(
         "precision_reason": reason,
         "world_size": world_size,
         "threads": torch.get_num_threads(),
-        "compiled": False,
-        "captured": False,
-        "step_reason": "this version runs the step eagerly",
     }

@@ -82,7 +82,7 @@ def evaluate(
     rows = stream.evenly(len(test), MOST_REAL)
     real = torch.from_numpy(test.images[rows]).to(device)
     labels = None if test.labels is None else test.labels[rows].astype(np.int64)
-    matching = _score_codes(discriminator, spec, real, generator.image_range, labels)
+    matching = score_codes(discriminator, spec, real, generator.image_range, labels)
     fakes, bound = _generate(generator, discriminator, spec, GENERATED, seed)
     frechet, floor = None, None
     n = min(len(real), GENERATED)
@@ -134,7 +134,7 @@ def match(codes: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[str, floa
 
 
 @torch.no_grad()
-def _score_codes(
+def score_codes(
     discriminator: MnistDiscriminator,
     spec: LatentSpec,
     images: Tensor,

@@ -2,56 +2,17 @@
 
 Convolutions are 4×4, lReLU's slope is 0.1, weights start at N(0, 0.02), BatchNorm's γ at
 N(1, 0.02), as in openai/InfoGAN. Layers in front of BatchNorm have no bias: it would cancel.
-Images and feature maps are channels_last; the flat side of a convolution counts H, W, C.
+Images and feature maps are channels_last; the flat side of a convolution counts H, W, C. The
+networks compute in the dtype of their weights; BatchNorm's γ, β and buffers may be wider.
 """
 
 from __future__ import annotations
-
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Stats = Literal["update", "batch", "running"]
-
-
-class BatchNorm(nn.Module):
-    """Batch normalisation whose caller says which statistics it takes.
-
-    "update": the batch's own, and the running buffers follow them. "batch": the batch's own, the
-    buffers stay. "running": the buffers. By default "update" in train mode, "running" in eval.
-    """
-
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, features: int, momentum: float = 0.1, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(features))
-        self.bias = nn.Parameter(torch.zeros(features))
-        self.register_buffer("running_mean", torch.zeros(features))
-        self.register_buffer("running_var", torch.ones(features))
-        self.momentum, self.eps = momentum, eps
-
-    def forward(self, x: Tensor, stats: Stats | None = None) -> Tensor:
-        stats = stats or ("update" if self.training else "running")
-        kept = stats != "batch"
-        return F.batch_norm(
-            x,
-            self.running_mean if kept else None,
-            self.running_var if kept else None,
-            self.weight,
-            self.bias,
-            training=stats != "running",
-            momentum=self.momentum,
-            eps=self.eps,
-        )
-
-
-def lrelu(x: Tensor) -> Tensor:
-    """Leaky ReLU with the paper's slope."""
-    return F.leaky_relu(x, 0.1)
+from .layers import BatchNorm, Conv, Parts, Stats, Up, lrelu
 
 
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
@@ -94,16 +55,17 @@ class MnistGenerator(nn.Module):
         self.bn1 = BatchNorm(1024)
         self.fc2 = nn.Linear(1024, self.side**2 * 128, bias=False)
         self.bn2 = BatchNorm(self.side**2 * 128)
-        self.up3 = nn.ConvTranspose2d(128, 64, 4, stride=2, padding=1, bias=False)
+        self.up3 = Up(128, 64, bias=False)
         self.bn3 = BatchNorm(64)
-        self.up4 = nn.ConvTranspose2d(64, channels, 4, stride=2, padding=1)
+        self.up4 = Up(64, channels)
 
     def forward(self, latent: Tensor, stats: Stats | None = None) -> Tensor:
         """[B, input_dim] to images [B, channels, H, W] in `image_range`."""
-        x = F.relu(self.bn1(self.fc1(latent), stats))
-        x = F.relu(self.bn2(self.fc2(x), stats))
+        x = latent.to(self.fc1.weight.dtype)
+        x = F.relu(self.bn1(self.fc1(x), stats), inplace=True)
+        x = F.relu(self.bn2(self.fc2(x), stats), inplace=True)
         x = x.view(-1, self.side, self.side, 128).permute(0, 3, 1, 2)
-        x = F.relu(self.bn3(self.up3(x), stats))
+        x = F.relu(self.bn3(self.up3(x), stats), inplace=True)
         return torch.sigmoid(self.up4(x))
 
 
@@ -121,8 +83,8 @@ class MnistDiscriminator(nn.Module):
         super().__init__()
         check_image_size(image_size)
         side = image_size // 4
-        self.conv1 = nn.Conv2d(channels, 64, 4, stride=2, padding=1)
-        self.conv2 = nn.Conv2d(64, 128, 4, stride=2, padding=1, bias=False)
+        self.conv1 = Conv(channels, 64)
+        self.conv2 = Conv(64, 128, bias=False)
         self.bn2 = BatchNorm(128)
         self.fc3 = nn.Linear(side**2 * 128, 1024, bias=False)
         self.bn3 = BatchNorm(1024)
@@ -131,9 +93,9 @@ class MnistDiscriminator(nn.Module):
         self.q_bn1 = BatchNorm(128)
         self.q_fc2 = nn.Linear(128, q_dim)
 
-    def trunk(self, images: Tensor, stats: Stats | None = None) -> Tensor:
+    def trunk(self, images: Tensor, stats: Parts | None = None) -> Tensor:
         """Images [B, C, H, W] to the features that D and Q share, [B, 1024]."""
-        x = lrelu(self.conv1(images))
+        x = lrelu(self.conv1(images.to(self.conv1.weight.dtype)))
         x = lrelu(self.bn2(self.conv2(x), stats))
         x = x.permute(0, 2, 3, 1).flatten(1)
         return lrelu(self.bn3(self.fc3(x), stats))
@@ -142,7 +104,7 @@ class MnistDiscriminator(nn.Module):
         """Features to D's logit, [B]; positive means real."""
         return self.head(features).squeeze(1)
 
-    def q(self, features: Tensor, stats: Stats | None = None) -> Tensor:
+    def q(self, features: Tensor, stats: Parts | None = None) -> Tensor:
         """Features to Q's output, [B, q_dim]."""
         return self.q_fc2(lrelu(self.q_bn1(self.q_fc1(features), stats)))
 
@@ -150,7 +112,7 @@ class MnistDiscriminator(nn.Module):
         """The parameters of Q's own layers; all others are D's."""
         return [p for layer in (self.q_fc1, self.q_bn1, self.q_fc2) for p in layer.parameters()]
 
-    def forward(self, images: Tensor, stats: Stats | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, stats: Parts | None = None) -> tuple[Tensor, Tensor]:
         """Images to (D's logit [B], Q's output [B, q_dim])."""
         features = self.trunk(images, stats)
         return self.logit(features), self.q(features, stats)

@@ -1,82 +1,50 @@
-"""One update of the pair: gradients as pure functions, then the optimizers.
-
-`d_grads` and `g_grads` return gradients and mutate nothing but BatchNorm's running buffers: D's
-and Q's follow the real batches, G's the batches of its own step. Nothing here reads a value back
-to the host.
-"""
+"""One update of the pair: gradients as pure functions, then the optimizers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+import torch._dynamo
 from torch import Tensor, nn
 
-from .config import Routing, TrainConfig
+from .capture import Captured, CaptureFailed, restored
+from .config import TrainConfig
 from .ema import Ema
+from .errors import UserError
+from .flat import Flat, working_copies, working_network
+from .gradients import (
+    DTerms,
+    Gradients,
+    GTerms,
+    Networks,
+    Objective,
+    Scale,
+    d_grads,
+    g_grads,
+    generate,
+    shared_grads,
+    unscaled,
+)
 from .latents import LatentBatch, LatentSpec
-from .losses import adversarial_losses, info_loss
-from .networks import MnistDiscriminator, MnistGenerator, initialise, mnist_pair
+from .networks import initialise, mnist_pair
 from .parallel import Ranks
 from .philox import Stream
+from .policy import Policy, choose
 
-D_LOSS, G_LOSS = adversarial_losses("nonsaturating")  # the paper's game, eq. 1, with -log D for G
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What is minimised: V(D, G) − λ·L_I (eq. 5), and whom the second term trains."""
-
-    spec: LatentSpec
-    weights: Tensor  # [n_codes] on the device: λ times each code's own weight
-    routing: Routing
-    backend: str = "auto"
-
-    def information_loss(self, q: Tensor, latents: LatentBatch) -> tuple[Tensor, Tensor]:
-        """(λ-weighted NLL, NLL per code in nats)."""
-        return info_loss(
-            q,
-            self.spec,
-            latents.categorical,
-            latents.continuous,
-            weights=self.weights,
-            backend=self.backend,  # type: ignore[arg-type]
-            validate=False,
-        )
-
-
-class DTerms(NamedTuple):
-    """D's step, each a device scalar but nll [n_codes]."""
-
-    loss: Tensor  # adversarial
-    real: Tensor  # mean of D(x) on real images
-    fake: Tensor  # mean of D(G(z))
-    nll: Tensor
-
-
-class GTerms(NamedTuple):
-    """G's step."""
-
-    loss: Tensor  # adversarial
-    nll: Tensor
-
-
-class Networks(NamedTuple):
-    """The pair."""
-
-    generator: MnistGenerator
-    discriminator: MnistDiscriminator
-
-    def split(self, routing: Routing) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """The parameters that D's step and that G's step trains."""
-        q = self.discriminator.q_parameters()
-        q_ids = {id(p) for p in q}
-        d = [p for p in self.discriminator.parameters() if id(p) not in q_ids]
-        g = list(self.generator.parameters())
-        return (d, g + q) if routing == "generator-step" else (d + q, g)
+__all__ = [
+    "DTerms",
+    "GTerms",
+    "Networks",
+    "Objective",
+    "Step",
+    "build",
+    "d_grads",
+    "fused_adam",
+    "g_grads",
+    "shared_grads",
+]
 
 
 def build(config: TrainConfig, spec: LatentSpec) -> Networks:
@@ -88,93 +56,72 @@ def build(config: TrainConfig, spec: LatentSpec) -> Networks:
     return networks
 
 
-def d_grads(
-    networks: Networks,
-    objective: Objective,
-    params: list[nn.Parameter],
-    real: Tensor,
-    latents: LatentBatch,
-    scale: Callable[[Tensor], Tensor] = lambda loss: loss,
-) -> tuple[tuple[Tensor, ...], DTerms]:
-    """Gradients of D's loss, −log D(x) − log(1 − D(G(z))) + λ·NLL, in `params`.
-
-    Args:
-        real: images [B, C, H, W] in the generator's range.
-        latents: a batch of as many rows.
-        scale: multiplies the loss (fp16's loss scale).
-    """
-    generator, discriminator = networks
-    with torch.no_grad():
-        fake = generator(latents.input, "batch")
-    real_features = discriminator.trunk(real, "update")
-    real_logit = discriminator.logit(real_features)
-    # Q has no loss on real images, but its running statistics are theirs. Not under no_grad: an
-    # autocast that keeps casts made there would leave Q's weights without a gradient below.
-    discriminator.q(real_features.detach(), "update")
-    fake_features = discriminator.trunk(fake, "batch")
-    fake_logit = discriminator.logit(fake_features)
-    loss = D_LOSS(real_logit, fake_logit)
-    total = loss
-    if objective.routing == "generator-step":
-        with torch.no_grad():
-            q = discriminator.q(fake_features, "batch")
-            nll = objective.information_loss(q, latents)[1]
-    else:
-        shared = fake_features if objective.routing == "openai" else fake_features.detach()
-        weighted, nll = objective.information_loss(discriminator.q(shared, "batch"), latents)
-        total = loss + weighted
-    grads = torch.autograd.grad(scale(total), params)
-    on_real, on_fake = (_probability(x) for x in (real_logit, fake_logit))
-    return grads, DTerms(loss.detach(), on_real, on_fake, nll)
-
-
-def _probability(logit: Tensor) -> Tensor:
-    """Mean of D's output; near 1 bf16 has no more than two digits."""
-    wide = torch.promote_types(logit.dtype, torch.float32)
-    return logit.detach().to(wide).sigmoid().mean()
-
-
-def g_grads(
-    networks: Networks,
-    objective: Objective,
-    params: list[nn.Parameter],
-    latents: LatentBatch,
-    scale: Callable[[Tensor], Tensor] = lambda loss: loss,
-) -> tuple[tuple[Tensor, ...], GTerms]:
-    """Gradients of G's loss, −log D(G(z)) + λ·NLL, in `params`.
-
-    D is frozen: autograd computes the gradients of `params` alone, and D's and Q's running
-    buffers stay as they are.
-    """
-    generator, discriminator = networks
-    features = discriminator.trunk(generator(latents.input, "update"), "batch")
-    loss = G_LOSS(discriminator.logit(features))
-    weighted, nll = objective.information_loss(discriminator.q(features, "batch"), latents)
-    grads = torch.autograd.grad(scale(loss + weighted), params)
-    return grads, GTerms(loss.detach(), nll)
-
-
-def fused_adam(params: list[nn.Parameter], lr: float, config: TrainConfig) -> torch.optim.Adam:
-    """Adam whose state exists from the start, so that it can be saved, loaded and broadcast."""
-    optimizer = torch.optim.Adam(params, lr=lr, betas=(config.beta1, config.beta2), fused=True)
-    for p in params:
-        optimizer.state[p] = {
-            "step": torch.zeros((), dtype=torch.float32, device=p.device),
-            "exp_avg": torch.zeros_like(p, memory_format=torch.preserve_format),
-            "exp_avg_sq": torch.zeros_like(p, memory_format=torch.preserve_format),
-        }
+def fused_adam(flat: Flat, lr: float, config: TrainConfig) -> torch.optim.Adam:
+    """Adam on a flat parameter; its state exists from the start, to be saved and broadcast."""
+    value = flat.value
+    optimizer = torch.optim.Adam(
+        [value],
+        lr=lr,
+        betas=(config.beta1, config.beta2),
+        fused=True,
+        capturable=value.device.type == "cuda",
+    )
+    optimizer.state[value] = {
+        "step": torch.zeros((), dtype=torch.float32, device=value.device),
+        "exp_avg": torch.zeros_like(value.data),
+        "exp_avg_sq": torch.zeros_like(value.data),
+    }
     return optimizer
 
 
-class Step:
-    """The whole update: D's gradients, Adam, G's gradients, Adam, EMA."""
+class Functions(NamedTuple):
+    """The gradients of this run's networks, eager or compiled."""
 
-    def __init__(self, config: TrainConfig, spec: LatentSpec, ranks: Ranks) -> None:
+    d: Callable[[Tensor, LatentBatch], tuple[Gradients, DTerms]]
+    g: Callable[[LatentBatch, Tensor | None], tuple[Gradients, GTerms]]
+    shared: Callable[[Tensor, LatentBatch], tuple[Gradients, DTerms, Gradients, GTerms]]
+
+
+COMPILER = "inductor"  # of torch.compile; tests take one that only traces
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, which calls `autograd.grad`, as one graph without a break."""
+    config = torch._dynamo.config
+    if not hasattr(config, "trace_autograd_ops"):
+        raise UserError("--compile on: this torch cannot trace autograd.grad; use --compile off")
+    config.trace_autograd_ops = True
+    return torch.compile(function, fullgraph=True, dynamic=False, backend=COMPILER)
+
+
+def _packed(d: DTerms, g: GTerms) -> Tensor:
+    """All terms in one vector."""
+    scalars = torch.stack((d.loss, d.real, d.fake, g.loss)).float()
+    return torch.cat((scalars, d.nll.float(), g.nll.float()))
+
+
+def _unpacked(vector: Tensor) -> tuple[DTerms, GTerms]:
+    d_loss, real, fake, g_loss = vector[:4].unbind()
+    d_nll, g_nll = vector[4:].chunk(2)
+    return DTerms(d_loss, real, fake, d_nll), GTerms(g_loss, g_nll)
+
+
+class Step:
+    """The whole update: D's gradients, Adam, G's gradients, Adam, EMA.
+
+    `networks` hold the weights as they are trained, saved and averaged; `working` are the same
+    networks in the precision that is computed in.
+    """
+
+    def __init__(
+        self, config: TrainConfig, spec: LatentSpec, ranks: Ranks, policy: Policy | None = None
+    ) -> None:
         self.config, self.spec, self.ranks = config, spec, ranks
+        self.policy = choose(config, ranks) if policy is None else policy
         self.networks = build(config, spec)
         for network in self.networks:
             network.to(device=ranks.device)
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network.to(memory_format=self.policy.memory_format)  # type: ignore[call-overload]
         self.objective = Objective(
             spec,
             torch.tensor(
@@ -185,32 +132,129 @@ class Step:
             config.routing,
             config.backend,
         )
-        self.d_params, self.g_params = self.networks.split(config.routing)
-        self.d_optimizer = fused_adam(self.d_params, config.lr_d, config)
-        self.g_optimizer = fused_adam(self.g_params, config.lr_g, config)
-        self.ema = Ema(self.networks.generator, config.ema)
         self.scaler: torch.amp.GradScaler | None = ranks.accelerator.scaler
-        self._autocast: Callable[[], AbstractContextManager[None]] = ranks.accelerator.autocast
+        self.ema = Ema(self.networks.generator, config.ema)
+        d_params, g_params = self.networks.split(config.routing)
+        self.d_flat = Flat(d_params, self.policy.dtype)
+        self.g_flat = Flat(g_params, self.policy.dtype)
+        self.d_optimizer = fused_adam(self.d_flat, config.lr_d, config)
+        self.g_optimizer = fused_adam(self.g_flat, config.lr_g, config)
+        copies = working_copies((self.d_flat, self.g_flat))
+        generator, discriminator = self.networks
+        self.working = Networks(
+            working_network(generator, copies), working_network(discriminator, copies)
+        )
+        self.d_params, self.g_params = self.working.split(config.routing)
+        self._gradients = self._compiled() if self.policy.compile else self._eager()
+        self._captured: Captured | None = None
+
+    # How the gradients are computed
+
+    def _eager(self) -> Functions:
+        scale: Scale = unscaled if self.scaler is None else self.scaler.scale
+        networks, objective = self.working, self.objective
+        d_params, g_params = self.d_params, self.g_params
+        return Functions(
+            lambda real, latents: d_grads(networks, objective, d_params, real, latents, scale),
+            lambda latents, fake: g_grads(networks, objective, g_params, latents, scale, fake=fake),
+            lambda real, latents: shared_grads(
+                networks, objective, d_params, g_params, real, latents, scale
+            ),
+        )
+
+    def _compiled(self) -> Functions:
+        """One graph each, of forward and backward pass; shapes are fixed, a new one is an error."""
+        eager = self._eager()
+        return Functions(*(compiled(function) for function in eager))
+
+    def prepare(self, real: Tensor) -> list[str]:
+        """Compile and capture for batches like `real`, which leaves no trace in the weights.
+
+        Returns lines on what did not go as planned.
+        """
+        if not (self.policy.compile or self.policy.capture):
+            return []
+        if self.scaler is not None:
+            self.scaler.scale(torch.zeros((), device=real.device))  # it makes its tensors now
+        with restored(self._state()):
+            self._update(0, real)
+        if not self.policy.capture:
+            return []
+        step = torch.zeros((), dtype=torch.int64, device=real.device)
+        try:
+            self._captured = Captured(self._packed_update, self._state(), (step, real))
+        except CaptureFailed as error:
+            self.policy = self.policy.without_capture(str(error))
+            return [f"the update runs without a CUDA graph: {error}"]
+        return []
+
+    def _state(self) -> list[Tensor]:
+        """All that an update changes."""
+        tensors = [*self.optimizer_tensors().values()]
+        for module in self.modules().values():
+            tensors += [*module.parameters(), *module.buffers()]
+        tensors += [f.working for f in (self.d_flat, self.g_flat) if f.working is not None]
+        if self.scaler is not None:
+            tensors += [self.scaler._scale, self.scaler._growth_tracker]  # type: ignore[list-item]
+        return [t.detach() for t in tensors if isinstance(t, Tensor)]
+
+    def refresh(self) -> None:
+        """After weights were written from outside (a checkpoint, a broadcast)."""
+        self.d_flat.refresh()
+        self.g_flat.refresh()
+
+    # The update
 
     def __call__(self, step: int, real: Tensor) -> tuple[DTerms, GTerms]:
         """Update `step` (from 0) on real images [B, C, H, W]."""
-        scale = self.scaler.scale if self.scaler is not None else lambda loss: loss
-        latents = self._latents(step, Stream.D_LATENTS, len(real))
-        with self._autocast():
-            grads, d_terms = d_grads(
-                self.networks, self.objective, self.d_params, real, latents, scale
-            )
-        self._apply(self.d_optimizer, self.d_params, grads)
-        latents = self._latents(step, Stream.G_LATENTS, len(real))
-        with self._autocast():
-            grads, g_terms = g_grads(self.networks, self.objective, self.g_params, latents, scale)
-        self._apply(self.g_optimizer, self.g_params, grads)
+        if self._captured is None:
+            return self._update(step, real)
+        return _unpacked(self._captured(step, real))
+
+    def _packed_update(self, step: Tensor, real: Tensor) -> Tensor:
+        """Everything between two looks of the host, as a function of tensors."""
+        return _packed(*self._update(step, real))
+
+    def _update(self, step: int | Tensor, real: Tensor) -> tuple[DTerms, GTerms]:
+        update = self._shared if self.config.step == "shared" else self._alternating
+        terms = update(step, real)
         if self.scaler is not None:
             self.scaler.update()
-        self.ema.update(step)
+        self.ema.update(step, self.g_flat.value.detach())
+        return terms
+
+    def _alternating(self, step: int | Tensor, real: Tensor) -> tuple[DTerms, GTerms]:
+        """The paper's: G answers the D that has just moved, on latents of its own."""
+        latents = self._latents(step, Stream.D_LATENTS, len(real))
+        grads, d_terms = self._gradients.d(real, latents)
+        self.d_flat.collect(grads)
+        average = self.ranks.start_average(self.d_flat.grad)
+        # What G does before it meets D does not depend on D's update, nor that on this.
+        latents = self._latents(step, Stream.G_LATENTS, len(real))
+        fake = None if self.policy.compile else generate(self.working, latents)
+        average.wait()
+        self._move(self.d_flat, self.d_optimizer)
+        grads, g_terms = self._gradients.g(latents, fake)
+        self.g_flat.collect(grads)
+        self.ranks.start_average(self.g_flat.grad).wait()
+        self._move(self.g_flat, self.g_optimizer)
         return d_terms, g_terms
 
-    def _latents(self, step: int, stream: Stream, batch: int) -> LatentBatch:
+    def _shared(self, step: int | Tensor, real: Tensor) -> tuple[DTerms, GTerms]:
+        """One pass for both players."""
+        latents = self._latents(step, Stream.G_LATENTS, len(real))
+        of_d, d_terms, of_g, g_terms = self._gradients.shared(real, latents)
+        self.d_flat.collect(of_d)
+        d_average = self.ranks.start_average(self.d_flat.grad)
+        self.g_flat.collect(of_g)
+        g_average = self.ranks.start_average(self.g_flat.grad)
+        d_average.wait()
+        self._move(self.d_flat, self.d_optimizer)
+        g_average.wait()
+        self._move(self.g_flat, self.g_optimizer)
+        return d_terms, g_terms
+
+    def _latents(self, step: int | Tensor, stream: Stream, batch: int) -> LatentBatch:
         """This rank's rows of the global batch."""
         return self.spec.sample(
             batch,
@@ -221,23 +265,14 @@ class Step:
             first_row=self.ranks.rank * batch,
         )
 
-    def _apply(
-        self,
-        optimizer: torch.optim.Adam,
-        params: list[nn.Parameter],
-        grads: tuple[Tensor, ...],
-    ) -> None:
-        self.ranks.average_(grads)
-        for param, grad in zip(params, grads, strict=True):
-            # Fused Adam takes the gradient's memory to lie as the parameter's does.
-            same = grad.stride() == param.stride()
-            param.grad = grad if same else torch.empty_like(param).copy_(grad)
+    def _move(self, flat: Flat, optimizer: torch.optim.Adam) -> None:
         if self.scaler is None:
             optimizer.step()
         else:
             self.scaler.step(optimizer)
-        for param in params:
-            param.grad = None
+        flat.refresh()
+
+    # What a run keeps
 
     def modules(self) -> dict[str, nn.Module]:
         """The networks by the names that checkpoints use."""
@@ -250,13 +285,15 @@ class Step:
     def optimizer_tensors(self) -> dict[str, Tensor]:
         """Adam's moments and counts, live, by name."""
         out = {}
-        for name, optimizer, params in (
-            ("d", self.d_optimizer, self.d_params),
-            ("g", self.g_optimizer, self.g_params),
+        for name, optimizer, flat in (
+            ("d", self.d_optimizer, self.d_flat),
+            ("g", self.g_optimizer, self.g_flat),
         ):
-            for i, param in enumerate(params):
-                for key, value in optimizer.state[param].items():
-                    out[f"adam_{name}.{i:02d}.{key}"] = value
+            state = optimizer.state[flat.value]
+            out[f"adam_{name}.step"] = state["step"]
+            for key in ("exp_avg", "exp_avg_sq"):
+                for i, view in enumerate(flat.views(state[key])):
+                    out[f"adam_{name}.{i:02d}.{key}"] = view
         return out
 
     def average_buffers(self) -> None:

@@ -89,6 +89,7 @@ class Training:
         }
         ranks.agree({"data": self.identity["data"]})
         self.step = Step(config, self.spec, ranks)
+        environment |= self.step.policy.record()
         self.metrics = Metrics(self.spec, ranks)
         self.watch = Stopwatch(ranks.device)
         self.good: Path | None = None  # the last good checkpoint
@@ -288,6 +289,7 @@ class Training:
         config, ranks = self.config, self.ranks
         start = ranks.on_main(self._resume)
         ranks.broadcast_(t for named in self._tensors().values() for t in named.values())
+        self.step.refresh()
         if self.step.scaler is not None and start.scaler is not None:
             self.step.scaler.load_state_dict(start.scaler)
         self.good = start.good
@@ -301,6 +303,7 @@ class Training:
                 return 0
             self._pictures(start.step)
         else:
+            self._prepare()
             self._announce(start.step)
             stopped = self._loop(start.step)
             if stopped:
@@ -414,6 +417,15 @@ class Training:
         evaluate.write(self.dir, done, self.config.data, result)
         self._say(*evaluate.summary(result), f"pictures in {self.dir.samples}")
 
+    def _prepare(self) -> None:
+        """Compile and capture, where that is the policy."""
+        config = self.config
+        side, device = config.image_size, self.ranks.device
+        example = torch.rand(config.batch_size, side, side, config.channels, device=device)
+        self._say(*self.step.prepare(example.permute(0, 3, 1, 2)))
+        self.environment |= self.step.policy.record()
+        self.ranks.on_main(lambda: write_json(self.dir.environment, self.environment))
+
     def _announce(self, start: int) -> None:
         e, config = self.environment, self.config
         ranks = "" if e["world_size"] == 1 else f", {e['world_size']} ranks"
@@ -421,6 +433,7 @@ class Training:
             f"{config.preset}: updates {start + 1} to {config.steps} at batch "
             f"{config.batch_size}{ranks}, into {self.dir.path}",
             f"{e['device']}, {e['threads']} threads, {e['precision']} ({e['precision_reason']})",
+            f"{config.step} step, {self.step.policy.name} ({e['step_reason']})",
         )
 
     def _say(self, *lines: str) -> None:

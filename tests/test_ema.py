@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fastinfogan.ema import Ema
-from fastinfogan.networks import BatchNorm
+from fastinfogan.layers import BatchNorm
 
 
 def network(value: float) -> nn.Sequential:

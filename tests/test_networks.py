@@ -6,13 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from fastinfogan.layers import BatchNorm, lrelu
 from fastinfogan.networks import (
-    BatchNorm,
     MnistDiscriminator,
     MnistGenerator,
     check_image_size,
     initialise,
-    lrelu,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")

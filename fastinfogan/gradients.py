@@ -1,0 +1,234 @@
+"""The gradients of one update, as pure functions.
+
+They mutate nothing but BatchNorm's running buffers: D's and Q's follow the real batches, G's the
+batches that it is trained on. Nothing here reads a value back to the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .adversarial import Player
+from .config import Routing
+from .latents import LatentBatch, LatentSpec
+from .layers import asking
+from .losses import head_loss
+from .networks import MnistDiscriminator, MnistGenerator
+
+Gradients = tuple[Tensor, ...]
+Scale = Callable[[Tensor], Tensor]  # multiplies a loss, by fp16's loss scale
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised: V(D, G) − λ·L_I (eq. 5), and whom the second term trains."""
+
+    spec: LatentSpec
+    weights: Tensor  # [n_codes] on the device: λ times each code's own weight
+    routing: Routing
+    backend: str = "auto"
+
+    def losses(
+        self, player: Player, logits: Tensor, q: Tensor, latents: LatentBatch
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(adversarial loss, λ-weighted NLL, NLL per code in nats).
+
+        logits: D's, of real rows, for D alone, and then of the generated ones; q: of these.
+        """
+        total, per_code, adversarial = head_loss(
+            logits,
+            q,
+            self.spec,
+            latents.categorical,
+            latents.continuous,
+            player=player,
+            weights=self.weights,
+            backend=self.backend,  # type: ignore[arg-type]
+            validate=False,
+        )
+        return adversarial, total, per_code
+
+
+class DTerms(NamedTuple):
+    """D's step, each a device scalar but nll [n_codes]."""
+
+    loss: Tensor  # adversarial
+    real: Tensor  # mean of D(x) on real images
+    fake: Tensor  # mean of D(G(z))
+    nll: Tensor
+
+
+class GTerms(NamedTuple):
+    """G's step."""
+
+    loss: Tensor  # adversarial
+    nll: Tensor
+
+
+class Networks(NamedTuple):
+    """The pair."""
+
+    generator: MnistGenerator
+    discriminator: MnistDiscriminator
+
+    def split(self, routing: Routing) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """The parameters that D's step and that G's step trains; in the latter G's come first."""
+        q = self.discriminator.q_parameters()
+        q_ids = {id(p) for p in q}
+        d = [p for p in self.discriminator.parameters() if id(p) not in q_ids]
+        g = list(self.generator.parameters())
+        return (d, g + q) if routing == "generator-step" else (d + q, g)
+
+
+def unscaled(loss: Tensor) -> Tensor:
+    """No loss scale."""
+    return loss
+
+
+def d_grads(
+    networks: Networks,
+    objective: Objective,
+    params: Sequence[nn.Parameter],
+    real: Tensor,
+    latents: LatentBatch,
+    scale: Scale = unscaled,
+    *,
+    together: bool = True,
+) -> tuple[Gradients, DTerms]:
+    """Gradients of D's loss, −log D(x) − log(1 − D(G(z))) + λ·NLL, in `params`.
+
+    Args:
+        real: images [B, C, H, W] in the generator's range.
+        latents: a batch of as many rows.
+        scale: multiplies the loss (fp16's loss scale).
+        together: real and generated images go through D in one pass, each normalised by their own
+            statistics; the same as two passes, to rounding.
+    """
+    generator, discriminator = networks
+    with torch.no_grad():
+        fake = generator(latents.input, "batch")
+    if together:
+        images = torch.cat((real.to(fake.dtype), fake))
+        features = discriminator.trunk(images, ("update", "batch"))
+        logits = discriminator.logit(features)
+        of_real, of_fake = features.chunk(2)
+    else:
+        of_real = discriminator.trunk(real, "update")
+        of_fake = discriminator.trunk(fake, "batch")
+        logits = torch.cat((discriminator.logit(of_real), discriminator.logit(of_fake)))
+    total, terms = _d_loss(networks, objective, logits, of_real, of_fake, latents)
+    with asking("weights"):
+        return torch.autograd.grad(scale(total), params), terms
+
+
+def _d_loss(
+    networks: Networks,
+    objective: Objective,
+    logits: Tensor,
+    of_real: Tensor,
+    of_fake: Tensor,
+    latents: LatentBatch,
+) -> tuple[Tensor, DTerms]:
+    """D's loss from its logits and its features."""
+    discriminator = networks.discriminator
+    # Q has no loss on real images, but its running statistics are theirs.
+    with torch.no_grad():
+        discriminator.q(of_real, "update")
+    shared = of_fake if objective.routing == "openai" else of_fake.detach()
+    q = discriminator.q(shared, "batch")
+    loss, information, nll = objective.losses("discriminator", logits, q, latents)
+    total = loss if objective.routing == "generator-step" else loss + information
+    on_real, on_fake = (_probability(x) for x in logits.detach().chunk(2))
+    return total, DTerms(loss.detach(), on_real, on_fake, nll)
+
+
+def _probability(logit: Tensor) -> Tensor:
+    """Mean of D's output; near 1 bf16 has no more than two digits."""
+    wide = torch.promote_types(logit.dtype, torch.float32)
+    return logit.to(wide).sigmoid().mean()
+
+
+def g_grads(
+    networks: Networks,
+    objective: Objective,
+    params: Sequence[nn.Parameter],
+    latents: LatentBatch,
+    scale: Scale = unscaled,
+    *,
+    fake: Tensor | None = None,
+) -> tuple[Gradients, GTerms]:
+    """Gradients of G's loss, −log D(G(z)) + λ·NLL, in `params`, of which G's are the first.
+
+    D is frozen: autograd computes the gradients of `params` alone, and D's and Q's running
+    buffers stay as they are.
+
+    Args:
+        fake: G(latents), where it was begun before (by `generate`).
+    """
+    if fake is None:
+        fake = generate(networks, latents)
+    discriminator = networks.discriminator
+    features = discriminator.trunk(fake, "batch")
+    return _g_grads(networks, objective, params, latents, scale, fake, fake, features)
+
+
+def generate(networks: Networks, latents: LatentBatch) -> Tensor:
+    """G's own forward pass, which its running buffers follow: it does not depend on D."""
+    return networks.generator(latents.input, "update")
+
+
+def _g_grads(
+    networks: Networks,
+    objective: Objective,
+    params: Sequence[nn.Parameter],
+    latents: LatentBatch,
+    scale: Scale,
+    fake: Tensor,
+    seen: Tensor,
+    features: Tensor,
+) -> tuple[Gradients, GTerms]:
+    """`fake` is G's output, `seen` the same as D took it, `features` D's of it."""
+    discriminator = networks.discriminator
+    q = discriminator.q(features, "batch")
+    logits = discriminator.logit(features)
+    loss, information, nll = objective.losses("generator", logits, q, latents)
+    own = len(list(networks.generator.parameters()))
+    with asking("inputs"):
+        of_fake, *of_q = torch.autograd.grad(scale(loss + information), (seen, *params[own:]))
+    of_g = torch.autograd.grad(fake, params[:own], of_fake)
+    return (*of_g, *of_q), GTerms(loss.detach(), nll)
+
+
+def shared_grads(
+    networks: Networks,
+    objective: Objective,
+    d_params: Sequence[nn.Parameter],
+    g_params: Sequence[nn.Parameter],
+    real: Tensor,
+    latents: LatentBatch,
+    scale: Scale = unscaled,
+) -> tuple[Gradients, DTerms, Gradients, GTerms]:
+    """What `d_grads` and `g_grads` give for the same latents and weights, from one pass.
+
+    One forward pass of G and one of D over its images serve both losses, so both players move from
+    the same point, where the paper's alternating step lets G answer the D that has just moved.
+    D's backward pass is not shared: the adversarial gradient turns its sign between the players,
+    the information gradient does not, and BatchNorm couples the rows, so no rescaling by rows
+    makes one of the other. But G's asks D for no gradient of its weights.
+    """
+    discriminator = networks.discriminator
+    fake = generate(networks, latents)
+    seen = fake.detach().requires_grad_()
+    of_real = discriminator.trunk(real, "update")
+    of_fake = discriminator.trunk(seen, "batch")
+    logits = torch.cat((discriminator.logit(of_real), discriminator.logit(of_fake)))
+    total, d_terms = _d_loss(networks, objective, logits, of_real, of_fake, latents)
+    with asking("weights"):
+        of_d = torch.autograd.grad(scale(total), d_params, retain_graph=True)
+    of_g, g_terms = _g_grads(networks, objective, g_params, latents, scale, fake, seen, of_fake)
+    return of_d, d_terms, of_g, g_terms

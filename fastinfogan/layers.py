@@ -1,0 +1,243 @@
+"""The layers of the networks: a BatchNorm whose caller picks the statistics, 4×4 convolutions.
+
+In bf16 on a CPU the convolutions take some of their gradients by other products than PyTorch's
+(oneDNN's) own, which are slow there: the gradient of the weights from patches, as one product, and
+whatever has few channels on the side of the image. The results are the same to rounding. Anything
+else (another dtype or device, a graph that is being compiled, a gradient to be differentiated
+again) takes PyTorch's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Stats = Literal["update", "batch", "running"]
+Parts = Stats | tuple[Stats, ...]  # a tuple: of the batch's equal parts, each for itself
+FEW = 4  # channels for which a convolution's width is no width
+CHUNK = 128  # images whose patches are laid out at a time: more would not stay in the cache
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation whose caller says which statistics it takes.
+
+    "update": the batch's own, and the running buffers follow them. "batch": the batch's own, the
+    buffers stay. "running": the buffers. By default "update" in train mode, "running" in eval.
+    A tuple of these says it for as many equal parts of the batch, each of which is normalised by
+    itself.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, features: int, momentum: float = 0.1, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(features))
+        self.bias = nn.Parameter(torch.zeros(features))
+        self.register_buffer("running_mean", torch.zeros(features))
+        self.register_buffer("running_var", torch.ones(features))
+        self.momentum, self.eps = momentum, eps
+
+    def forward(self, x: Tensor, stats: Parts | None = None) -> Tensor:
+        if isinstance(stats, tuple):
+            parts = x.chunk(len(stats))
+            return torch.cat([self(part, s) for part, s in zip(parts, stats, strict=True)])
+        stats = stats or ("update" if self.training else "running")
+        kept = stats != "batch"
+        return F.batch_norm(
+            x,
+            self.running_mean if kept else None,
+            self.running_var if kept else None,
+            self.weight,
+            self.bias,
+            training=stats != "running",
+            momentum=self.momentum,
+            eps=self.eps,
+        )
+
+
+def lrelu(x: Tensor) -> Tensor:
+    """Leaky ReLU with the paper's slope, in x's place."""
+    return F.leaky_relu(x, 0.1, inplace=True)
+
+
+class Conv(nn.Conv2d):
+    """4×4 convolution of stride 2 and padding 1: it halves the side."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, 4, stride=2, padding=1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs, H, W] to [B, outputs, H/2, W/2]."""
+        if _by_products(x):
+            return _Conv.apply(x, self.weight, self.bias)
+        return super().forward(x)
+
+
+class Up(nn.ConvTranspose2d):
+    """4×4 transposed convolution of stride 2 and padding 1: it doubles the side."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, 4, stride=2, padding=1, bias=bias)
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """[B, inputs, H, W] to [B, outputs, 2H, 2W]."""
+        if _by_products(x):
+            return _Up.apply(x, self.weight, self.bias)
+        return super().forward(x, output_size)
+
+
+def _by_products(x: Tensor) -> bool:
+    return (
+        x.device.type == "cpu" and x.dtype == torch.bfloat16 and not torch.compiler.is_compiling()
+    )
+
+
+Asked = Literal["everything", "inputs", "weights"]
+_asked: ContextVar[Asked] = ContextVar("_asked", default="everything")
+
+
+@contextmanager
+def asking(what: Asked) -> Iterator[None]:
+    """What a backward pass in this block is for.
+
+    "inputs": for what lies before the layers, not for their weights. "weights": for these, not for
+    a leaf (images) that they are applied to. PyTorch's own functions see that by themselves, from
+    what `autograd.grad` was asked for; one written in Python does not.
+    """
+    if torch.compiler.is_compiling():  # then all layers are PyTorch's
+        yield
+        return
+    token = _asked.set(what)
+    try:
+        yield
+    finally:
+        _asked.reset(token)
+
+
+def _wanted(ctx: Any, x: Tensor) -> list[bool]:
+    """Of x, weight, bias."""
+    asked = _asked.get()
+    of_x, of_w, of_bias = ctx.needs_input_grad
+    own = asked != "inputs"
+    return [of_x and not (asked == "weights" and x.is_leaf), of_w and own, of_bias and own]
+
+
+def _backward(
+    dy: Tensor, x: Tensor, w: Tensor, mask: list[bool], transposed: bool
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    bias = [w.shape[1 if transposed else 0]]
+    return torch.ops.aten.convolution_backward(
+        dy, x, w, bias, [2, 2], [1, 1], [1, 1], transposed, [0, 0], 1, mask
+    )
+
+
+def patches(x: Tensor) -> Tensor:
+    """What each output of a 4×4 convolution sees: [B, C, H, W] to [B·H/2·W/2, 16·C].
+
+    Columns count row, column, channel, as a weight's memory does in channels_last. The result lies
+    in a buffer that the next call for this shape writes anew.
+    """
+    b, c, h, w = x.shape
+    padded, out = _buffers(x.shape, x.dtype)
+    padded[:, 1:-1, 1:-1].copy_(x.permute(0, 2, 3, 1))
+    rows, image = (w + 2) * c, (h + 2) * (w + 2) * c
+    windows = padded.as_strided((b, h // 2, w // 2, 4, 4 * c), (image, 2 * rows, 2 * c, rows, 1))
+    return out.copy_(windows).view(-1, 16 * c)
+
+
+@lru_cache(maxsize=8)
+def _buffers(shape: torch.Size, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A padded image whose border stays zero, and its patches: fresh memory costs more than both
+    copies."""
+    b, c, h, w = shape
+    padded = torch.zeros(b, h + 2, w + 2, c, dtype=dtype)
+    return padded, torch.empty(b, h // 2, w // 2, 4, 4 * c, dtype=dtype)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """[B, C, H, W] to [B·H·W, C], without a copy in channels_last."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def _weight_gradient(small: Tensor, large: Tensor) -> Tensor:
+    """Gradient [C_small, C_large, 4, 4] of a weight between maps of side s and 2s."""
+    parts = [
+        (patches(b).t() @ _rows(a)).float()  # [16·C_large, C_small]
+        for a, b in zip(small.split(CHUNK), large.split(CHUNK), strict=True)
+    ]
+    total = sum(parts[1:], start=parts[0])
+    return total.view(4, 4, large.shape[1], small.shape[1]).permute(3, 2, 0, 1).to(small.dtype)
+
+
+def _own_gradients(
+    mask: list[bool], dy: Tensor, *, small: Tensor, large: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    dw = _weight_gradient(small, large) if mask[1] else None
+    return dw, _rows(dy).sum(0) if mask[2] else None
+
+
+# Rows 2i and 2i + 1 of a doubled image see rows i-1 … i+1 of x by these rows of the weight.
+_ROWS = ((3, 1, None), (None, 2, 0))
+_TAPS = [
+    [[[16 if p is None or q is None else 4 * p + q for q in b] for p in a] for b in _ROWS]
+    for a in _ROWS
+]  # [row, column, k, l] to the place in a weight's 4×4, or to the zero behind them
+
+
+def _spread(x: Tensor, w: Tensor) -> Tensor:
+    """The transposed convolution of x [B, C, H, W] with w [C, few, 4, 4], as a 3×3 convolution.
+
+    What a pixel of the doubled image sees repeats every second row and column: four maps of x's
+    own side, of whose 3×3 weights 2×2 are not 0.
+    """
+    taps = F.pad(w.flatten(2), (0, 1))[:, :, torch.tensor(_TAPS)]  # [C, few, 2, 2, 3, 3]
+    kernel = taps.permute(1, 2, 3, 0, 4, 5).flatten(0, 2)
+    kernel = kernel.contiguous(memory_format=torch.channels_last)
+    return F.pixel_shuffle(F.conv2d(x, kernel, padding=1), 2)
+
+
+class _Conv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, w)
+        return F.conv2d(x, w, bias, stride=2, padding=1)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, w = ctx.saved_tensors
+        mask = _wanted(ctx, x)
+        if torch.is_grad_enabled():
+            return _backward(dy, x, w, mask, transposed=False)
+        if x.shape[1] <= FEW:
+            dx = _spread(dy, w) if mask[0] else None
+            own = [False, *mask[1:]]
+            return dx, *_backward(dy, x, w, own, transposed=False)[1:]
+        dx = _backward(dy, x, w, [True, False, False], False)[0] if mask[0] else None
+        return dx, *_own_gradients(mask, dy, small=dy, large=x)
+
+
+class _Up(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, w)
+        if w.shape[1] <= FEW:
+            y = _spread(x, w)
+            return y if bias is None else y + bias.view(-1, 1, 1)
+        return F.conv_transpose2d(x, w, bias, stride=2, padding=1)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, w = ctx.saved_tensors
+        mask = _wanted(ctx, x)
+        if torch.is_grad_enabled() or w.shape[1] <= FEW:
+            return _backward(dy, x, w, mask, transposed=True)
+        dx = _backward(dy, x, w, [True, False, False], True)[0] if mask[0] else None
+        return dx, *_own_gradients(mask, dy, small=x, large=dy)
