@@ -141,6 +141,7 @@ def score_codes(
     image_range: tuple[float, float],
     labels: NDArray[np.int64] | None,
 ) -> dict[str, Any]:
+    """How well the classes that Q gives images [N, H, W, C] match their labels: see `evaluate`."""
     chosen = None if labels is None else scored_code(spec, len(np.unique(labels)))
     if labels is None or chosen is None:
         nothing = ("code_scored", "code_accuracy", "purity", "nmi", "ari")

@@ -34,6 +34,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "noise": ("0", 0),
     "info_weight": ("0.1", 0.1),
     "routing": ("head", "head"),
+    "step": ("shared", "shared"),
     "lr_d": ("1e-5", 1e-5),
     "lr_g": ("0.5", 0.5),
     "beta1": ("0", 0.0),
@@ -43,6 +44,9 @@ OTHER: dict[str, tuple[str, Any]] = {
     "sample_every": ("0", 0),
     "checkpoint_every": ("3", 3),
     "keep": ("1", 1),
+    "compile": ("on", "on"),
+    "capture": ("off", "off"),
+    "memory_format": ("contiguous", "contiguous"),
     "threads": ("4", 4),
 }
 FIELDS = [field.name for field in dataclasses.fields(TrainConfig)]

@@ -1,0 +1,108 @@
+"""What a CUDA graph would need of the step, shown on a CPU."""
+
+import gc
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from fastinfogan.config import StepMode, TrainConfig
+from fastinfogan.metrics import Metrics
+from fastinfogan.step import Step
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CONFIG = TrainConfig(image_size=8, batch_size=8, noise=5, codes="cat3,uniform,bernoulli")
+SPEC = CONFIG.spec()
+MODES: list[StepMode] = ["alternating", "shared"]
+
+
+def batch(n: int) -> Tensor:
+    return torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(n))
+
+
+def storages(tensors) -> dict[int, int]:
+    """Address and size of each memory that the tensors lie in."""
+    found = (t.untyped_storage() for t in tensors)
+    return {s.data_ptr(): s.nbytes() for s in found if s.nbytes()}
+
+
+def living() -> dict[int, int]:
+    gc.collect()
+    return storages(o for o in gc.get_objects() if type(o) in (Tensor, Parameter))
+
+
+class Touched(TorchDispatchMode):
+    """Which of the memory that was there before an update, in order, its operations see."""
+
+    def __init__(self, known: dict[int, int]) -> None:
+        super().__init__()
+        self.known, self.seen = known, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        for leaf in tree_leaves((args, kwargs)):
+            if isinstance(leaf, Tensor):
+                place = leaf.untyped_storage().data_ptr()
+                if place in self.known:
+                    self.seen.append((str(func), place))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture(params=MODES)
+def warm(request, cpu_ranks) -> tuple[Step, Metrics, Tensor, Tensor]:
+    """A step after two updates, with the inputs that a graph would have."""
+    ranks = cpu_ranks("bf16")
+    step, metrics = Step(replace(CONFIG, step=request.param), SPEC, ranks), Metrics(SPEC, ranks)
+    real, number = batch(0), torch.zeros((), dtype=torch.int64)
+    for _ in range(2):
+        update(step, metrics, real, number)
+    return step, metrics, real, number
+
+
+def update(step: Step, metrics: Metrics, real: Tensor, number: Tensor) -> None:
+    metrics.add(1, *step._update(number, real))
+
+
+def test_an_update_touches_the_same_memory_in_the_same_order_every_time(warm):
+    step, metrics, real, number = warm
+    seen = []
+    for n in range(3):
+        number.fill_(n)
+        with Touched(living()) as touched:
+            update(step, metrics, real, number)
+        seen.append(touched.seen)
+    assert len(seen[0]) > 100
+    assert seen[0] == seen[1] == seen[2]
+
+
+def test_an_update_allocates_nothing_that_outlives_it(warm):
+    step, metrics, real, number = warm
+    before = living()
+    for _ in range(3):
+        update(step, metrics, real, number)
+    assert living() == before
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_the_updates_number_may_be_a_tensor(cpu_ranks, mode, precision):
+    """Latents and the average's decay are then made of it on the device, to the last bit alike."""
+    ranks = cpu_ranks(precision)
+    one, other = (Step(replace(CONFIG, step=mode), SPEC, ranks) for _ in range(2))
+    for n in range(4):
+        one(n, batch(n)), other._update(torch.tensor(n), batch(n))
+        pairs = zip(one._state(), other._state(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_with_its_number_on_the_device_nothing_is_read_back(
+    cpu_ranks, no_host_read, warm, precision
+):
+    step, metrics, real, number = warm
+    with no_host_read():
+        update(step, metrics, real, number)

@@ -1,0 +1,145 @@
+"""The compiled gradients against the eager ones, and how often they are compiled."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch._dynamo
+from torch import Tensor
+
+from fastinfogan import grouped, losses, step
+from fastinfogan.config import Routing, StepMode, TrainConfig
+from fastinfogan.gradients import Networks, Objective, d_grads, g_grads, shared_grads
+from fastinfogan.latents import LatentBatch
+from fastinfogan.step import Step, build, compiled
+
+pytestmark = pytest.mark.usefixtures("one_thread", "_compiler")
+
+CONFIG = TrainConfig(
+    image_size=8, batch_size=8, noise=5, codes="cat3*0.5,uniform*2,bernoulli*1.5,gaussian2:learned"
+)
+SPEC = CONFIG.spec()
+WEIGHTS = torch.tensor([0.5, 2.0, 1.5, 0.25], dtype=torch.float64)
+
+
+@pytest.fixture
+def _compiler(monkeypatch):
+    """Traced as for Inductor, run by PyTorch's own operators."""
+    monkeypatch.setattr(step, "COMPILER", "aot_eager")
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def batch(n: int) -> Tensor:
+    return torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(n))
+
+
+def problem() -> tuple[Networks, Tensor, LatentBatch]:
+    networks = build(CONFIG, SPEC)
+    for network in networks:
+        network.double().to(memory_format=torch.channels_last)
+    c = SPEC.sample(8)
+    return networks, batch(0).double(), LatentBatch(c.input.double(), *c[1:])
+
+
+def functions(networks: Networks, routing: Routing):
+    goal = Objective(SPEC, WEIGHTS, routing)
+    d_params, g_params = networks.split(routing)
+    return (
+        lambda real, c: d_grads(networks, goal, d_params, real, c),
+        lambda real, c: g_grads(networks, goal, g_params, c),
+        lambda real, c: shared_grads(networks, goal, d_params, g_params, real, c),
+    )
+
+
+def flat(result) -> list[Tensor]:
+    return [t for part in result for t in part]
+
+
+class TestGradients:
+    @pytest.mark.parametrize("routing", ["openai", "head", "generator-step"])
+    def test_traced_they_are_the_eager_ones_bit_for_bit(self, routing, monkeypatch):
+        """With the same information loss in both: eagerly it has a faster form on a CPU."""
+        monkeypatch.setattr(losses, "applies", lambda *args: False)
+        networks, real, c = problem()
+        for eager in functions(networks, routing):
+            expected = flat(eager(real, c))
+            got = flat(compiled(eager)(real, c))
+            assert len(got) == len(expected)
+            assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+    def test_batchnorms_buffers_move_alike(self):
+        for i in range(3):
+            plain, other = problem(), problem()
+            functions(plain[0], "openai")[i](*plain[1:])
+            compiled(functions(other[0], "openai")[i])(*other[1:])
+            for a, b in zip(plain[0], other[0], strict=True):
+                for x, y in zip(a.buffers(), b.buffers(), strict=True):
+                    assert torch.equal(x, y)
+
+    @pytest.mark.slow
+    def test_by_inductor_they_agree_in_fp64(self, monkeypatch):
+        monkeypatch.setattr(step, "COMPILER", "inductor")
+        networks, real, c = problem()
+        for eager in functions(networks, "openai"):
+            for a, b in zip(flat(compiled(eager)(real, c)), flat(eager(real, c)), strict=True):
+                # sums in another order, through BatchNorm: as the textbook's in test_step
+                torch.testing.assert_close(a, b, rtol=0, atol=1e-11 * float(b.abs().max()))
+
+
+def everything(s: Step) -> list[Tensor]:
+    return [t.clone() for t in s._state()]
+
+
+class TestStep:
+    @pytest.mark.parametrize("mode", ["alternating", "shared"])
+    def test_it_is_compiled_once_for_two_hundred_updates(self, cpu_ranks, mode: StepMode):
+        config = replace(CONFIG, compile="on", step=mode)
+        s = Step(config, SPEC, cpu_ranks("bf16"))
+        s.prepare(batch(0))
+        with torch.compiler.set_stance("fail_on_recompile"):
+            for n in range(200):
+                s(n, batch(n % 7))
+
+    @pytest.mark.parametrize("mode", ["alternating", "shared"])
+    def test_preparing_it_leaves_no_trace(self, cpu_ranks, mode: StepMode):
+        config = replace(CONFIG, compile="on", step=mode)
+        warmed, cold = (Step(config, SPEC, cpu_ranks("bf16")) for _ in range(2))
+        before = everything(warmed)
+        assert warmed.prepare(batch(5)) == []
+        assert all(torch.equal(a, b) for a, b in zip(everything(warmed), before, strict=True))
+        warmed(0, batch(0)), cold(0, batch(0))
+        pairs = zip(everything(warmed), everything(cold), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+
+    @pytest.mark.parametrize("mode", ["alternating", "shared"])
+    def test_step_by_step_it_agrees_with_the_eager_one(
+        self, cpu_ranks, mode: StepMode, monkeypatch
+    ):
+        """Each update from the same weights: over many, the game itself multiplies a last bit."""
+        ranks = cpu_ranks("no")
+        eager = Step(replace(CONFIG, step=mode), SPEC, ranks)
+        other = Step(replace(CONFIG, step=mode, compile="on"), SPEC, ranks)
+        monkeypatch.setattr(losses, "applies", lambda *args: False)
+        for n in range(5):
+            eager(n, batch(n)), other(n, batch(n))
+            pairs = zip(everything(eager), everything(other), strict=True)
+            assert all(torch.equal(a, b) for a, b in pairs)
+
+    @pytest.mark.slow
+    def test_it_takes_either_memory_format(self, cpu_ranks, monkeypatch):
+        monkeypatch.setattr(step, "COMPILER", "inductor")
+        config = replace(CONFIG, compile="on", memory_format="contiguous")
+        s = Step(config, SPEC, cpu_ranks("bf16"))
+        s(0, batch(0))
+        assert s.working.discriminator.conv2.weight.is_contiguous()
+
+    def test_a_torch_that_cannot_trace_gradients_is_refused(self, cpu_ranks, monkeypatch):
+        monkeypatch.setattr(step.torch._dynamo, "config", object())
+        with pytest.raises(step.UserError, match="--compile on: this torch cannot trace"):
+            Step(replace(CONFIG, compile="on"), SPEC, cpu_ranks())
+
+
+def test_the_fast_form_of_the_loss_is_what_differs():
+    assert losses.applies is grouped.applies

@@ -1,0 +1,106 @@
+"""What runs where, and what is refused."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+
+from fastinfogan import policy
+from fastinfogan.config import TrainConfig
+from fastinfogan.errors import UserError
+from fastinfogan.parallel import Ranks
+from fastinfogan.policy import Policy, choose
+
+CONFIG = TrainConfig()
+
+
+def ranks(device: str, precision: str = "bf16") -> Ranks:
+    scaler = object() if precision == "fp16" else None
+    accelerator = SimpleNamespace(mixed_precision=precision, scaler=scaler)
+    return cast(Ranks, SimpleNamespace(device=torch.device(device), accelerator=accelerator))
+
+
+def chosen(device: str, precision: str = "bf16", **options: Any) -> Policy:
+    return choose(replace(CONFIG, **options), ranks(device, precision))
+
+
+@pytest.fixture
+def amd(monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+
+
+@pytest.fixture
+def no_triton(monkeypatch):
+    monkeypatch.setattr(policy.importlib.util, "find_spec", lambda name: None)
+
+
+class TestDefaults:
+    def test_a_cpu_runs_eagerly(self):
+        assert chosen("cpu").name == "eager"
+
+    def test_an_nvidia_gpu_compiles_and_captures(self):
+        assert chosen("cuda").name == "compiled and captured"
+
+    def test_an_amd_gpu_compiles(self, amd):
+        assert chosen("cuda").name == "compiled"
+
+    def test_without_triton_a_gpu_captures_what_is_eager(self, no_triton):
+        assert chosen("cuda").name == "captured"
+
+    def test_fp16_is_captured_but_its_loss_scale_is_not_compiled(self):
+        assert chosen("cuda", "fp16").name == "captured"
+
+    @pytest.mark.parametrize("device", ["cpu", "cuda"])
+    def test_each_choice_has_a_reason(self, device):
+        assert chosen(device).reason not in ("", "as asked")
+
+    @pytest.mark.parametrize(
+        ("precision", "dtype"),
+        [("no", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)],
+    )
+    def test_the_precision_is_accelerates(self, precision, dtype):
+        assert chosen("cuda", precision).dtype == dtype
+
+
+class TestOptions:
+    def test_each_option_overrides_its_part_and_no_other(self):
+        assert chosen("cpu", compile="on").name == "compiled"
+        assert chosen("cuda", compile="off").name == "captured"
+        assert chosen("cuda", capture="off").name == "compiled"
+        assert chosen("cuda", compile="off", capture="off").name == "eager"
+
+    def test_what_was_asked_for_says_so(self):
+        assert chosen("cpu", compile="on").reason == "as asked"
+        assert chosen("cuda", compile="off", capture="off").reason == "as asked"
+
+    def test_the_memory_format_is_the_options(self):
+        assert chosen("cpu").memory_format == torch.channels_last
+        assert chosen("cpu", memory_format="contiguous").memory_format == torch.contiguous_format
+
+    def test_the_record_holds_no_torch_object(self):
+        assert chosen("cpu").record() == {
+            "compiled": False,
+            "captured": False,
+            "memory_format": "channels_last",
+            "step_reason": chosen("cpu").reason,
+        }
+
+
+class TestRefusals:
+    def test_a_cpu_has_no_cuda_graphs(self):
+        with pytest.raises(UserError, match="--capture on: CUDA graphs need an NVIDIA GPU"):
+            chosen("cpu", capture="on")
+
+    def test_nor_has_an_amd_gpu(self, amd):
+        with pytest.raises(UserError, match="--capture on"):
+            chosen("cuda", capture="on")
+
+    def test_compiling_for_a_gpu_needs_triton(self, no_triton):
+        with pytest.raises(UserError, match="--compile on: triton is not installed"):
+            chosen("cuda", compile="on")
+
+    def test_a_loss_scale_is_not_compiled(self):
+        with pytest.raises(UserError, match="--compile on: fp16"):
+            chosen("cuda", "fp16", compile="on")
