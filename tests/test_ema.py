@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from fastinfogan.ema import Ema
+from fastinfogan.flat import Flat
 from fastinfogan.layers import BatchNorm
 
 
@@ -106,3 +107,59 @@ def test_an_update_reads_nothing_on_the_host(no_host_read):
     ema = Ema(network(1.0), 0.9)
     with no_host_read():
         ema.update(3)
+
+
+def sources() -> tuple[nn.Module, Flat]:
+    """A network that lies in a flat, before a parameter of another."""
+    draw = torch.Generator().manual_seed(0)
+    source = nn.Sequential(nn.Conv2d(3, 5, 4), BatchNorm(5), nn.Linear(7, 70))
+    source.to(memory_format=torch.channels_last)
+    for p in source.parameters():
+        nn.init.normal_(p, generator=draw)
+    flat = Flat([*source.parameters(), nn.Parameter(torch.ones(100))])
+    return source, flat
+
+
+def move(flat: Flat, n: int) -> None:
+    with torch.no_grad():
+        flat.value.add_(torch.randn(flat.value.shape, generator=torch.Generator().manual_seed(n)))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.05, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("by_flat", [True, False])
+def test_the_number_of_an_update_may_be_a_tensor(decay, by_flat):
+    """The same bits: a captured update, which counts on the device, equals an eager one."""
+    source, flat = sources()
+    by_int, by_tensor = Ema(source, decay), Ema(source, decay)
+    for n in (0, 1, 2, 7, 40, 100, 12_345, 10**9):
+        move(flat, n)
+        value = flat.value.detach() if by_flat else None
+        by_int.update(n, value)
+        by_tensor.update(torch.tensor(n), value)
+        for a, b in zip(by_int.module.parameters(), by_tensor.module.parameters(), strict=True):
+            assert torch.equal(a, b), n
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.999])
+def test_the_average_of_a_flat_is_that_of_its_parameters(decay):
+    """The same bits, whatever else lies behind them."""
+    source, flat = sources()
+    together, one_by_one = Ema(source, decay), Ema(source, decay)
+    for n in range(20):
+        move(flat, n)
+        for b in source.buffers():
+            b.add_(1)
+        together.update(n, flat.value.detach())
+        one_by_one.update(n)
+        ours, theirs = together.module.state_dict(), one_by_one.module.state_dict()
+        assert list(ours) == list(source.state_dict())
+        for key, a in ours.items():
+            assert torch.equal(a, theirs[key]), (n, key)
+
+
+def test_an_update_by_a_tensor_reads_nothing_on_the_host(no_host_read):
+    source, flat = sources()
+    ema = Ema(source, 0.9)
+    n = torch.tensor(3)
+    with no_host_read():
+        ema.update(n, flat.value.detach())

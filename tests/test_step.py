@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastinfogan import step as step_module
 from fastinfogan.config import Routing, StepMode, TrainConfig
+from fastinfogan.gradients import generate
 from fastinfogan.latents import LatentBatch, LatentSpec
 from fastinfogan.layers import BatchNorm
 from fastinfogan.parallel import Pending, Ranks
@@ -338,7 +339,7 @@ class TestPasses:
         """Nothing is lost, and G's buffers follow the batch once."""
         begun, whole = pair(), pair()
         params = begun.split(routing)[1]
-        fake = step_module.generate(begun, latent())
+        fake = generate(begun, latent())
         grads, _ = g_grads(begun, objective(routing), params, latent(), fake=fake)
         assert not differing(named(begun, params, grads), of_g(whole, routing)[0])
         assert not differing(buffers(begun.generator), buffers(whole.generator))
@@ -832,7 +833,7 @@ class TestRanks:
         def start_average(buffer: Tensor) -> Pending:
             assert buffer.shape in (step.d_flat.grad.shape, step.g_flat.grad.shape)
             seen.append(f"{player(buffer)}'s average starts")
-            return Pending(lambda: seen.append(f"{player(buffer)}'s average is there"))
+            return Pending(partial(seen.append, f"{player(buffer)}'s average is there"))
 
         step = Step(replace(CONFIG, step=mode), SPEC, mock_ranks(start_average=start_average))
         draw = step._latents
@@ -845,7 +846,11 @@ class TestRanks:
         for moves, optimizer in (("D moves", step.d_optimizer), ("G moves", step.g_optimizer)):
             monkeypatch.setattr(optimizer, "step", partial(seen.append, moves))
         for name in ("d_grads", "g_grads", "shared_grads", "generate"):
-            spy(monkeypatch, name, lambda _, out, name=name: seen.append(name))
+
+            def note(_: Any, out: Any, name: str = name) -> None:
+                seen.append(name)
+
+            spy(monkeypatch, name, note)
         step(0, batch(0))
         return seen
 

@@ -1,0 +1,429 @@
+"""Convolutions of their own in bf16 against PyTorch's, both held to fp64; BatchNorm in parts."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fastinfogan import layers
+from fastinfogan.layers import BatchNorm, Conv, Stats, Up, asking, lrelu, patches
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+BF16 = torch.bfloat16
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+KINDS: dict[str, type[Conv] | type[Up]] = {"conv": Conv, "up": Up}
+Layer = Conv | Up
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = BF16) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def layer_of(kind: str, inputs: int, outputs: int, bias: bool = True, seed: int = 0) -> Layer:
+    layer = KINDS[kind](inputs, outputs, bias)
+    for i, p in enumerate(layer.parameters()):
+        p.data = normal(*p.shape, seed=seed + 100 + i, dtype=torch.float32)
+    return layer.to(BF16)
+
+
+def problem(kind: str, inputs=6, outputs=8, batch=3, rows=4, columns=6, bias=True, seed=0):
+    """A layer in bf16, its input and its output's gradient. rows, columns: of the smaller map."""
+    sides = [(2 * rows, 2 * columns), (rows, columns)]
+    before, after = sides if kind == "conv" else sides[::-1]
+    layer = layer_of(kind, inputs, outputs, bias, seed)
+    x = normal(batch, inputs, *before, seed=seed)
+    return layer, x, normal(batch, outputs, *after, seed=seed + 1)
+
+
+def plain(kind: str) -> Callable[..., Tensor]:
+    """PyTorch's own."""
+    function = F.conv2d if kind == "conv" else F.conv_transpose2d
+    return lambda x, w, bias=None: function(x, w, bias, stride=2, padding=1)
+
+
+def run(function: Callable[..., Tensor], dy: Tensor, *leaves: Tensor) -> list[Tensor]:
+    """The function's value and its gradients in all of its leaves."""
+    own = [t.detach().requires_grad_() for t in leaves]
+    y = function(*own)
+    return [y.detach(), *torch.autograd.grad(y, own, dy)]
+
+
+def run_layer(layer: Layer, dy: Tensor, x: Tensor) -> list[Tensor]:
+    x = x.detach().requires_grad_()
+    y = layer(x)
+    return [y.detach(), *torch.autograd.grad(y, [x, *layer.parameters()], dy)]
+
+
+def wide(tensors: list[Tensor]) -> list[Tensor]:
+    return [t.double() for t in tensors]
+
+
+NAMES = ("output", "input", "weight", "bias")
+
+
+def assert_near(ours: list[Tensor], theirs: list[Tensor], truth: list[Tensor]) -> None:
+    """As near to the truth as PyTorch in the same dtype, up to a second rounding to bf16."""
+    for name, a, b, t in zip(NAMES[: len(truth)], ours, theirs, truth, strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype), name
+        error, allowed = (a.double() - t).norm(), (b.double() - t).norm()
+        assert error <= 2 * allowed + 2**-8 * t.norm(), (name, error, allowed, t.norm())
+
+
+def check(kind: str, layer: Layer, x: Tensor, dy: Tensor) -> None:
+    leaves = [x, *(p.detach() for p in layer.parameters())]
+    assert_near(
+        run_layer(layer, dy, x),
+        run(plain(kind), dy, *leaves),
+        run(plain(kind), dy.double(), *wide(leaves)),
+    )
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[str, Layer, Tensor, Tensor]:
+    # 1 to 5: about the 4 from which on a convolution is wide; 16: as wide as it gets
+    channels = st.sampled_from([1, 2, 3, 4, 5, 16])
+    sides = st.integers(1, 5)
+    kind = draw(st.sampled_from(sorted(KINDS)))
+    layer, x, dy = problem(
+        kind,
+        draw(channels),
+        draw(channels),
+        draw(st.integers(1, 9)),
+        draw(sides),
+        draw(sides),
+        draw(st.booleans()),
+        draw(st.integers(0, 2**20)),
+    )
+    formats = st.sampled_from(sorted(FORMATS))
+    layer.to(memory_format=FORMATS[draw(formats)])  # type: ignore[call-overload]
+    x = x.contiguous(memory_format=FORMATS[draw(formats)])
+    return kind, layer, x, dy.contiguous(memory_format=FORMATS[draw(formats)])
+
+
+class TestValues:
+    @settings(
+        max_examples=150,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
+    @given(problems(), st.sampled_from([2, 4, 128]))
+    def test_output_and_gradients_are_as_near_the_truth_as_pytorchs(self, given_problem, chunk):
+        """At any width, side, batch and memory format, and however many chunks a batch makes."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(layers, "CHUNK", chunk)
+            check(*given_problem)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("images", [layers.CHUNK, layers.CHUNK + 1, 2 * layers.CHUNK + 3])
+    def test_a_batch_of_more_than_one_chunk_loses_no_image(self, kind, images):
+        check(kind, *problem(kind, batch=images, rows=2, columns=2))
+
+    @pytest.mark.parametrize("few", [1, 8])
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize(
+        "strided",
+        [
+            lambda dy: dy[:1, :, :1, :1].expand_as(dy),  # as a sum's backward pass gives it
+            lambda dy: dy.transpose(2, 3).contiguous().transpose(2, 3),
+            lambda dy: torch.stack((dy, dy), -1)[..., 0],
+            lambda dy: torch.cat((dy, dy), 1)[:, : dy.shape[1]],
+        ],
+        ids=["stride 0", "transposed", "every second", "part of a wider one"],
+    )
+    def test_a_gradient_may_lie_in_memory_as_it_likes(self, kind, few, strided):
+        image = {"inputs": few} if kind == "conv" else {"outputs": few}
+        layer, x, dy = problem(kind, **image)
+        given_dy = strided(dy)
+        assert not given_dy.is_contiguous()
+        check(kind, layer, x, given_dy)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_an_input_may_be_part_of_a_wider_one(self, kind):
+        layer, x, dy = problem(kind)
+        check(kind, layer, torch.cat((x, x), 1)[:, : x.shape[1]], dy)
+
+    @pytest.mark.parametrize("few", [1, 8])
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_two_applications_in_one_graph_keep_their_inputs_apart(self, kind, few):
+        """The patches of both go through the same memory."""
+        image = {"inputs": few} if kind == "conv" else {"outputs": few}
+        layer, x, dy = problem(kind, **image)
+        other_x, other_dy = normal(*x.shape, seed=8), normal(*dy.shape, seed=9)
+        alone = run_layer(layer, dy, x), run_layer(layer, other_dy, other_x)
+        xs = [t.detach().requires_grad_() for t in (x, other_x)]
+        ys = [layer(t) for t in xs]
+        params = list(layer.parameters())
+        gradients = torch.autograd.grad(ys, [*xs, *params], [dy, other_dy])
+        for i in range(2):
+            assert torch.equal(ys[i], alone[i][0])
+            assert torch.equal(gradients[i], alone[i][1])
+        for got, one, two in zip(gradients[2:], alone[0][2:], alone[1][2:], strict=True):
+            assert torch.equal(got, one + two)  # autograd adds them up in bf16
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_in_another_dtype_they_are_pytorchs_own(self, kind, dtype):
+        layer, x, dy = problem(kind)
+        layer, x, dy = layer.to(dtype), x.to(dtype), dy.to(dtype)
+        leaves = [x, *(p.detach() for p in layer.parameters())]
+        for a, b in zip(run_layer(layer, dy, x), run(plain(kind), dy, *leaves), strict=True):
+            assert torch.equal(a, b)
+
+
+class TestPatches:
+    @pytest.mark.parametrize("memory_format", FORMATS)
+    def test_they_are_what_a_convolution_sees_in_the_order_row_column_channel(self, memory_format):
+        for seed in range(3):  # through the same memory: nothing of the last stays
+            x = normal(2, 3, 6, 10, seed=seed)
+            seen = F.unfold(x, 4, padding=1, stride=2)  # channel, row, column
+            expected = seen.view(2, 3, 16, 15).permute(0, 3, 2, 1).reshape(30, 48)
+            given_x = x.contiguous(memory_format=FORMATS[memory_format])
+            assert torch.equal(patches(given_x), expected)
+
+    def test_shapes_have_memory_of_their_own(self):
+        first = patches(normal(2, 3, 4, 4))
+        kept = first.clone()
+        for shape in ((2, 3, 4, 8), (3, 2, 4, 4), (1, 6, 4, 4)):
+            patches(normal(*shape, seed=5))
+        patches(normal(2, 3, 4, 4, seed=6).float())
+        assert torch.equal(first, kept)
+
+
+class Work(TorchDispatchMode):
+    """What a backward pass computes with: convolutions' gradients, products, convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.convolution_backward.default:
+            names = zip(args[-1], ("of input", "of weight", "of bias"), strict=True)
+            self.done |= {name for wanted, name in names if wanted}
+        elif func is torch.ops.aten.mm.default:
+            self.done.add("of weight")
+        elif func is torch.ops.aten.sum.dim_IntList:
+            self.done.add("of bias")
+        elif func is torch.ops.aten.convolution.default:
+            self.done.add("of input")
+        return func(*args, **(kwargs or {}))
+
+
+# Both ways that each layer has: few channels on the image's side, and many.
+BOTH_WAYS = pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        ("conv", {"inputs": 1}),
+        ("conv", {"inputs": 8}),
+        ("up", {"outputs": 1}),
+        ("up", {"outputs": 8}),
+    ],
+)
+
+
+@BOTH_WAYS
+class TestAsking:
+    @staticmethod
+    def backward(kind: str, sizes: dict[str, int], what: Any, leaf: bool = True):
+        """(gradients of input, weight, bias, what was computed, all gradients)."""
+        layer, x, dy = problem(kind, **sizes)
+        x.requires_grad_()
+        used = x if leaf else x * 1
+        wanted = [used, *layer.parameters()]
+        everything = torch.autograd.grad(layer(used), wanted, dy)
+        y = layer(used)
+        with asking(what), Work() as work:
+            got = torch.autograd.grad(y, wanted, dy, allow_unused=True)
+        return got, work.done, everything
+
+    def test_for_inputs_no_gradient_of_a_weight_is_computed(self, kind, sizes):
+        got, done, everything = self.backward(kind, sizes, "inputs")
+        assert got[1:] == (None, None)
+        assert torch.equal(got[0], everything[0])
+        assert done == {"of input"}
+
+    def test_for_weights_no_gradient_of_a_leaf_is_computed(self, kind, sizes):
+        got, done, everything = self.backward(kind, sizes, "weights")
+        assert got[0] is None
+        assert all(torch.equal(a, b) for a, b in zip(got[1:], everything[1:], strict=True))
+        assert done == {"of weight", "of bias"}
+
+    def test_for_weights_what_comes_from_other_layers_has_its_gradient(self, kind, sizes):
+        got, done, everything = self.backward(kind, sizes, "weights", leaf=False)
+        assert all(torch.equal(a, b) for a, b in zip(got, everything, strict=True))
+        assert done == {"of input", "of weight", "of bias"}
+
+    @pytest.mark.parametrize("trained", range(8))
+    def test_what_needs_no_gradient_is_not_computed(self, kind, sizes, trained):
+        layer, x, dy = problem(kind, **sizes)
+        everything = run_layer(layer, dy, x)[1:]
+        leaves = [x, *layer.parameters()]
+        flags = [bool(trained >> i & 1) for i in range(3)]
+        for leaf, flag in zip(leaves, flags, strict=True):
+            leaf.requires_grad_(flag)
+        y = layer(x)
+        assert y.requires_grad is any(flags)
+        if not any(flags):
+            return
+        wanted = [leaf for leaf, flag in zip(leaves, flags, strict=True) if flag]
+        with Work() as work:
+            got = torch.autograd.grad(y, wanted, dy)
+        expected = [g for g, flag in zip(everything, flags, strict=True) if flag]
+        assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+        names = ("of input", "of weight", "of bias")
+        assert work.done == {name for name, flag in zip(names, flags, strict=True) if flag}
+
+    def test_behind_the_block_everything_is_asked_for_again(self, kind, sizes):
+        layer, x, dy = problem(kind, **sizes)
+        expected = run_layer(layer, dy, x)
+        with pytest.raises(KeyError), asking("weights"), asking("inputs"):
+            raise KeyError
+        again = run_layer(layer, dy, x)
+        assert all(torch.equal(a, b) for a, b in zip(again, expected, strict=True))
+
+
+@BOTH_WAYS
+def test_gradients_can_be_differentiated_again(kind, sizes):
+    """A penalty on the gradients of input and weight, as R1's, in all that they depend on."""
+
+    def penalty(function, dy, *leaves):
+        own = [t.detach().requires_grad_() for t in (dy, *leaves)]
+        y = function(*own[1:])
+        first = torch.autograd.grad(y, own[1:], own[0], create_graph=True)
+        total = sum((g.double().square().sum() for g in first), start=torch.zeros(()).double())
+        return torch.autograd.grad(total, own[:3])  # of dy, x, w: bias is in no gradient
+
+    layer, x, dy = problem(kind, **sizes)
+
+    def ours(x: Tensor, w: Tensor, bias: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, {"weight": w, "bias": bias}, x)
+
+    leaves = [x, *(p.detach() for p in layer.parameters())]
+    got, theirs = penalty(ours, dy, *leaves), penalty(plain(kind), dy, *leaves)
+    truth = penalty(plain(kind), dy.double(), *wide(leaves))
+    for a, b, t in zip(got, theirs, truth, strict=True):
+        assert t.norm() > 0
+        error, allowed = (a.double() - t).norm(), (b.double() - t).norm()
+        assert error <= 2 * allowed + 2**-8 * t.norm()
+
+
+@BOTH_WAYS
+def test_in_a_compiled_graph_they_are_pytorchs_own(kind, sizes):
+    """One graph without a break, and in it the convolution by its name."""
+    layer, x, dy = problem(kind, **sizes)
+    called: list[str] = []
+
+    def look(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        called.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
+
+    def asked(x: Tensor) -> Tensor:
+        with asking("inputs"):  # which such a graph does not need
+            return layer(x)
+
+    torch._dynamo.reset()
+    with torch.random.fork_rng():
+        compiled = torch.compile(asked, fullgraph=True, backend=look)
+        own = x.detach().requires_grad_()
+        y = compiled(own)
+        got = [y.detach(), *torch.autograd.grad(y, [own, *layer.parameters()], dy)]
+    torch._dynamo.reset()
+    assert len(called) == 1
+    assert ("conv2d" if kind == "conv" else "conv_transpose2d") in called[0]
+    leaves = [x, *(p.detach() for p in layer.parameters())]
+    for a, b in zip(got, run(plain(kind), dy, *leaves), strict=True):
+        assert torch.equal(a, b)
+
+
+class TestBatchNormInParts:
+    """A tuple of statistics, one for each equal part of the batch."""
+
+    PARTS: tuple[tuple[Stats, ...], ...] = (
+        ("update", "batch"),
+        ("batch", "update"),
+        ("running", "batch"),
+        ("update", "update"),
+        ("batch", "running", "update"),
+        ("batch", "batch"),
+    )
+
+    @staticmethod
+    def norm() -> BatchNorm:
+        norm = BatchNorm(5)
+        for i, t in enumerate((*norm.parameters(), norm.running_mean)):
+            t.data = normal(5, seed=i, dtype=torch.float32)
+        return norm
+
+    @pytest.mark.parametrize("shape", [(), (4, 4)], ids=["rows", "maps"])
+    @pytest.mark.parametrize("stats", PARTS)
+    def test_each_part_is_normalised_by_itself(self, stats, shape):
+        whole = self.norm()
+        apart = copy.deepcopy(whole)
+        x = normal(4 * len(stats), 5, *shape, dtype=torch.float32)
+        x += torch.arange(len(x)).view(-1, *[1] * (x.ndim - 1))  # the parts are unlike each other
+        dy = normal(*x.shape, seed=1, dtype=torch.float32)
+        results = []
+
+        def by_itself(x: Tensor) -> Tensor:
+            return torch.cat([apart(part, s) for part, s in zip(x.split(4), stats, strict=True)])
+
+        for function, norm in ((lambda x: whole(x, stats), whole), (by_itself, apart)):
+            own = x.clone().requires_grad_()
+            y = function(own)
+            gradients = torch.autograd.grad(y, [own, *norm.parameters()], dy)
+            results.append([y, *gradients, *norm.buffers()])
+        assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+    @pytest.mark.parametrize("stats", PARTS)
+    def test_the_buffers_follow_the_parts_that_update_and_no_other(self, stats):
+        norm = self.norm()
+        expected = nn.BatchNorm1d(5)
+        expected.running_mean = norm.running_mean.clone()
+        expected.running_var = norm.running_var.clone()
+        x = normal(4 * len(stats), 5, dtype=torch.float32)
+        norm.eval()(x, stats)  # whatever the mode
+        for part, s in zip(x.split(4), stats, strict=True):
+            if s == "update":
+                expected(part)
+        assert torch.equal(norm.running_mean, expected.running_mean)
+        assert torch.equal(norm.running_var, expected.running_var)
+
+    def test_bf16_maps_are_normalised_and_followed_in_fp32(self):
+        norm, exact = self.norm(), self.norm().double()
+        x = normal(8, 5, 4, 4)
+        y, truth = norm(x, ("update", "batch")), exact(x.double(), ("update", "batch"))
+        assert y.dtype == BF16
+        # one rounding of values up to about 8
+        assert (y.double() - truth).abs().max() <= 2**-8 * 8
+        for mine, true in zip(norm.buffers(), exact.buffers(), strict=True):
+            assert mine.dtype == torch.float32
+            torch.testing.assert_close(mine.double(), true, rtol=1e-5, atol=1e-6)
+
+
+class TestLeakyReLU:
+    def test_it_writes_over_its_argument(self):
+        x = torch.tensor([-1.0, 2.0])
+        y = lrelu(x)
+        assert y.data_ptr() == x.data_ptr()
+        assert x.tolist() == pytest.approx([-0.1, 2.0])
+
+    @pytest.mark.parametrize("before", ["conv", "norm"])
+    def test_in_place_behind_a_layer_it_has_the_gradient_of_a_copy(self, before):
+        """Neither layer looks at its output again."""
+        layer: nn.Module = layer_of("conv", 8, 5) if before == "conv" else BatchNorm(8).train()
+        x = normal(4, 8, 4, 4).requires_grad_()
+
+        def gradients(activation: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
+            y = activation(layer(x))
+            return torch.autograd.grad(y, [x, *layer.parameters()], normal(*y.shape, seed=3))
+
+        expected = gradients(lambda y: F.leaky_relu(y, 0.1))
+        assert all(torch.equal(a, b) for a, b in zip(gradients(lrelu), expected, strict=True))
