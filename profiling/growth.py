@@ -1,8 +1,8 @@
 """How cost grows on a CPU: `python profiling/growth.py [--families batch side codes]`.
 
 Families: the batch, the image's side, the number of heads, each for the alternating and the shared
-step; `contention`: settings of OpenMP's threads, alone and beside a busy foreign process; `start`:
-from the start of the trainer to its first update. A point is a process of its own, which waits for
+step; `contention`: settings of OpenMP's threads, alone and beside a busy foreign process; `malloc`: glibc keeping what is freed; `start`: from the
+start of the trainer to its first update. A point is a process of its own, which waits for
 its turn on stdin: rounds go over all points of a family, forwards and backwards, so that a change
 of the machine's speed meets all of them. Random images stand in for real ones.
 
@@ -40,9 +40,11 @@ from fastinfogan.metrics import Metrics
 from fastinfogan.presets import PRESETS
 from fastinfogan.step import Step
 
-Family = Literal["batch", "side", "codes", "contention", "start"]
+Family = Literal["batch", "side", "codes", "contention", "malloc", "start"]
 STEPS: tuple[StepMode, ...] = ("alternating", "shared")
 OPENMP = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_PROC_BIND", "OMP_NUM_THREADS")
+KEEPING = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
+LABELS = {"batch": "batch", "side": "side of the image", "codes": "heads of Categorical(10)"}
 MIB = 2**20
 
 
@@ -54,7 +56,7 @@ class GrowthConfig:
     """What to measure."""
     rounds: int = 5
     """Turns of each point; starts of each command are 3 at most."""
-    images: int = 512
+    images: int = 256
     """Images a turn: at least one update."""
     out: Path = Path("docs")
     """Folder of growth.md and the plots."""
@@ -84,6 +86,7 @@ class Row:
     facts: dict[str, Any]  # the child's first line
     ms: list[float] = field(default_factory=list)  # per update
     fixed: list[float] = field(default_factory=list)  # of it for Adam, working copies, average
+    kernel: list[float] = field(default_factory=list)  # share of the CPU time
     busy: list[float] = field(default_factory=list)  # per update beside a busy process
     peak: float = 0.0  # MiB
 
@@ -98,9 +101,11 @@ class Row:
 
 def child(point: Point) -> None:
     """Say the facts, then measure as many updates as each line of stdin asks for."""
-    codes = ",".join(["cat10"] * point.heads)
-    preset = replace(PRESETS["mnist"], batch_size=point.batch, image_size=point.side)
-    preset = replace(preset, step=point.step, **({"codes": codes} if codes else {}))
+    preset = replace(
+        PRESETS["mnist"], batch_size=point.batch, image_size=point.side, step=point.step
+    )
+    if point.heads:
+        preset = replace(preset, codes=",".join(["cat10"] * point.heads))
     precision, reason = device.choose_precision(preset.precision, True)
     ranks = parallel.start(device.accelerate_name(precision), True)
     torch.set_num_threads(point.threads or device.cpu_threads())
@@ -138,7 +143,10 @@ def child(point: Point) -> None:
 
     for line in sys.stdin:
         count = int(line)
-        result = {"ms": timed(update, count), "fixed": timed(fixed, 2)}
+        cpu = os.times()
+        result = {"ms": timed(update, count)}
+        user, system = (b - a for a, b in zip(cpu[:2], os.times()[:2], strict=True))
+        result |= {"kernel": system / (user + system), "fixed": timed(fixed, 2)}
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         result["peak"] = peak * (1 if sys.platform == "darwin" else 1024) / MIB - before
         print(json.dumps(result), flush=True)
@@ -159,7 +167,7 @@ class Child:
     """A point's process."""
 
     def __init__(self, point: Point) -> None:
-        kept = {k: v for k, v in os.environ.items() if k not in OPENMP}
+        kept = {k: v for k, v in os.environ.items() if k not in OPENMP + KEEPING}
         command = [sys.executable, __file__, "--child", json.dumps(asdict(point))]
         self.process = subprocess.Popen(
             command,
@@ -218,6 +226,7 @@ def measure(points: list[Point], rounds: int, images: int, contended: bool = Fal
                 result = c.turn(count)
                 row.ms.append(result["ms"])
                 row.fixed.append(result["fixed"])
+                row.kernel.append(result["kernel"])
                 row.peak = result["peak"]
                 if contended:
                     with busy_process():
@@ -264,19 +273,26 @@ def points(family: Family, quick: bool) -> list[Point]:
         if quick:
             return [Point(4, 8, 1, "alternating"), Point(4, 8, 2, "shared")]
         return [Point(heads=h, step=s) for s in STEPS for h in (1, 2, 5, 10, 20, 50, 100)]
+    if family == "malloc":
+        kept = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**33)}
+        sizes = (4,) if quick else (128, 1024, 4096)
+        return [Point(b, environment=e) for b in sizes for e in ({}, kept)]
     tiny = Point(4, 8) if quick else Point()
     settings: list[dict[str, str]] = [
         {},
         {"OMP_WAIT_POLICY": "passive"},
-        {"GOMP_SPINCOUNT": "0"},
         {"GOMP_SPINCOUNT": "1000"},
+        {"GOMP_SPINCOUNT": "3000"},
         {"GOMP_SPINCOUNT": "10000"},
-        {"OMP_PROC_BIND": "true"},
-        {"OMP_PROC_BIND": "true", "OMP_WAIT_POLICY": "passive"},
     ]
     if quick:
-        return [replace(tiny, environment=settings[1])]
-    return [*(replace(tiny, environment=e) for e in settings), replace(tiny, threads=1)]
+        return [replace(tiny, environment=e) for e in settings[:2]]
+    bound = {"OMP_PROC_BIND": "true"}  # the trainer would see one core, and take one thread
+    return [
+        *(replace(tiny, environment=e) for e in settings),
+        *(replace(tiny, environment=bound | e, threads=2) for e in settings[:2]),
+        replace(tiny, threads=1),
+    ]
 
 
 # Tables and plots
@@ -303,15 +319,22 @@ def setting(row: Row) -> str:
     return ", ".join(words) or "as it is"
 
 
+def of_first(ms: list[float], first: list[float]) -> str:
+    """Median ratio of speeds, within a round."""
+    return f"{median(b / a for a, b in zip(ms, first, strict=True)):.2f}"
+
+
 def table(family: Family, rows: list[Row]) -> str:
     """A family's figures."""
     if family == "contention":
         columns: Columns = {
             "setting": setting,
             "alone, images/s": lambda r: spread(r.rates),
+            "of as it is": lambda r: of_first(r.ms, rows[0].ms),
             "beside a busy process, images/s": lambda r: spread(
                 [1e3 * r.point.batch / ms for ms in r.busy]
             ),
+            "of as it is ": lambda r: of_first(r.busy, rows[0].busy),
         }
     else:
         own: dict[Family, Columns] = {
@@ -319,6 +342,10 @@ def table(family: Family, rows: list[Row]) -> str:
             "side": {
                 "side": lambda r: str(r.point.side),
                 "parameters, M": lambda r: f"{r.facts['parameters'] / 1e6:.1f}",
+            },
+            "malloc": {
+                "batch": lambda r: str(r.point.batch),
+                "setting": setting,
             },
             "codes": {
                 "heads": lambda r: str(r.point.heads),
@@ -333,7 +360,8 @@ def table(family: Family, rows: list[Row]) -> str:
             "images/s": lambda r: spread(r.rates),
             "Adam, copies, average, ms": lambda r: spread(r.fixed, 1),
             "of it": lambda r: f"{median(r.fixed) / median(r.ms):.0%}",
-            "state, MiB": lambda r: f"{r.facts['state']:.0f}",
+            "in the kernel": lambda r: f"{median(r.kernel):.0%}",
+            "state, MiB": lambda r: f"{r.facts['state']:,.0f}",
             "peak, MiB": lambda r: f"{r.peak:,.0f}",
         }
     return markdown(list(columns), [[cell(row) for cell in columns.values()] for row in rows])
@@ -358,53 +386,58 @@ def start_table(starts: int) -> str:
 
 def draw(family: Family, rows: list[Row], path: Path) -> None:
     """Time, images/s and memory over the family's size."""
-    x_of = {"batch": "batch", "side": "side", "codes": "heads"}[family]
-    label = {"batch": "batch", "side": "side of the image", "codes": "heads of Categorical(10)"}
-    figure = Figure(figsize=(10, 3), layout="constrained")
+    x_of = "heads" if family == "codes" else family
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
     panels = figure.subplots(1, 3)
-    titles = ("ms an update", "images/s", "peak memory, MiB")
     for name, color in zip(STEPS, ("C0", "C1"), strict=True):
         mine = [row for row in rows if row.point.step == name]
-        if not mine:
-            continue
         x = [getattr(row.point, x_of) for row in mine]
         for axes, values in zip(
-            panels, ([r.ms for r in mine], [r.rates for r in mine]), strict=False
-        ):
+            panels, ([r.ms for r in mine], [r.rates for r in mine], [[r.peak] for r in mine]),
+            strict=True,
+        ):  # fmt: skip
             mid = [median(v) for v in values]
             below = [m - min(v) for m, v in zip(mid, values, strict=True)]
             above = [max(v) - m for m, v in zip(mid, values, strict=True)]
             axes.errorbar(x, mid, (below, above), color=color, marker=".", capsize=2, label=name)
-        fixed = [median(row.fixed) for row in mine]
-        words = f"{name}: Adam, copies, average"
-        panels[0].plot(x, fixed, color=color, ls=":", marker=".", label=words)
-        panels[2].plot(x, [row.peak for row in mine], color=color, marker=".", label=name)
-        states = [row.facts["state"] for row in mine]
-        panels[2].plot(x, states, color=color, ls=":", marker=".", label=f"{name}: state")
+    # The same in both steps.
+    mine = [row for row in rows if row.point.step == STEPS[0]]
+    x = [getattr(row.point, x_of) for row in mine]
+    dots = {"color": "gray", "ls": ":", "marker": "."}
+    panels[0].plot(x, [median(r.fixed) for r in mine], label="Adam, copies, average", **dots)
+    panels[2].plot(x, [r.facts["state"] for r in mine], label="state", **dots)
     ticks = sorted({getattr(row.point, x_of) for row in rows})
+    titles = ("ms an update", "images/s", "peak memory, MiB")
     for axes, title in zip(panels, titles, strict=True):
         axes.set_title(title, fontsize="medium")
-        axes.set_xlabel(label[family])
+        axes.set_xlabel(LABELS[family])
         if family != "side":
             axes.set_xscale("log", base=2 if family == "batch" else 10)
         axes.set_xticks(ticks, [str(t) for t in ticks], fontsize="small")
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-        if family == "batch" and axes is not panels[1]:
-            axes.set_yscale("log")
-        else:
-            axes.set_ylim(bottom=0)
-    panels[0].legend(fontsize="x-small")
-    panels[2].legend(fontsize="x-small")
+        axes.set_ylim(bottom=0)
+    if family == "batch":
+        panels[0].set_yscale("log")
+        panels[0].set_ylim(bottom=1)
+    found = [axes.get_legend_handles_labels() for axes in (panels[0], panels[2])]
+    entries = {
+        word: handle
+        for handles, words in found
+        for handle, word in zip(handles, words, strict=True)
+    }
+    figure.legend(
+        entries.values(), entries.keys(), loc="outside lower center", ncols=4, fontsize="small"
+    )
     figure.savefig(path, dpi=90)
 
 
-def conditions(family: Family, facts: dict[str, Any], n: str) -> str:
+def conditions(options: str, facts: dict[str, Any], n: str) -> str:
     """What a table was measured with."""
     packages = facts["packages"]
     memory = psutil.virtual_memory().total / 2**30
     return (
-        f"`python profiling/growth.py --families {family}`; {facts['device_name']}, "
+        f"`python profiling/growth.py {options}`; {facts['device_name']}, "
         f"{device.cpu_threads()} cores, {memory:.0f} GiB; Python {facts['python']}, "
         f"torch {packages['torch']}, accelerate {packages['accelerate']}, {facts['precision']}; "
         f"{n}; median (range)."
@@ -432,6 +465,9 @@ def main(config: GrowthConfig) -> None:
     config.out.mkdir(parents=True, exist_ok=True)
     document = config.out / "growth.md"
     for family in config.families:
+        options = f"--families {family}"
+        if config.rounds != GrowthConfig.rounds and not config.quick:
+            options += f" --rounds {config.rounds}"
         if family == "start":
             precision, reason = device.choose_precision("auto", True)
             facts = device.environment(torch.device("cpu"), precision, reason, 1)
@@ -443,9 +479,9 @@ def main(config: GrowthConfig) -> None:
             rows = measure(what, config.rounds, config.images, contended)
             n = f"n = {config.rounds} turns of {config.images} images, or of one update"
             facts, block = rows[0].facts, table(family, rows)
-            if not contended:
+            if family in LABELS:
                 draw(family, rows, config.out / f"growth-{family}.png")
-        block = f"{conditions(family, facts, n)}\n\n{block}"
+        block = f"{conditions(options, facts, n)}\n\n{block}"
         print(f"{block}\n", flush=True)
         text = document.read_text() if document.exists() else ""
         document.write_text(merged(text, family, block))
