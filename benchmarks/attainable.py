@@ -1,4 +1,9 @@
-"""What the convolutions and matrix products of a function take by themselves, back to back."""
+"""What a step could reach: its products by themselves, and what they are of the device's peak.
+
+The attainable rate is that of the step's own convolutions and matrix products, each at its shape,
+dtype and layout, run back to back on the same machine. Utilisation is the model's FLOP, which do
+not depend on how they are computed, over those of one large product in the same time.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from fastinfogan.config import TrainConfig
+from fastinfogan.networks import mnist_pair
 
 aten = torch.ops.aten
 PRODUCTS = {
@@ -81,3 +89,55 @@ def products_of(function: Callable[[], object]) -> tuple[Callable[[], None], int
                 func(*args, **kwargs)
 
     return replay, sum(_flop(func, args) for func, args, _ in calls)
+
+
+def _forward(network: nn.Module, names: tuple[str, ...], side: int) -> list[int]:
+    """FLOP of these layers' forward pass for one image; `side` of the map before the first."""
+    out = []
+    for name in names:
+        layer = getattr(network, name)
+        if isinstance(layer, nn.Conv2d):
+            side //= 2
+            out.append(2 * layer.weight.numel() * side**2)
+        elif isinstance(layer, nn.ConvTranspose2d):
+            out.append(2 * layer.weight.numel() * side**2)
+            side *= 2
+        else:
+            out.append(2 * layer.weight.numel())
+    return out
+
+
+def model_flop(config: TrainConfig) -> int:
+    """Multiplications and additions of products that an update needs, for one image of the batch.
+
+    As few as the mode allows: no gradient of a weight that does not move, or of an input that
+    nothing before it needs. Whoever computes more does not use the device better.
+    """
+    spec = config.spec()
+    generator, discriminator = mnist_pair(
+        spec.input_dim, spec.q_dim, config.image_size, config.channels
+    )
+    g = _forward(generator, ("fc1", "fc2", "up3", "up4"), config.image_size // 4)
+    d = _forward(discriminator, ("conv1", "conv2", "fc3", "head"), config.image_size)
+    q = _forward(discriminator, ("q_fc1", "q_fc2"), 1)
+    g_all, d_all, q_all = sum(g), sum(d), sum(q)
+    of_d_weights = 2 * d_all - d[0]  # D's backward pass; images need no gradient
+    of_g_weights = 2 * g_all - g[0]  # G's; latents need none
+    real = d_all + q_all + of_d_weights  # Q for its statistics alone
+    fake = q_all + of_d_weights
+    if config.routing != "generator-step":
+        fake += 2 * q_all - (q[0] if config.routing == "head" else 0)
+    through = q_all + d_all + q_all + of_g_weights  # G's step: Q, then gradients down to G
+    if config.routing == "generator-step":
+        through += q_all
+    passes = 1 if config.step == "shared" else 2  # of G, and of D over its images
+    return real + fake + through + passes * (g_all + d_all)
+
+
+def large_product(
+    device: torch.device, dtype: torch.dtype, side: int = 2048
+) -> tuple[Callable[[], Tensor], int]:
+    """(a product of two square matrices, its FLOP): by its rate the device's peak is known."""
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    out = torch.empty_like(a)
+    return lambda: torch.mm(a, b, out=out), 2 * side**3

@@ -11,9 +11,8 @@ and some more. The ways:
     compiled         info_loss(backend="compiled")
     triton           info_loss(backend="triton"), on a GPU; never interpreted
 
-A ratio of speeds holds only within one state of the machine. So all ways of a case are timed in
-turns, block by block, the first changing from round to round; what pytest-benchmark shows as a
-round is the mean of a block of calls, replayed to it. On the CPU all is on one thread: two would
+All ways of a case are timed in turns (`turns.py`); what pytest-benchmark shows as a round is the
+mean of a block of calls, replayed to it. On the CPU all is on one thread: two would
 wait for each other at these sizes. On a GPU a block's time is that of the host and ends when the
 device is done; the launch floor is a kernel on one number, timed alike, and the bandwidth is
 against a copy measured here. `gpu_report.py` has the kernel's own times.
@@ -21,12 +20,10 @@ against a copy measured here. `gpu_report.py` has the kernel's own times.
 
 from __future__ import annotations
 
-import gc
 import math
 import os
 import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -36,6 +33,7 @@ import torch.nn.functional as F
 from pytest_benchmark.fixture import BenchmarkFixture
 from speed_table import TIMINGS, Timing, speed_ups
 from torch import Tensor
+from turns import CLOCK, GPU, in_turns
 
 from fastinfogan.latents import Categorical, Gaussian, LatentBatch, LatentSpec, Uniform
 from fastinfogan.losses import Backend, info_loss
@@ -70,13 +68,13 @@ class Case(NamedTuple):
         return f"{self.spec}, B = {self.batch}, {'GPU' if GPU else '1 thread'}"
 
 
-GPU = torch.cuda.is_available()
 CASES = [Case(spec, 128) for spec in SPECS]
 CASES += [Case("svhn: 4 Cat10 + 4 U", 4096), Case("10 Cat20", 4096)]
 CASES += [Case("mnist: Cat10 + 2 U", 65536)]
 
-BLOCK = 0.002  # seconds at least, against the clock's and the first call's share
-ROUNDS, SECONDS = 100, 8.0  # of a case: what is reached first, but 10 rounds at least
+timed = partial(  # of a case; a block so long against the clock's and the first call's share
+    in_turns, least=0.002, seconds=8.0, rounds=(10, 100)
+)
 
 Way = Callable[[Tensor, LatentSpec, LatentBatch], Tensor]
 
@@ -127,41 +125,6 @@ if GPU and os.environ.get("TRITON_INTERPRET", "0") == "0":
     WAYS["triton"] = ours("triton")
 
 
-def block(call: Callable[[], object], calls: int) -> float:
-    """Seconds a call, over a block of them; on a GPU until it is done."""
-    if GPU:
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    for _ in range(calls):
-        call()
-    if GPU:
-        torch.cuda.synchronize()
-    return (time.perf_counter() - start) / calls
-
-
-def in_turns(calls: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
-    """Seconds a call, in each round, all calls taking turns within a round."""
-    each = {}
-    for name, call in calls.items():
-        block(call, 3)  # compiles, allocates, warms up
-        each[name] = min(block(call, 3) for _ in range(5))
-    sizes = {name: max(1, math.ceil(BLOCK / seconds)) for name, seconds in each.items()}
-    names = list(calls)
-    times: dict[str, list[float]] = {name: [] for name in names}
-    gc.collect()
-    gc.disable()
-    try:
-        start, i = time.perf_counter(), 0
-        while i < 10 or (i < ROUNDS and time.perf_counter() - start < SECONDS):
-            first = i % len(names)
-            for name in names[first:] + names[:first]:
-                times[name].append(block(calls[name], sizes[name]))
-            i += 1
-    finally:
-        gc.enable()
-    return times
-
-
 @cache
 def measure(case: Case) -> dict[str, list[float]]:
     """Seconds of forward and backward a call, by way. Ways that disagree fail."""
@@ -184,7 +147,7 @@ def measure(case: Case) -> dict[str, list[float]]:
         expected = forward_and_backward("eager loop")
         for way in WAYS:
             torch.testing.assert_close(forward_and_backward(way), expected, rtol=1e-4, atol=1e-7)
-        return in_turns({way: partial(forward_and_backward, way) for way in WAYS})
+        return timed({way: partial(forward_and_backward, way) for way in WAYS})
     finally:
         torch.set_num_threads(threads)
 
@@ -194,7 +157,7 @@ def device_limits() -> tuple[float, float]:
     """(bytes a second of a large copy, seconds of a kernel on one number), timed as all else."""
     source = torch.empty(2**26, device="cuda")
     target, one = torch.empty_like(source), torch.zeros(1, device="cuda")
-    times = in_turns({"copy": lambda: target.copy_(source), "one": one.neg_})
+    times = timed({"copy": lambda: target.copy_(source), "one": one.neg_})
     copied = 2 * source.numel() * source.element_size()
     return copied / statistics.median(times["copy"]), statistics.median(times["one"])
 
@@ -209,26 +172,6 @@ def on_the_gpu(case: Case, median: float) -> dict[str, float]:
         "bandwidth_percent": round(100 * moved / median / bandwidth, 2),
         "launch_floor_us": round(floor * 1e6, 2),
     }
-
-
-class Replay:
-    """A clock that goes on by the next of the times given, when played."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def play(self, times: list[float]) -> Callable[[], None]:
-        remaining = iter(times)
-
-        def step() -> None:
-            self.now += next(remaining)
-
-        return step
-
-
-CLOCK = Replay()
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # Inductor's own

@@ -95,13 +95,15 @@ def draw_weights(module: nn.Module) -> None:
 class Textbook:
     """One call, one update of D and one of G."""
 
-    def __init__(self, images: NDArray[np.uint8], batch_size: int, seed: int = 0) -> None:
+    def __init__(
+        self, images: NDArray[np.uint8], batch_size: int, seed: int = 0, device: str = "cpu"
+    ) -> None:
         torch.manual_seed(seed)
-        self.batch_size = batch_size
+        self.batch_size, self.device = batch_size, device
         self.loader = DataLoader(Digits(images), batch_size, shuffle=True, drop_last=True)
         self.batches = iter(self.loader)
-        self.generator = Generator().apply(draw_weights)
-        self.discriminator = Discriminator().apply(draw_weights)
+        self.generator = Generator().apply(draw_weights).to(device)
+        self.discriminator = Discriminator().apply(draw_weights).to(device)
         self.d_optimizer = torch.optim.Adam(
             self.discriminator.parameters(), lr=2e-4, betas=(0.5, 0.999)
         )
@@ -111,15 +113,16 @@ class Textbook:
 
     def _real(self) -> Tensor:
         try:
-            return next(self.batches)
+            images = next(self.batches)
         except StopIteration:
             self.batches = iter(self.loader)
-            return next(self.batches)
+            images = next(self.batches)
+        return images.to(self.device)
 
     def _latent(self) -> tuple[Tensor, Tensor, Tensor]:
-        noise = torch.randn(self.batch_size, NOISE)
-        category = torch.randint(CLASSES, (self.batch_size,))
-        continuous = torch.rand(self.batch_size, CONTINUOUS) * 2 - 1
+        noise = torch.randn(self.batch_size, NOISE, device=self.device)
+        category = torch.randint(CLASSES, (self.batch_size,), device=self.device)
+        continuous = torch.rand(self.batch_size, CONTINUOUS, device=self.device) * 2 - 1
         one_hot = F.one_hot(category, CLASSES).float()
         return torch.cat((noise, one_hot, continuous), 1), category, continuous
 
@@ -134,7 +137,8 @@ class Textbook:
 
     def __call__(self) -> tuple[float, float]:
         real = self._real()
-        ones, zeros = torch.ones(self.batch_size), torch.zeros(self.batch_size)
+        ones = torch.ones(self.batch_size, device=self.device)
+        zeros = torch.zeros_like(ones)
 
         self.d_optimizer.zero_grad()
         latent, category, continuous = self._latent()
