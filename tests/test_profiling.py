@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,3 +56,16 @@ def test_the_host_overhead_is_measured_on_any_machine(tmp_path):
     for line in lines:
         median, low, high, _ = (float(number) for number in line[36:].split())
         assert 0 < low <= median <= high
+
+
+@pytest.mark.parametrize("mode", ["alternating", "shared"])
+def test_the_training_step_is_timed_against_its_products_and_traced(tmp_path, monkeypatch, mode):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    tiny = ("--step", mode, "--batch-size", "4", "--updates", "1", "--compile", "off")
+    text = run("train_step.py", *tiny, "--rows", "5", "--trace", "trace.json", cwd=tmp_path)
+    assert f"mnist, {mode}, batch 4: eager" in text
+    assert re.search(r"[\d,]+ images/s, \d+% of what its products alone attain", text)
+    operations = [line.split()[0] for line in text.splitlines() if line.strip().startswith("aten")]
+    assert len(operations) == 5
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    assert set(operations) <= {event.get("name") for event in events}
