@@ -1,10 +1,11 @@
 """How cost grows on a CPU: `python profiling/growth.py [--families batch side codes]`.
 
 Families: the batch, the image's side, the number of heads, each for the alternating and the shared
-step; `contention`: settings of OpenMP's threads, alone and beside a busy foreign process; `malloc`: glibc keeping what is freed; `start`: from the
-start of the trainer to its first update. A point is a process of its own, which waits for
-its turn on stdin: rounds go over all points of a family, forwards and backwards, so that a change
-of the machine's speed meets all of them. Random images stand in for real ones.
+step; `contention`: settings of OpenMP's threads, alone and beside a busy foreign process; `malloc`:
+glibc keeping what is freed; `start`: from the start of the trainer to its first update. A point is
+a process of its own, which waits for its turn on stdin: rounds go over all points of a family,
+forwards and backwards, so that a change of the machine's speed meets all of them. Random images
+stand in for real ones.
 
 Memory is the process's peak (ru_maxrss) less what it held before the networks were built: weights,
 Adam, working copies, activations, and the library pages that the first update touches. Prints a
