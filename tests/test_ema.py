@@ -113,7 +113,7 @@ def sources() -> tuple[nn.Module, Flat]:
     """A network that lies in a flat, before a parameter of another."""
     draw = torch.Generator().manual_seed(0)
     source = nn.Sequential(nn.Conv2d(3, 5, 4), BatchNorm(5), nn.Linear(7, 70))
-    source.to(memory_format=torch.channels_last)
+    source.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for p in source.parameters():
         nn.init.normal_(p, generator=draw)
     flat = Flat([*source.parameters(), nn.Parameter(torch.ones(100))])

@@ -193,7 +193,7 @@ NETWORKS = {
 def network(request) -> nn.Module:
     network = NETWORKS[request.param]()
     initialise(network, torch.Generator().manual_seed(0))
-    network.to(memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
 
 
