@@ -276,8 +276,8 @@ def points(family: Family, quick: bool) -> list[Point]:
         return [Point(heads=h, step=s) for s in STEPS for h in (1, 2, 5, 10, 20, 50, 100)]
     if family == "malloc":
         kept = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**33)}
-        sizes = (4,) if quick else (128, 1024, 4096)
-        return [Point(b, environment=e) for b in sizes for e in ({}, kept)]
+        batches = [4] if quick else [128, 1024, 4096]
+        return [Point(b, environment=e) for b in batches for e in ({}, kept)]
     tiny = Point(4, 8) if quick else Point()
     settings: list[dict[str, str]] = [
         {},

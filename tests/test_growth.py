@@ -68,7 +68,7 @@ def test_a_new_table_leaves_the_words_around_it(growth: ModuleType) -> None:
     assert again.endswith("two\n<!-- end -->\n\nMore words.\n")
 
 
-@pytest.mark.parametrize("family", ["batch", "side", "codes", "contention"])
+@pytest.mark.parametrize("family", ["batch", "side", "codes", "contention", "malloc"])
 def test_the_document_has_a_row_for_every_point(growth: ModuleType, family: str) -> None:
     document = (ROOT / "docs" / "growth.md").read_text()
     (block,) = re.findall(rf"<!-- growth.py {family} -->\n(.*?)\n<!-- end -->", document, re.S)
