@@ -76,7 +76,7 @@ class Conv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] to [B, outputs, H/2, W/2]."""
-        if _by_products(x):
+        if _by_products(x) and x.shape[2] % 2 == x.shape[3] % 2 == 0:
             return _Conv.apply(x, self.weight, self.bias)
         return super().forward(x)
 
@@ -219,7 +219,7 @@ class _Conv(torch.autograd.Function):
         if x.shape[1] <= FEW:
             dx = _spread(dy, w) if mask[0] else None
             own = [False, *mask[1:]]
-            return dx, *_backward(dy, x, w, own, transposed=False)[1:]
+            return dx, *(_backward(dy, x, w, own, False)[1:] if any(own) else (None, None))
         dx = _backward(dy, x, w, [True, False, False], False)[0] if mask[0] else None
         return dx, *_own_gradients(mask, dy, small=dy, large=x)
 

@@ -178,6 +178,15 @@ class TestValues:
             assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("inputs", [1, 6])
+def test_an_odd_side_is_left_to_pytorch(inputs):
+    layer = layer_of("conv", inputs, 8)
+    x = normal(2, inputs, 7, 9)
+    got = run_layer(layer, normal(2, 8, 3, 4), x)
+    expected = run(plain("conv"), normal(2, 8, 3, 4), x, *layer.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
 class TestPatches:
     @pytest.mark.parametrize("memory_format", FORMATS)
     def test_they_are_what_a_convolution_sees_in_the_order_row_column_channel(self, memory_format):
