@@ -354,7 +354,9 @@ def one_launch(machine: Machine) -> str:
     if None in counts:
         raise Skip("the profiler sees no kernel here")
     only = {"kernels": 1, "copies": 0, "fills": 0}
-    assert counts == (only, only), f"forward {counts[0]}, backward {counts[1]}"
+    assert all(c is not None and c | only == c for c in counts), (
+        f"forward {counts[0]}, backward {counts[1]}"
+    )
     return "1 kernel forward, 1 backward"
 
 

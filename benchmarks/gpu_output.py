@@ -30,15 +30,22 @@ def format_tables(report: Report) -> str:
             ),
             _table(
                 "Training step, MNIST's networks, bf16",
-                ["B", "way", "images/s", "peak MiB", "launches", "note"],
+                [
+                    "B", "mode", "way", "images/s", "utilisation", "peak MiB", "launches",
+                    "by the host", "note",
+                ],
                 [
                     [
-                        f"{r['batch']}", r["way"], _range(r["images_per_s"], 0),
-                        _mib(r["peak_bytes"]), _launches(r["launches"]), r["note"] or "",
+                        f"{r['batch']}", r["mode"], r["way"], _range(r["images_per_s"], 0),
+                        _percent(r["utilisation"], 1), _mib(r["peak_bytes"]),
+                        _launches(r["launches"]), _host(r["launches"]), r["note"] or "",
                     ]
                     for r in report["step"]
                 ],
-            ),
+            )
+            + "\nutilisation: FLOP that the mode needs over those of the large product in the same "
+            "time; launches: kernels on the device; by the host: its calls for them; the peak of a "
+            "captured step is that of capturing it.",
         )
     )  # fmt: skip
 
@@ -56,7 +63,8 @@ def _header(report: Report) -> str:
     lines.append(
         f"Medians (min–max) over n = {head['rounds']} interleaved rounds, 20 for the step. Copy "
         f"within the device's memory: {_range(head['copy_gb_per_s'], 0)} GB/s, read + written. An "
-        f"empty kernel in a replayed graph: {_range(head['launch_floor_us'])} µs."
+        f"empty kernel in a replayed graph: {_range(head['launch_floor_us'])} µs. A product of "
+        f"8192³ in bf16: {_range(head['product_tflop_per_s'])} TFLOP/s."
     )
     if report["elapsed_s"] is not None:
         lines.append(f"{report['elapsed_s']} s in all.")
@@ -109,8 +117,8 @@ def _range(timing: Timing, digits: int = 1) -> str:
     return f"{timing.median:.{digits}f} ({timing.low:.{digits}f}–{timing.high:.{digits}f})"
 
 
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.0f} %"
+def _percent(share: float | None, digits: int = 0) -> str:
+    return "–" if share is None else f"{100 * share:.{digits}f} %"
 
 
 def _mib(count: int | None) -> str:
@@ -120,8 +128,12 @@ def _mib(count: int | None) -> str:
 def _launches(counts: dict[str, int] | None) -> str:
     if counts is None:
         return "–"
-    more = [f"{n} {what}" for what, n in counts.items() if n and what != "kernels"]
+    more = [f"{n} {what}" for what, n in counts.items() if n and what not in ("kernels", "host")]
     return " + ".join([f"{counts['kernels']}", *more])
+
+
+def _host(counts: dict[str, int] | None) -> str:
+    return "–" if counts is None else f"{counts['host']}"
 
 
 def draw_plot(report: Report, path: Path) -> None:
@@ -146,7 +158,9 @@ def draw_plot(report: Report, path: Path) -> None:
     if floor is not None:
         axes[0].axhline(floor, color="black", linestyle=":", label="empty kernel")
         axes[0].legend()
-    steps = {(f"B = {r['batch']}", r["way"]): r["images_per_s"] for r in report["step"]}
+    steps = {
+        (f"B = {r['batch']}", f"{r['mode']}, {r['way']}"): r["images_per_s"] for r in report["step"]
+    }
     _bars(axes[2], list(dict.fromkeys(case for case, _ in steps)), steps)
     axes[2].set_title("Training step: images/s")
     head = report["header"]

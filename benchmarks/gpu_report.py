@@ -3,10 +3,11 @@
 Runs from a bare checkout; what it needs is torch, triton, accelerate and matplotlib. In order:
 
 1. correctness: kernel and sampler against fp64 and against the CPU, and how they behave;
-2. the information loss, forward and backward, five ways: microseconds of the device in replayed
+2. the whole training step, alternating and shared, eager, compiled and captured, at three batch
+   sizes: images/s, peak memory, utilisation; a replayed update against an eager one;
+3. the information loss, forward and backward, five ways: microseconds of the device in replayed
    CUDA graphs on cold inputs, and microseconds of an eager call, host and device;
-3. the sampler, the same;
-4. the whole training step: images/s and peak memory;
+4. the sampler, the same;
 5. launches of all these, counted last because the profiler may go on costing time.
 
 A table comes last; report.json, report.txt and report.png go to --out. A failed check or section
@@ -17,7 +18,6 @@ sizes and Triton's interpreter, and gives no number.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import datetime
 import faulthandler
 import json
@@ -53,6 +53,7 @@ from gpu_cases import (  # noqa: E402
 )
 from gpu_checks import kernel_checks, launch_checks, run_checks, sampler_checks  # noqa: E402
 from gpu_output import draw_plot, format_tables  # noqa: E402
+from gpu_step import product_rate, step  # noqa: E402
 from gpu_timing import (  # noqa: E402
     BUFFERS,
     NOTHING,
@@ -60,8 +61,8 @@ from gpu_timing import (  # noqa: E402
     Budget,
     Call,
     Machine,
+    PlainGraphs,
     Timing,
-    allocated_bytes,
     capture,
     copy_bandwidth,
     count_launches,
@@ -72,10 +73,13 @@ from gpu_timing import (  # noqa: E402
     wall_times,
 )
 
+import fastinfogan.capture  # noqa: E402
+import fastinfogan.step  # noqa: E402
 from fastinfogan import compiled  # noqa: E402
 
 SECONDS = 420  # after which what is optional is left out
-COMPILE_UNTIL = 0.6  # of them, after which no further case is compiled
+COMPILE_UNTIL = 0.7  # of them, after which no further case of the loss is compiled
+LOSSES_UNTIL = 0.9  # of them; then come the launches
 
 Report = dict[str, Any]
 
@@ -98,6 +102,7 @@ def header(machine: Machine) -> Report:
         "l2_bytes": None if machine.dry else machine.l2_bytes,
         "copy_gb_per_s": copy_bandwidth(machine),
         "launch_floor_us": launch_floor(machine),
+        "product_tflop_per_s": product_rate(machine),
     }
 
 
@@ -152,7 +157,7 @@ def kernels(machine: Machine, budget: Budget, report: Report) -> None:
     bandwidth: Timing = report["header"]["copy_gb_per_s"]
     floor: Timing = report["header"]["launch_floor_us"]
     for case in timed_cases(machine.dry):
-        if not budget.allows(f"loss, {case.title}"):
+        if not budget.allows(f"loss, {case.title}", LOSSES_UNTIL):
             continue
         spec, one = PAPER[case.layout], torch.ones((), device=machine.device)
         weights = own_weights(spec, machine.device)
@@ -208,51 +213,9 @@ def sampler(machine: Machine, budget: Budget, report: Report) -> None:
             report["sampler"].append({"layout": name, "batch": batch, "way": way, **row})
 
 
-def step(machine: Machine, budget: Budget, report: Report) -> None:
-    """The training step of MNIST under Accelerate in bf16: images/s, memory, launches."""
-    from fastinfogan import parallel
-    from fastinfogan.presets import PRESETS
-    from fastinfogan.step import Step
-
-    class PlainSampling(Step):
-        def _latents(self, step: Any, stream: Any, batch: int) -> Any:
-            where = {"seed": self.config.seed, "step": step, "stream": stream}
-            return self.spec.sample(batch, device=self.ranks.device, backend="reference", **where)
-
-    variants = {
-        "PyTorch loss and sampler": (PlainSampling, "reference"),
-        "PyTorch loss": (Step, "reference"),
-        "Triton loss and sampler": (Step, "triton"),
-    }
-    ranks = parallel.start("bf16", machine.dry)
-    for batch in (2,) if machine.dry else (128, 1024):
-        if not budget.allows(f"step, B = {batch}"):
-            continue
-        real = torch.rand(batch, 1, 28, 28, device=ranks.device)
-        real = real.contiguous(memory_format=torch.channels_last)
-        calls: dict[str, list[Call]] = {}
-        rows: dict[str, Report] = {}
-        for name, (kind, backend) in variants.items():
-            config = dataclasses.replace(PRESETS["mnist-paper"], backend=backend, batch_size=batch)  # type: ignore[arg-type]
-            base = allocated_bytes(machine)
-            update = kind(config, config.spec(), ranks)
-            calls[name] = [partial(update, 0, real)]
-            for _ in range(1 if machine.dry else 5):
-                update(0, real)
-            rows[name] = {
-                "peak_bytes": peak_bytes(machine, calls[name][0], base),
-                "launches": partial(count_launches, machine, calls[name][0]),
-                "note": sync_reason(machine, calls[name][0]),
-            }
-        for name, wall in wall_times(machine, calls, batch=10, rounds=20).items():
-            rate = wall.rate(batch * 1e6)
-            row = {"batch": batch, "way": name, "images_per_s": rate, **rows[name]}
-            report["step"].append(row)
-
-
 def launches(machine: Machine, budget: Budget, report: Report) -> None:
     """Replace each row's `launches`, so far a call to be made, by its result."""
-    rows = [row for name in ("kernels", "sampler", "step") for row in report[name]]
+    rows = [row for name in ("step", "kernels", "sampler") for row in report[name]]
     counts = [row.pop("launches") for row in rows]
     for row in rows:
         row["launches"] = None
@@ -270,9 +233,9 @@ def correctness(machine: Machine, budget: Budget, report: Report) -> None:
 
 SECTIONS: dict[str, tuple[str, Callable[[Machine, Budget, Report], None]]] = {
     "correctness": ("correctness", correctness),
+    "step": ("whole training step", step),
     "kernels": ("information loss, forward and backward", kernels),
     "sampler": ("sampler", sampler),
-    "step": ("whole training step", step),
     "launch_checks": ("launches", launches),
 }
 
@@ -301,6 +264,8 @@ def main() -> int:
     if dry:
         torch.set_num_threads(1)
         compiled.COMPILER = "aot_eager"  # Inductor takes longer than all the rest
+        fastinfogan.step.COMPILER = "aot_eager"
+        fastinfogan.capture.CudaGraphs = PlainGraphs  # type: ignore[assignment,misc]
     faulthandler.dump_traceback_later(570, exit=True)  # says where a kernel hangs
     machine, budget = Machine(dry), Budget(SECONDS)
     out: Path = options.out or (

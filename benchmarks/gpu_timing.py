@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 import triton
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 Call = Callable[[], Any]
@@ -126,6 +127,19 @@ def capture(machine: Machine, calls: Sequence[Call]) -> Call:
     return replay
 
 
+class PlainGraphs:
+    """What `fastinfogan.capture` has in a dry run in CUDA's place: it does the work again."""
+
+    def warm_up(self, work: Call) -> None:
+        """Do it."""
+        work()
+
+    def capture(self, work: Callable[[], Tensor]) -> tuple[Call, Tensor]:
+        """(what does it again, where its result is written)."""
+        result = work()
+        return lambda: result.copy_(work()), result
+
+
 def replay_times(
     machine: Machine, graphs: Mapping[str, Call], calls: int, rounds: int = ROUNDS
 ) -> dict[str, Timing]:
@@ -205,7 +219,9 @@ def sync_reason(machine: Machine, call: Call) -> str | None:
 
 
 def count_launches(machine: Machine, call: Call) -> dict[str, int] | None:
-    """Kernels, copies and fills that a warm call puts on the device; None if none is seen.
+    """What a warm call puts on the device (kernels, copies, fills) in how many calls of the host.
+
+    A graph's kernels are the device's, launched by one call. None if nothing is seen.
 
     To be asked after all that is timed: the profiler may go on costing time once it was used.
     """
@@ -221,12 +237,20 @@ def count_launches(machine: Machine, call: Call) -> dict[str, int] | None:
         path = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(path))
         # by category: annotations are on the device's track too, and are no launches
-        kinds = [event.get("cat") for event in json.loads(path.read_text())["traceEvents"]]
+        events = json.loads(path.read_text())["traceEvents"]
+    kinds = [event.get("cat") for event in events]
     counts = {
         name: kinds.count(kind)
         for name, kind in (("kernels", "kernel"), ("copies", "gpu_memcpy"), ("fills", "gpu_memset"))
     }
-    return None if machine.dry or not any(counts.values()) else counts
+    if machine.dry or not any(counts.values()):
+        return None
+    counts["host"] = sum(
+        event.get("cat") in ("cuda_runtime", "cuda_driver")
+        and any(what in event.get("name", "") for what in ("Launch", "Memcpy", "Memset"))
+        for event in events
+    )
+    return counts
 
 
 def allocated_bytes(machine: Machine) -> int:

@@ -68,7 +68,7 @@ if GPU and torch.version.hip is None:
     WAYS |= {
         f"{mode} compiled and captured": Way(mode, compile=True, capture=True)
         for mode in ("alternating", "shared")
-    }  # type: ignore[assignment]
+    }
 
 
 class Updates:

@@ -91,7 +91,7 @@ def main(config: ProfileConfig) -> None:
     if cuda:  # as one graph: the host's time is no product's
         from gpu_timing import Machine, capture
 
-        products = capture(Machine(dry=False), [products])  # type: ignore[assignment]
+        products = capture(Machine(dry=False), [products])
 
     def seconds(call: Callable[[], object]) -> float:
         start = time.perf_counter()

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ pytest.importorskip("triton")
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "gpu_report.py"
 ABSENT = ("tyro", "joblib", "sklearn", "scipy", "einops", "hypothesis")  # in some GPU environment
 TIMES = {"replay_us", "wall_us", "copy_gb_per_s", "launch_floor_us", "images_per_s"}
+TIMES |= {"product_tflop_per_s"}
 COUNTS = {"peak_bytes", "launches", "share_of_bound", "share_of_copy_bandwidth", "l2_bytes"}
+COUNTS |= {"utilisation"}
 
 
 def report(folder: Path, sabotage: str = "") -> subprocess.CompletedProcess[str]:
@@ -70,11 +73,17 @@ def test_a_dry_run_walks_every_section_and_gives_no_number(tmp_path):
     ways = ["eager loop", "eager, no sync", "reference", "compiled", "triton"]
     assert [row["way"] for row in found["kernels"]][:5] == ways
     assert {row["way"] for row in found["sampler"]} == {"reference", "triton"}
-    assert {row["way"] for row in found["step"]} == {
-        "PyTorch loss and sampler",
-        "PyTorch loss",
-        "Triton loss and sampler",
+    assert {(row["mode"], row["way"]) for row in found["step"]} == {
+        *product(
+            ("alternating", "shared"),
+            ("eager", "captured", "compiled", "compiled and captured"),
+        ),
+        ("alternating", "PyTorch loss"),
+        ("alternating", "PyTorch loss and sampler"),
     }
+    assert all(row["note"] is None for row in found["step"])
+    for mode, way in product(("alternating", "shared"), ("captured", "compiled and captured")):
+        assert f"step, {mode}, {way}, B = 8" in passed
 
     names = {name for name, _ in fields(found)}
     assert names >= TIMES | COUNTS
@@ -103,7 +112,7 @@ import os
 os.environ["TRITON_INTERPRET"] = "1"
 from fastinfogan_kernels import functional
 right = functional._product
-functional._product = lambda stored, upstream, dtype: right(stored, upstream, dtype) * 1.01
+functional._product = lambda *arguments, right=right: right(*arguments) * 1.01
 """,
     )
     assert done.returncode == 1, done.stdout + done.stderr
@@ -126,13 +135,14 @@ def test_the_tables_give_median_range_and_what_was_left_out(monkeypatch, tmp_pat
     row = {"layout": "mnist", "batch": 128, "dtype": "float32", "note": None, "wall_us": timing}
     row |= {"replay_us": timing, "peak_bytes": 3 * 2**20, "least_bytes": 1}
     row |= {"share_of_bound": 0.5, "share_of_copy_bandwidth": 0.01}
-    row["launches"] = {"kernels": 2, "copies": 1, "fills": 0}
+    row["launches"] = {"kernels": 2, "copies": 1, "fills": 0, "host": 7}
     waits = row | {"way": "eager loop", "note": "waits", "replay_us": Timing(*[None] * 4)}
     header = dict.fromkeys(("device", "driver", "torch", "triton", "cuda", "hip", "python", "date"))
     table = {
         "dry_run": False,
         "header": header
-        | {"rounds": 30, "copy_gb_per_s": timing, "launch_floor_us": timing.rate(2.0)},
+        | {"rounds": 30, "copy_gb_per_s": timing, "launch_floor_us": timing.rate(2.0)}
+        | {"product_tflop_per_s": timing.rate(1000.0)},
         "elapsed_s": 100,
         "failures": ["sampler, mnist: triton"],
         "skipped": ["step, B = 1024"],
@@ -140,7 +150,11 @@ def test_the_tables_give_median_range_and_what_was_left_out(monkeypatch, tmp_pat
         "launch_checks": [{"check": "b", "outcome": "passed", "detail": ""}],
         "kernels": [waits, row | {"way": "triton"}],
         "sampler": [],
-        "step": [{"batch": 128, "way": "x", "images_per_s": timing.rate(8.0), **row}],
+        "step": [
+            row
+            | {"mode": "shared", "way": "x", "images_per_s": timing.rate(8.0)}
+            | {"utilisation": 0.125}
+        ],
     }
     text = format_tables(table)
     for part in (
@@ -149,6 +163,8 @@ def test_the_tables_give_median_range_and_what_was_left_out(monkeypatch, tmp_pat
         "4 (2–5)",
         "50 %",
         "2 + 1 copies",
+        "12.5 %",
+        "500.0 (250.0–666.7) TFLOP/s",
         "3.00",
         "1 passed, 1 FAILED, 0 skipped",
         "FAILED a: error 1",
@@ -173,3 +189,29 @@ def test_without_a_gpu_the_report_says_so_and_measures_nothing():
     assert done.returncode == 2
     assert "--dry-run" in done.stderr
     assert "µs" not in done.stdout
+
+
+def test_a_capture_that_fails_is_told_in_a_line_and_the_rest_goes_on(tmp_path):
+    done = report(
+        tmp_path,
+        f"""
+sys.path[:0] = [{str(SCRIPT.parent)!r}]
+import os
+os.environ["TRITON_INTERPRET"] = "1"
+import gpu_timing
+def capture(self, work):
+    raise RuntimeError("operation not permitted when stream is capturing\\nmore of it")
+gpu_timing.PlainGraphs.capture = capture
+""",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    notes = {(row["mode"], row["way"]): row["note"] for row in found["step"]}
+    reason = (
+        "the update runs without a CUDA graph: operation not permitted when stream is capturing"
+    )
+    for mode in ("alternating", "shared"):
+        assert notes[mode, "captured"] == notes[mode, "compiled and captured"] == reason
+        assert notes[mode, "compiled"] is None
+    assert reason in (tmp_path / "out" / "report.txt").read_text()
+    assert found["failures"] == []
