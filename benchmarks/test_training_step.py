@@ -1,6 +1,6 @@
 """The training step against the textbook loop, and against what its products alone would take.
 
-    pytest --benchmark-only benchmarks/test_step.py
+    pytest --benchmark-only benchmarks/test_training_step.py
 
 Timed is an update on MNIST at the paper's batch of 128, with the reading of its images and the
 adding up of its metrics. The ways:
