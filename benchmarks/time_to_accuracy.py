@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 import tyro
 
@@ -55,7 +56,7 @@ def run(config: Config, ranks: parallel.Ranks, mode: StepMode, seed: int) -> Non
     splits = data.load("mnist", image_size=28, channels=1)
     test = splits["test"]
     assert test.labels is not None
-    images, labels = torch.from_numpy(test.images), test.labels
+    images, labels = torch.from_numpy(test.images), test.labels.astype(np.int64)
     train = torch.from_numpy(splits["train"].images).to(ranks.device)
     batches = data.BatchSampler(train, batch_size=preset.batch_size, seed=seed)
     step = Step(preset, spec, ranks)

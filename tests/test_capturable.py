@@ -41,7 +41,8 @@ class Touched(TorchDispatchMode):
 
     def __init__(self, known: dict[int, int]) -> None:
         super().__init__()
-        self.known, self.seen = known, []
+        self.known = known
+        self.seen: list[tuple[str, int]] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         for leaf in tree_leaves((args, kwargs)):

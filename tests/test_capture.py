@@ -12,7 +12,7 @@ from torch import Tensor
 from fastinfogan import capture, step
 from fastinfogan.capture import Captured, CaptureFailed, restored
 from fastinfogan.config import TrainConfig
-from fastinfogan.policy import Policy
+from fastinfogan.policy import Policy, choose
 from fastinfogan.step import Step
 from fastinfogan.train import main
 
@@ -137,7 +137,7 @@ def captured_step(cpu_ranks, monkeypatch):
         """(a step that captures, the same run eagerly)"""
         monkeypatch.setattr(capture, "CudaGraphs", graphs)
         ranks, config = cpu_ranks(changes.pop("precision", "bf16")), replace(CONFIG, **changes)
-        dtype = step.choose(config, ranks).dtype
+        dtype = choose(config, ranks).dtype
         return Step(config, SPEC, ranks, Policy(dtype, capture=True)), Step(config, SPEC, ranks)
 
     return make

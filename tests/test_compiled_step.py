@@ -7,8 +7,9 @@ import torch
 import torch._dynamo
 from torch import Tensor
 
-from fastinfogan import grouped, losses, step
+from fastinfogan import losses, step
 from fastinfogan.config import Routing, StepMode, TrainConfig
+from fastinfogan.errors import UserError
 from fastinfogan.gradients import Networks, Objective, d_grads, g_grads, shared_grads
 from fastinfogan.latents import LatentBatch
 from fastinfogan.step import Step, build, compiled
@@ -38,7 +39,8 @@ def batch(n: int) -> Tensor:
 def problem() -> tuple[Networks, Tensor, LatentBatch]:
     networks = build(CONFIG, SPEC)
     for network in networks:
-        network.double().to(memory_format=torch.channels_last)
+        network.double()
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     c = SPEC.sample(8)
     return networks, batch(0).double(), LatentBatch(c.input.double(), *c[1:])
 
@@ -136,10 +138,6 @@ class TestStep:
         assert s.working.discriminator.conv2.weight.is_contiguous()
 
     def test_a_torch_that_cannot_trace_gradients_is_refused(self, cpu_ranks, monkeypatch):
-        monkeypatch.setattr(step.torch._dynamo, "config", object())
-        with pytest.raises(step.UserError, match="--compile on: this torch cannot trace"):
+        monkeypatch.setattr(torch._dynamo, "config", object())
+        with pytest.raises(UserError, match="--compile on: this torch cannot trace"):
             Step(replace(CONFIG, compile="on"), SPEC, cpu_ranks())
-
-
-def test_the_fast_form_of_the_loss_is_what_differs():
-    assert losses.applies is grouped.applies

@@ -1,5 +1,6 @@
 """What runs where, and what is refused."""
 
+import importlib.util
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -7,7 +8,6 @@ from typing import Any, cast
 import pytest
 import torch
 
-from fastinfogan import policy
 from fastinfogan.config import TrainConfig
 from fastinfogan.errors import UserError
 from fastinfogan.parallel import Ranks
@@ -33,7 +33,7 @@ def amd(monkeypatch):
 
 @pytest.fixture
 def no_triton(monkeypatch):
-    monkeypatch.setattr(policy.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
 
 
 class TestDefaults:
