@@ -103,6 +103,7 @@ def test_a_dry_run_walks_every_section_and_gives_no_number(tmp_path):
         assert min(picture.size) > 400
 
 
+@pytest.mark.slow
 def test_a_wrong_gradient_is_reported_and_fails_the_report_but_not_the_rest(tmp_path):
     done = report(
         tmp_path,
@@ -191,6 +192,7 @@ def test_without_a_gpu_the_report_says_so_and_measures_nothing():
     assert "µs" not in done.stdout
 
 
+@pytest.mark.slow
 def test_a_capture_that_fails_is_told_in_a_line_and_the_rest_goes_on(tmp_path):
     done = report(
         tmp_path,
