@@ -81,6 +81,7 @@ class TestGradients:
                     assert torch.equal(x, y)
 
     @pytest.mark.slow
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of PyTorch's own compiler
     def test_by_inductor_they_agree_in_fp64(self, monkeypatch):
         monkeypatch.setattr(step, "COMPILER", "inductor")
         networks, real, c = problem()
@@ -130,6 +131,7 @@ class TestStep:
             assert all(torch.equal(a, b) for a, b in pairs)
 
     @pytest.mark.slow
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of PyTorch's own compiler
     def test_it_takes_either_memory_format(self, cpu_ranks, monkeypatch):
         monkeypatch.setattr(step, "COMPILER", "inductor")
         config = replace(CONFIG, compile="on", memory_format="contiguous")
