@@ -186,10 +186,12 @@ def _own_gradients(
 
 # Rows 2i and 2i + 1 of a doubled image see rows i-1 … i+1 of x by these rows of the weight.
 _ROWS = ((3, 1, None), (None, 2, 0))
-_TAPS = [
-    [[[16 if p is None or q is None else 4 * p + q for q in b] for p in a] for b in _ROWS]
-    for a in _ROWS
-]  # [row, column, k, l] to the place in a weight's 4×4, or to the zero behind them
+_TAPS = torch.tensor(
+    [
+        [[[16 if p is None or q is None else 4 * p + q for q in b] for p in a] for b in _ROWS]
+        for a in _ROWS
+    ]
+)  # [row, column, k, l] to the place in a weight's 4×4, or to the zero behind them
 
 
 def _spread(x: Tensor, w: Tensor) -> Tensor:
@@ -198,7 +200,7 @@ def _spread(x: Tensor, w: Tensor) -> Tensor:
     What a pixel of the doubled image sees repeats every second row and column: four maps of x's
     own side, of whose 3×3 weights 2×2 are not 0.
     """
-    taps = F.pad(w.flatten(2), (0, 1))[:, :, torch.tensor(_TAPS)]  # [C, few, 2, 2, 3, 3]
+    taps = F.pad(w.flatten(2), (0, 1))[:, :, _TAPS]  # [C, few, 2, 2, 3, 3]
     kernel = taps.permute(1, 2, 3, 0, 4, 5).flatten(0, 2)
     kernel = kernel.contiguous(memory_format=torch.channels_last)
     return F.pixel_shuffle(F.conv2d(x, kernel, padding=1), 2)

@@ -9,6 +9,7 @@ import importlib.util
 from dataclasses import dataclass, replace
 
 import torch
+import torch._dynamo
 
 from .config import TrainConfig
 from .errors import UserError
@@ -59,7 +60,8 @@ def choose(config: TrainConfig, ranks: Ranks) -> Policy:
     has_compiler = device.type != "cuda" or importlib.util.find_spec("triton") is not None
     if config.compile == "on" and not has_compiler:
         raise UserError("--compile on: triton is not installed; install it or use --compile off")
-    auto_compile = device.type == "cuda" and has_compiler and not scaled
+    traces = hasattr(torch._dynamo.config, "trace_autograd_ops")  # not in every torch
+    auto_compile = device.type == "cuda" and has_compiler and traces and not scaled
     compiled = config.compile == "on" or (config.compile == "auto" and auto_compile)
     captured = nvidia and config.capture != "off"
     if device.type == "cpu":

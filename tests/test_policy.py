@@ -49,6 +49,10 @@ class TestDefaults:
     def test_without_triton_a_gpu_captures_what_is_eager(self, no_triton):
         assert chosen("cuda").name == "captured"
 
+    def test_where_torch_cannot_trace_gradients_a_gpu_captures_what_is_eager(self, monkeypatch):
+        monkeypatch.setattr(torch._dynamo, "config", object())
+        assert chosen("cuda").name == "captured"
+
     def test_fp16_is_captured_but_its_loss_scale_is_not_compiled(self):
         assert chosen("cuda", "fp16").name == "captured"
 
