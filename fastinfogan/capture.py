@@ -93,9 +93,9 @@ class Captured:
             for _ in range(WARM_UPS):
                 work()
 
-        with restored(state):
-            graphs.warm_up(warm_up)
         try:
+            with restored(state):
+                graphs.warm_up(warm_up)
             with restored(state):
                 self._replay, self._result = graphs.capture(work)
         except Exception as error:  # CUDA, NCCL, a library: whatever it is, eager still runs

@@ -100,6 +100,17 @@ class TestCaptured:
             Captured(count_up(state), [state], [torch.ones(2)], Refused())
         assert state.tolist() == [0, 0]
 
+    def test_so_does_a_warm_up_that_fails(self):
+        class Full(Recorded):
+            def warm_up(self, work: Callable[[], object]) -> None:
+                work()
+                raise RuntimeError("out of memory")
+
+        state = torch.zeros(2)
+        with pytest.raises(CaptureFailed, match=r"^out of memory$"):
+            Captured(count_up(state), [state], [torch.ones(2)], Full())
+        assert state.tolist() == [0, 0]
+
     def test_a_replay_that_does_not_do_the_work_is_found_out(self):
         state = torch.zeros(2)
         with pytest.raises(CaptureFailed, match="a replay differs"):
