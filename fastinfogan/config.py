@@ -39,8 +39,9 @@ class TrainConfig:
     precision: Precision = "auto"
     """auto: bf16 where the device computes it natively, else fp32. fp16 is for GPUs."""
     data: str = "mnist"
-    """mnist, fashion-mnist, idx:PATH, npz:PATH, npy:PATH or folder:PATH (its sub-folders become
-    labels, which evaluation alone sees)."""
+    """mnist, fashion-mnist, svhn, celeba, dsprites, dsprites-like (drawn, not read),
+    hf:ID[:CONFIG], idx:PATH, npz:PATH, npy:PATH or folder:PATH (its sub-folders become labels,
+    which evaluation alone sees)."""
     stream: Literal["auto", "always", "never"] = "auto"
     """Read npy:PATH and folder:PATH while training instead of before it; the batches are the same.
     auto: where they take over 4 GiB decoded, or over a quarter of the available memory."""
