@@ -63,9 +63,22 @@ class BatchNorm(nn.Module):
         )
 
 
+def follows(stats: Parts | None, training: bool) -> bool:
+    """Whether running buffers follow a pass that is given these."""
+    stats = stats or ("update" if training else "running")
+    return "update" in ((stats,) if isinstance(stats, str) else stats)
+
+
 def lrelu(x: Tensor) -> Tensor:
     """Leaky ReLU with the paper's slope, in x's place."""
     return F.leaky_relu(x, 0.1, inplace=True)
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """4×4 convolution of stride 2 and padding 1 with a weight [outputs, inputs, 4, 4]."""
+    if _by_products(x) and x.shape[2] % 2 == x.shape[3] % 2 == 0:
+        return _Conv.apply(x, weight, bias)
+    return F.conv2d(x, weight, bias, stride=2, padding=1)
 
 
 class Conv(nn.Conv2d):
@@ -76,9 +89,23 @@ class Conv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] to [B, outputs, H/2, W/2]."""
-        if _by_products(x) and x.shape[2] % 2 == x.shape[3] % 2 == 0:
-            return _Conv.apply(x, self.weight, self.bias)
-        return super().forward(x)
+        return convolve(x, self.weight, self.bias)
+
+
+class Same(nn.Conv2d):
+    """4×4 convolution of stride 1 that keeps the side.
+
+    Padding is 1 before and 2 behind, as TensorFlow's SAME. A transposed convolution of stride 1 is
+    such a convolution too, with its weight turned round, so a generator's "upconv" without a
+    stride is this.
+    """
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, 4, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs, H, W] to [B, outputs, H, W]."""
+        return super().forward(F.pad(x, (1, 2, 1, 2)))
 
 
 class Up(nn.ConvTranspose2d):
