@@ -52,6 +52,6 @@ def check_side(image_size: int, halvings: int) -> None:
     factor = 2**halvings
     if image_size % factor or not 2 * factor <= image_size <= LARGEST:
         raise ValueError(
-            f"image size: expected a multiple of {factor} from {2 * factor} to {LARGEST}, got "
-            f"{image_size} (the networks halve the image {halvings} times)"
+            f"expected images whose side is a multiple of {factor} from {2 * factor} to {LARGEST}, "
+            f"got {image_size} (the networks halve it {halvings} times)"
         )

@@ -28,7 +28,7 @@ from .gradients import (
     unscaled,
 )
 from .latents import LatentBatch, LatentSpec
-from .networks import initialise, mnist_pair
+from .networks import initialise, pair
 from .parallel import Ranks
 from .philox import Stream
 from .policy import Policy, choose
@@ -49,7 +49,8 @@ __all__ = [
 
 def build(config: TrainConfig, spec: LatentSpec) -> Networks:
     """The preset's networks with weights drawn from the seed, on the CPU."""
-    networks = Networks(*mnist_pair(spec.input_dim, spec.q_dim, config.image_size, config.channels))
+    sizes = (spec.input_dim, spec.q_dim, config.image_size, config.channels)
+    networks = Networks(*pair(config.networks, *sizes))
     draw = torch.Generator().manual_seed(config.seed)
     for network in networks:
         initialise(network, draw)

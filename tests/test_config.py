@@ -30,6 +30,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "backend": ("reference", "reference"),
     "image_size": ("32", 32),
     "channels": ("3", 3),
+    "networks": ("svhn", "svhn"),
     "codes": ("cat5,gaussian2:learned*0.1", "cat5,gaussian2:learned*0.1"),
     "noise": ("0", 0),
     "info_weight": ("0.1", 0.1),

@@ -1,0 +1,35 @@
+"""Rendered 3D faces, 32×32 gray: azimuth, elevation, lighting (arXiv 1606.03657, §7.2, app. C.4).
+
+Table 4's networks, five continuous codes. Table 5 has a configuration for each variation that is
+to be found; "wide or narrow" came out of the network for lighting. Q shares all but its output
+units (C.4). Table 4 gives the last upconv no stride, which would leave 16×16 images: it is 2.
+σ is learned, as appendix C writes. The images, of the Basel face model (Paysan et al. 2009), are
+not public: make a folder of your own. The paper gives no number of updates and no batch size:
+30,000 of 128 is our choice; β1 = 0.5 is openai/InfoGAN's for MNIST.
+"""
+
+from dataclasses import replace
+
+from fastinfogan.config import TrainConfig
+
+# The azimuth (pose).
+CONFIG = TrainConfig(
+    preset="faces",
+    data="folder:data/faces",
+    image_size=32,
+    channels=1,
+    networks="faces",
+    noise=128,
+    codes=",".join(["uniform:learned"] * 5),  # 133 = 128 + 5
+    info_weight=0.2,
+    routing="openai",
+    lr_d=2e-4,
+    lr_g=5e-4,
+    beta1=0.5,
+    batch_size=128,
+    steps=30_000,
+)
+
+ELEVATION = replace(CONFIG, preset="faces-elevation", info_weight=0.1, lr_d=4e-4, lr_g=3e-4)
+
+LIGHTING = replace(CONFIG, preset="faces-lighting", info_weight=0.1, lr_d=8e-4, lr_g=3e-4)
