@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,10 +13,11 @@ import tyro
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import classifier, data, philox, stream
+from . import classifier, data, disentanglement, factors, philox, scores, stream
 from .cli import run_command
+from .disentanglement import FactorGrid
 from .errors import UserError
-from .latents import Categorical, LatentSpec
+from .latents import Bernoulli, Categorical, LatentSpec
 from .losses import info_loss, information
 from .networks import MnistDiscriminator, MnistGenerator
 from .run import Loaded, RunDir, load_all, write_json
@@ -25,7 +25,11 @@ from .run import Loaded, RunDir, load_all, write_json
 LEAST_IMAGES = 2000  # below it a Fréchet distance in 128 dimensions means nothing
 GENERATED = 10_000
 MOST_REAL = 10_000  # of the test images
+RENDERED = 10_000  # from factors, for the disentanglement scores
 CHUNK = 500
+KNOWN = (
+    0.9  # of the test images: where the classifier gets as many right, the labels are its digits
+)
 
 
 @dataclass(frozen=True)
@@ -53,84 +57,126 @@ def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def write(run: RunDir, step: int, name: str, result: dict[str, Any]) -> dict[str, Any]:
-    """Write eval.json: the result, with the step and the data it is of."""
+    """Write eval.json: the result, with the step and the data it is of; draw its table."""
     result = {"step": step, "data": name, **result}
+    table = result.pop("contingency")  # long, and easier to look at than to read
+    if table is not None:
+        code, matching = result["code_scored"], result["matching"]
+        scores.draw_contingency(
+            np.array(table["counts"]),
+            table["labels"],
+            matching,
+            code,
+            run.samples / "contingency.png",
+        )
     write_json(run.evaluation, result)
     return result
 
 
 def evaluate(
-    loaded: Loaded, splits: dict[data.Split, data.Images], *, seed: int = 0
+    loaded: Loaded,
+    splits: dict[data.Split, data.Images],
+    *,
+    seed: int = 0,
+    grid: FactorGrid | None = None,
 ) -> dict[str, Any]:
     """Measure networks in eval mode, on their device, on at most 10,000 test images, evenly spaced.
+
+    `grid` renders images from factors; by default it is the image set itself where that can.
 
     Returns a plain dict:
         code_scored, code_accuracy, purity, nmi, ari: how well the classes that Q gives the test
             images match their labels; accuracy under the best one-to-one matching (Hungarian).
-            null without labels or without a categorical code.
-        information: lower bound H(c) − NLL of each code on generated images, in nats; entropy, the
-            H(c) of each.
+            matching: the label of each category under it, null for one that is left over;
+            contingency: the counts [labels, categories] behind it. All null without labels or
+            without a categorical code.
+        obedience: share of generated images that the fixed classifier sees as the label matched to
+            their category. factors: rank correlation of each continuous code dim with the slant
+            and stroke width of generated images, all else drawn anew: within the categories of
+            the scored code (mean over them) and pooled. Both null where the labels are not the
+            digits that the classifier knows.
+        information: lower bound H(c) − NLL of each code on generated images, in nats, H(c) exact:
+            the prior's own; entropy, the H(c) of each.
         frechet: Fréchet distance of generated images from as many test images in the features of
             the fixed classifier, with frechet_floor, that of as many training images. null
             where the classifier does not apply or there are under 2,000 images.
-        images: the number of images behind each.
+        disentanglement: `disentanglement.all_scores` of Q's reading of images rendered from random
+            factors; null where the image set cannot render.
+        images: the number of images behind each; obedience and factors have information's.
     """
     generator, discriminator, spec = loaded
     device = next(generator.parameters()).device
 
-    train, test = splits["train"], splits["test"]
+    test = splits["test"]
     rows = stream.evenly(len(test), MOST_REAL)
     real = torch.from_numpy(test.images[rows]).to(device)
     labels = None if test.labels is None else test.labels[rows].astype(np.int64)
-    matching = score_codes(discriminator, spec, real, generator.image_range, labels)
-    fakes, bound = _generate(generator, discriminator, spec, GENERATED, seed)
-    frechet, floor = None, None
+    coded = score_codes(discriminator, spec, real, generator.image_range, labels)
+    fakes = _generate(generator, discriminator, spec, GENERATED, seed)
+    looked = _by_classifier(spec, real, labels, fakes, splits["train"], coded, seed)
+    grid = _own_grid(splits) if grid is None else grid
+    disentangled = None
+    if grid is not None:
+        disentangled = _disentanglement(discriminator, spec, generator.image_range, grid, seed)
     n = min(len(real), GENERATED)
-    if classifier.applies_to(test.images.shape[1], test.images.shape[3]) and n >= LEAST_IMAGES:
-        network = classifier.load().to(device)
-        test_features = _features(network, real[:n])
-        frechet = frechet_distance(_features(network, fakes[:n]), test_features)
-        if len(train) >= n:
-            chosen = philox.permuted(0, n, len(train), seed=seed, epoch=0).numpy()
-            others = torch.from_numpy(train.images[chosen]).to(device)
-            floor = frechet_distance(_features(network, others), test_features)
     return {
-        **matching,
-        "information": bound,
+        **coded,
+        "obedience": looked["obedience"],
+        "factors": looked["factors"],
+        "information": fakes.information,
         "entropy": dict(zip(spec.names, spec.entropy(), strict=True)),
-        "frechet": frechet,
-        "frechet_floor": floor,
-        "frechet_features": None if frechet is None else "mnist-classifier",
+        "frechet": looked["frechet"],
+        "frechet_floor": looked["frechet_floor"],
+        "frechet_features": None if looked["frechet"] is None else "mnist-classifier",
+        "disentanglement": disentangled,
         "images": {
-            "codes": 0 if matching["code_scored"] is None else len(real),
+            "codes": 0 if coded["code_scored"] is None else len(real),
             "information": GENERATED,
-            "frechet": 0 if frechet is None else n,
-            "frechet_floor": 0 if floor is None else n,
+            "frechet": 0 if looked["frechet"] is None else n,
+            "frechet_floor": 0 if looked["frechet_floor"] is None else n,
         },
         "labels": test.labels is not None,
     }
+
+
+def _by_classifier(
+    spec: LatentSpec,
+    real: Tensor,
+    labels: NDArray[np.int64] | None,
+    fakes: _Generated,
+    train: data.Images,
+    coded: dict[str, Any],
+    seed: int,
+) -> dict[str, Any]:
+    """What needs the fixed classifier: frechet, frechet_floor, obedience, factors."""
+    out: dict[str, Any] = dict.fromkeys(("frechet", "frechet_floor", "obedience", "factors"))
+    n = min(len(real), GENERATED)
+    if not classifier.applies_to(real.shape[1], real.shape[3]) or n < LEAST_IMAGES:
+        return out
+    network = classifier.load().to(real.device)
+    features, classes = _look(network, real)
+    fake_features, fake_classes = _look(network, fakes.images)
+    out["frechet"] = scores.frechet_distance(fake_features[:n], features[:n])
+    if len(train) >= n:
+        chosen = philox.permuted(0, n, len(train), seed=seed, epoch=0).numpy()
+        others, _ = _look(network, torch.from_numpy(train.images[chosen]).to(real.device))
+        out["frechet_floor"] = scores.frechet_distance(others, features[:n])
+    if labels is None or (classes == labels).mean() < KNOWN:
+        return out
+    categories = None
+    if coded["code_scored"] is not None:
+        slot = spec.slots[spec.names.index(coded["code_scored"])]
+        categories = fakes.categorical[:, slot.target.start]
+        out["obedience"] = scores.obeyed(categories, fake_classes, coded["matching"])
+    gray = fakes.images[..., 0].cpu().numpy()
+    out["factors"] = factors.followed(spec, gray, fakes.continuous, categories)
+    return out
 
 
 def scored_code(spec: LatentSpec, classes: int) -> int | None:
     """The categorical code to score: the first of those nearest in size to the labels' classes."""
     sizes = [(i, code.n) for i, code in enumerate(spec.codes) if isinstance(code, Categorical)]
     return min(sizes, key=lambda size: (abs(size[1] - classes), size[0]))[0] if sizes else None
-
-
-def match(codes: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[str, float]:
-    """Agreement of codes [N] with labels [N]; neither needs to start at 0 or be of one size."""
-    from scipy.optimize import linear_sum_assignment
-    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
-    from sklearn.metrics.cluster import contingency_matrix
-
-    table = contingency_matrix(labels, codes)
-    rows, columns = linear_sum_assignment(-table)
-    return {
-        "code_accuracy": float(table[rows, columns].sum() / table.sum()),
-        "purity": float(table.max(axis=0).sum() / table.sum()),
-        "nmi": float(normalized_mutual_info_score(labels, codes)),
-        "ari": float(adjusted_rand_score(labels, codes)),
-    }
 
 
 @torch.no_grad()
@@ -145,7 +191,7 @@ def score_codes(
     chosen = None if labels is None else scored_code(spec, len(np.unique(labels)))
     if labels is None or chosen is None:
         nothing = ("code_scored", "code_accuracy", "purity", "nmi", "ari")
-        return dict.fromkeys(nothing)
+        return dict.fromkeys((*nothing, "matching", "contingency"))
     columns = spec.slots[chosen].q
     guesses = torch.cat(
         [
@@ -153,7 +199,23 @@ def score_codes(
             for part in images.split(CHUNK)
         ]
     )
-    return {"code_scored": spec.names[chosen], **match(guesses.cpu().numpy(), labels)}
+    codes = guesses.cpu().numpy()
+    counts, names = scores.contingency(codes, labels, columns.stop - columns.start)
+    return {
+        "code_scored": spec.names[chosen],
+        **scores.match(codes, labels),
+        "matching": scores.match_labels(counts, names),
+        "contingency": {"labels": names.tolist(), "counts": counts.tolist()},
+    }
+
+
+class _Generated(NamedTuple):
+    """Images as a viewer gets them, uint8 [n, H, W, C], their codes, and what Q reads off them."""
+
+    images: Tensor
+    categorical: NDArray[np.int64]
+    continuous: NDArray[np.float64]
+    information: dict[str, float]
 
 
 @torch.no_grad()
@@ -163,46 +225,87 @@ def _generate(
     spec: LatentSpec,
     n: int,
     seed: int,
-) -> tuple[Tensor, dict[str, float]]:
-    """Images as a viewer gets them, uint8 [n, H, W, C], and the information of each code."""
+) -> _Generated:
     device = next(generator.parameters()).device
-    parts, nll = [], torch.zeros(len(spec.codes), dtype=torch.float64, device=device)
+    images, categorical, continuous = [], [], []
+    nll = torch.zeros(len(spec.codes), dtype=torch.float64, device=device)
     for first in range(0, n, CHUNK):
         rows = min(CHUNK, n - first)
         batch = spec.sample(rows, seed=seed, first_row=first, device=device)
-        images = generator(batch.input)
-        _, q = discriminator(images)
+        drawn = generator(batch.input)
+        _, q = discriminator(drawn)
         nll += info_loss(q, spec, batch.categorical, batch.continuous).per_code.double() * rows
-        parts.append(data.from_range(images, generator.image_range))
+        images.append(data.from_range(drawn, generator.image_range))
+        categorical.append(batch.categorical)
+        continuous.append(batch.continuous)
     bound = information(nll / n, spec)
-    return torch.cat(parts), dict(zip(spec.names, bound.tolist(), strict=True))
+    return _Generated(
+        torch.cat(images),
+        torch.cat(categorical).cpu().numpy(),
+        torch.cat(continuous).double().cpu().numpy(),
+        dict(zip(spec.names, bound.tolist(), strict=True)),
+    )
 
 
 @torch.no_grad()
-def _features(network: classifier.Classifier, images: Tensor) -> NDArray[np.float64]:
-    def parts() -> Iterator[Tensor]:
-        for part in images.split(CHUNK):
-            yield network.features(data.to_range(part, (0.0, 1.0)))
+def _look(
+    network: classifier.Classifier, images: Tensor
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The classifier's features [N, 128] and classes [N] of images [N, H, W, C]."""
+    features = torch.cat(
+        [network.features(data.to_range(part, (0.0, 1.0))) for part in images.split(CHUNK)]
+    )
+    return features.double().cpu().numpy(), network.out(features).argmax(1).cpu().numpy()
 
-    return torch.cat(list(parts())).double().cpu().numpy()
+
+def _own_grid(splits: dict[data.Split, data.Images]) -> FactorGrid | None:
+    """What renders the images of this set from factors, if anything does."""
+    images = splits["test"].images
+    for found in (images, getattr(images, "source", None)):
+        if isinstance(found, FactorGrid):
+            return found
+    return None
 
 
-def frechet_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Fréchet distance of the Gaussians fitted to features [N, F] and [M, F].
+@torch.no_grad()
+def _disentanglement(
+    discriminator: MnistDiscriminator,
+    spec: LatentSpec,
+    image_range: tuple[float, float],
+    grid: FactorGrid,
+    seed: int,
+) -> dict[str, float]:
+    device = next(discriminator.parameters()).device
+    rows = disentanglement.sample_factors(grid.sizes, RENDERED, seed=seed)
+    codes = []
+    for first in range(0, RENDERED, CHUNK):
+        images = torch.from_numpy(grid.render(rows[first : first + CHUNK])).to(device)
+        codes.append(read_codes(discriminator(data.to_range(images, image_range))[1], spec))
+    nominal = getattr(grid, "nominal", ())
+    found = disentanglement.all_scores(
+        torch.cat(codes).double().cpu().numpy(), rows, nominal=nominal, seed=seed
+    )
+    return {**found, "images": RENDERED}
 
-    |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½), Heusel et al. 2017, eq. 6. The root's trace is the
-    sum of the roots of the eigenvalues of Σ₁Σ₂, which are real and not negative.
+
+def read_codes(q: Tensor, spec: LatentSpec) -> Tensor:
+    """What Q's output [B, q_dim] says of each code, a column for each of its dims: a continuous
+    code's means, a Bernoulli's probability, a categorical's most probable class.
     """
-    from scipy.linalg import eigvals
-
-    difference = a.mean(0) - b.mean(0)
-    first, second = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    roots = np.sqrt(np.clip(eigvals(first @ second).real, 0, None))
-    return float(difference @ difference + np.trace(first) + np.trace(second) - 2 * roots.sum())
+    parts = []
+    for code, columns, _ in spec.slots:
+        part = q[:, columns].float()
+        if isinstance(code, Categorical):
+            parts.append(part.argmax(1, keepdim=True).float())
+        elif isinstance(code, Bernoulli):
+            parts.append(part.sigmoid())
+        else:
+            parts.append(part[:, : code.dim])
+    return torch.cat(parts, 1)
 
 
 def summary(result: dict[str, Any]) -> list[str]:
-    """Three lines that a newcomer understands."""
+    """Three lines that a newcomer understands; a fourth where the images are MNIST's digits."""
     accuracy, n = result["code_accuracy"], result["images"]["codes"]
     lines = []
     if accuracy is None:
@@ -227,7 +330,23 @@ def summary(result: dict[str, Any]) -> list[str]:
             f"images:      Fréchet distance to real ones {result['frechet']:.1f}{beside} (lower is "
             "better)"
         )
+    if result["obedience"] is not None:
+        lines.append(
+            f"digits:      {result['obedience']:.1%} of generated images show the digit of their "
+            "category" + _strongest(result["factors"])
+        )
     return lines
+
+
+def _strongest(followed: dict[str, dict[str, dict[str, float | None]]]) -> str:
+    """The code dim that goes best with each factor, in words."""
+    words = []
+    for factor, codes in followed.items():
+        found = [(abs(rho), rho, dim) for dim, c in codes.items() if (rho := c["within"])]
+        if found:
+            _, rho, dim = max(found)
+            words.append(f"{factor.replace('_', ' ')} goes with {dim}, ρ = {rho:+.2f}")
+    return "".join(f"; {w}" for w in words)
 
 
 def main(args: list[str] | None = None) -> int:

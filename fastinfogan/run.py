@@ -65,6 +65,26 @@ class RunDir:
             raise UserError(f"{self.config}: {error}") from None
         return found
 
+    def read_matching(self) -> tuple[str, list[int | None]]:
+        """The categorical code that was scored, and the label matched to each of its categories.
+
+        Raises UserError where no evaluation left one.
+        """
+        try:
+            found = json.loads(self.evaluation.read_text())
+            code, matching = found["code_scored"], found["matching"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UserError(
+                f"{self.path} has no matching of categories with labels yet; "
+                f"run `fastinfogan evaluate {self.path}` first"
+            ) from None
+        if code is None or matching is None:
+            raise UserError(
+                f"{self.evaluation} matches no categories with labels: it needs a categorical code "
+                "and labelled images; run `fastinfogan evaluate` with --data that has labels"
+            )
+        return code, matching
+
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write an object, readable and all at once."""

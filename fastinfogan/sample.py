@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from .data import from_range
 from .errors import UserError
 from .latents import Categorical, Gaussian, LatentSpec, Uniform
 from .networks import MnistGenerator
+from .scores import in_order
 
 _GAP, _TILE = 2, 56  # pixels between tiles; the least a tile is enlarged to
 
@@ -32,6 +34,8 @@ class SampleConfig:
     """A .png file, or a folder that gets one picture per code."""
     traverse: str | None = None
     """The code to vary, by index (0, 1, …) or name (c1, c1_categorical, …); all by default."""
+    ordered: bool = False
+    """Vary the categorical code that `evaluate` scored, its columns in the order of the labels."""
     seed: int = 0
     """Fixes the noise and the other codes."""
     rows: int = 10
@@ -40,9 +44,19 @@ class SampleConfig:
 
 @torch.no_grad()
 def traversal(
-    generator: MnistGenerator, spec: LatentSpec, code: int, *, rows: int = 10, seed: int = 0
+    generator: MnistGenerator,
+    spec: LatentSpec,
+    code: int,
+    *,
+    rows: int = 10,
+    seed: int = 0,
+    matching: Sequence[int | None] | None = None,
 ) -> Image.Image:
-    """One code's picture: a column per value, a row per noise; one block per dim of the code."""
+    """One code's picture: a column per value, a row per noise; one block per dim of the code.
+
+    `matching`, a categorical code's labels, puts its columns in the order of these and heads them
+    with them; categories without a label come last, under a dash.
+    """
     device = next(generator.parameters()).device
     chosen = spec.codes[code]
     blocks = []
@@ -56,6 +70,12 @@ def traversal(
         else:
             values = [str(v) for v in range(chosen.n if isinstance(chosen, Categorical) else 2)]
         title = spec.names[code] + (f", dim {dim}" if chosen.dim > 1 else "")
+        if matching is not None:
+            order = in_order(matching)
+            images = rearrange(images, "(r c) h w ch -> r c h w ch", r=rows)[:, order]
+            images = rearrange(images, "r c h w ch -> (r c) h w ch")
+            values = ["–" if (label := matching[i]) is None else str(label) for i in order]
+            title += ", by label"
         blocks.append(grid(images, len(values), title, values))
     return stack(blocks)
 
@@ -115,18 +135,45 @@ def save(picture: Image.Image, path: Path) -> None:
         picture.save(path)
 
 
+def find_order(
+    spec: LatentSpec, traverse: str | None, scored: str, matching: list[int | None]
+) -> int:
+    """The index of the code `scored` that `matching` orders. Raises UserError where that is not
+    the code to traverse, or not of this run.
+    """
+    code = spec.names.index(scored) if scored in spec.names else None
+    if code is None or getattr(spec.codes[code], "n", None) != len(matching):
+        raise UserError(
+            f"--ordered: eval.json has {len(matching)} labels for {scored}, which is no code of "
+            "this run; evaluate it again"
+        )
+    if traverse is not None and find_code(spec, traverse) != code:
+        raise UserError(
+            f"--ordered: labels are matched to {scored}; expected --traverse {scored} or none, "
+            f"got {traverse}"
+        )
+    return code
+
+
 def sample(config: SampleConfig) -> None:
     """The command."""
-    from .run import load
+    from .run import RunDir, load
 
     if config.rows < 1:
         raise UserError(f"--rows: expected at least 1, got {config.rows}")
     generator, _, spec = load(config.run)
-    chosen = (
-        range(len(spec.codes)) if config.traverse is None else [find_code(spec, config.traverse)]
-    )
+    matching = None
+    if config.ordered:
+        scored, matching = RunDir(config.run).read_matching()
+        chosen = [find_order(spec, config.traverse, scored, matching)]
+    elif config.traverse is not None:
+        chosen = [find_code(spec, config.traverse)]
+    else:
+        chosen = list(range(len(spec.codes)))
     pictures = {
-        spec.names[i]: traversal(generator, spec, i, rows=config.rows, seed=config.seed)
+        spec.names[i]: traversal(
+            generator, spec, i, rows=config.rows, seed=config.seed, matching=matching
+        )
         for i in chosen
     }
     if config.out.suffix.lower() == ".png":

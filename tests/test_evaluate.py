@@ -17,10 +17,11 @@ from torch import nn
 
 from fastinfogan import classifier, data, evaluate
 from fastinfogan.config import TrainConfig
-from fastinfogan.evaluate import frechet_distance, match, scored_code, summary
+from fastinfogan.evaluate import scored_code, summary
 from fastinfogan.latents import Bernoulli, Categorical, LatentSpec, Uniform
 from fastinfogan.networks import MnistDiscriminator, MnistGenerator, initialise
 from fastinfogan.run import Loaded
+from fastinfogan.scores import frechet_distance, match
 
 
 def pairs(table) -> tuple[np.ndarray, np.ndarray]:
@@ -303,7 +304,7 @@ class TestEvaluate:
     def test_generated_images_are_what_the_generator_draws_in_eval_mode(self):
         config = replace(TrainConfig(), image_size=8, codes=CODES)
         generator, discriminator, spec = blind(config)
-        images, _ = evaluate._generate(generator, discriminator, spec, 1100, 3)
+        images = evaluate._generate(generator, discriminator, spec, 1100, 3).images
         with torch.no_grad():
             straight = generator(spec.sample(1100, seed=3).input)
         expected = data.from_range(straight, generator.image_range)
