@@ -6,49 +6,37 @@ fits is resident: on the device, uint8 until a batch is drawn. What does not is 
 
 from __future__ import annotations
 
-import gzip
-import math
-import zipfile
-import zlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import philox
+from . import dsprites, files, hub, named, philox
 from .errors import UserError
-from .stream import (
-    HELD_OUT_EVERY,
-    ImageFolder,
-    Mode,
-    NpyFile,
-    Source,
-    Stream,
-    Streamed,
-    open_npy,
-    split_rows,
-    wanted,
+from .sources import Images, Split, held_out, whole_grid
+from .sprites import SIZES, Grid, Sprites
+from .stream import HELD_OUT_EVERY, ImageFolder, Mode, Stream, Streamed
+
+__all__ = [
+    "BatchSampler",
+    "Images",
+    "Order",
+    "Split",
+    "absolute",
+    "batches",
+    "can_stream",
+    "from_range",
+    "load",
+    "to_range",
+]
+
+SPECS = (
+    "mnist, fashion-mnist, svhn, celeba, dsprites, dsprites-like, hf:ID[:CONFIG], idx:PATH, "
+    "npz:PATH, npy:PATH or folder:PATH"
 )
-
-Split = Literal["train", "test"]
-SPECS = "mnist, fashion-mnist, idx:PATH, npz:PATH, npy:PATH or folder:PATH"
-_DAMAGE = (OSError, EOFError, ValueError, zlib.error)  # what reading a damaged file raises
 ORDERED_AT_ONCE = 2**14  # places of a long epoch's order
-
-
-@dataclass(frozen=True)
-class Images:
-    """One split of an image set."""
-
-    images: NDArray[np.uint8] | Streamed  # [N, H, W, C]; either is read by a slice or by rows
-    labels: NDArray[np.integer[Any]] | None  # [N]; of a streamed training split None
-
-    def __len__(self) -> int:
-        return len(self.images)
 
 
 def load(
@@ -61,39 +49,57 @@ def load(
 ) -> dict[Split, Images]:
     """Read both splits of the set that `spec` names, or open them (`stream`) to be read later.
 
-    A set without a test split holds out every tenth image for it. "auto" streams an npy file or a
-    folder that takes over 4 GiB decoded, or over a quarter of the available memory shared by the
-    ranks of this machine; "always" any. Raises UserError, in one line, when nothing is found, a
+    A set without a test split holds out every tenth image for it; dsprites and dsprites-like are
+    whole in both. "auto" streams what `can_stream` where it takes over 4 GiB decoded, or over a
+    quarter of the available memory shared by the ranks of this machine; "always" any; dsprites-like
+    is drawn batch by batch in any mode. Raises UserError, in one line, when nothing is found, a
     file is not what it should be, or the images are of another size (`advise`: the line names the
     options that would take them).
     """
-    name, _, path = spec.partition(":")
     if stream == "always" and not can_stream(spec):
-        raise UserError(f"--stream always: npy:PATH and folder:PATH can be streamed, not {spec}")
-    if name == "folder" and path:
-        folder = ImageFolder(Path(path), image_size, channels)
-        splits = _opened(folder, folder.labels, stream)
-    elif name == "npy" and path:
-        file = NpyFile(Path(path))
-        splits = _opened(file, _npy_labels(file), stream)
-    elif name == "npz" and path:
-        splits = _split(_read_npz(Path(path)))
-    elif name == "idx" and path:
-        splits = _read_idx_source(Path(path))
-    elif spec == "mnist":
-        splits = _read_idx_folder(Path(__file__).parent / "assets" / "mnist")
-    elif spec == "fashion-mnist":
-        splits = _read_idx_folder(_first_with_idx(spec, _FASHION_MNIST_PLACES))
-    else:
-        raise UserError(f"--data {spec}: expected {SPECS}")
+        raise UserError(
+            "--stream always: celeba, dsprites, hf:ID, npy:PATH and folder:PATH can be streamed, "
+            f"not {spec}"
+        )
+    splits = _read(spec, image_size, channels, stream)
     for split, data in splits.items():
         _check_shape(f"--data {spec}", split, data.images.shape, image_size, channels, advise)
     return splits
 
 
+def _read(spec: str, image_size: int, channels: int, stream: Mode) -> dict[Split, Images]:
+    match spec.partition(":"):
+        case "mnist", "", _:
+            return files.read_idx_folder(Path(__file__).parent / "assets" / "mnist")
+        case "fashion-mnist", "", _:
+            return named.fashion_mnist()
+        case "svhn", "", _:
+            return named.svhn()
+        case "celeba", "", _:
+            return named.celeba(image_size, channels, stream)
+        case "dsprites", "", _:
+            return dsprites.dsprites(stream)
+        case "dsprites-like", "", _:
+            return whole_grid(Grid(Sprites(), SIZES), "always")
+        case "hf", _, reference if reference:
+            return hub.read_hub(reference, image_size, channels, stream)
+        case "idx", _, path if path:
+            return files.read_idx(Path(path))
+        case "npz", _, path if path:
+            return files.read_npz(Path(path))
+        case "npy", _, path if path:
+            return files.open_npy_set(Path(path), stream)
+        case "folder", _, path if path:
+            folder = ImageFolder(Path(path), image_size, channels)
+            return held_out(folder, folder.labels, stream)
+    raise UserError(f"--data {spec}: expected {SPECS}")
+
+
 def can_stream(spec: str) -> bool:
     """Whether the set that `spec` names can be streamed."""
-    return spec.startswith(("npy:", "folder:"))
+    return spec in ("celeba", "dsprites", "dsprites-like") or spec.startswith(
+        ("npy:", "folder:", "hf:")
+    )
 
 
 def _check_shape(
@@ -126,153 +132,14 @@ def _check_shape(
 def absolute(spec: str) -> str:
     """The same spec with an absolute path, so that it means the same from another folder."""
     name, colon, path = spec.partition(":")
-    return f"{name}:{Path(path).expanduser().resolve()}" if colon and path else spec
-
-
-_FASHION_MNIST_PLACES = (
-    Path("data/fashion-mnist"),
-    Path("fashion-mnist"),
-    Path.home() / ".cache" / "fastinfogan" / "fashion-mnist",
-    Path("/usr/share/datasets/fashion-mnist"),
-)
-
-
-def _first_with_idx(name: str, places: tuple[Path, ...]) -> Path:
-    for place in places:
-        if _find_idx(place, "train-images-idx3-ubyte") is not None:
-            return place
-    tried = ", ".join(str(place) for place in places)
-    raise UserError(
-        f"--data {name}: no train-images-idx3-ubyte[.gz] in any of {tried}; install Debian's "
-        f"dataset-{name} or put the four idx files in one of them"
-    )
-
-
-def _find_idx(folder: Path, stem: str) -> Path | None:
-    return next((p for p in (folder / stem, folder / f"{stem}.gz") if p.is_file()), None)
-
-
-def _read_idx_source(path: Path) -> dict[Split, Images]:
-    if path.is_dir():
-        return _read_idx_folder(path)
-    if not path.is_file():
-        raise UserError(f"--data idx:{path}: no such file or folder")
-    return _split(_read_idx_images(path))
-
-
-def _read_idx_folder(folder: Path) -> dict[Split, Images]:
-    train = _find_idx(folder, "train-images-idx3-ubyte")
-    if train is None:
-        raise UserError(f"--data idx:{folder}: no train-images-idx3-ubyte or .gz in that folder")
-    test = _find_idx(folder, "t10k-images-idx3-ubyte")
-    if test is None:
-        return _split(_read_idx_images(train))
-    return {"train": _read_idx_images(train), "test": _read_idx_images(test)}
-
-
-def _read_idx_images(path: Path) -> Images:
-    """A file of images, with the file of labels that lies beside it."""
-    images = _with_channel(_read_idx(path), path)
-    stem = path.name.replace("images-idx3", "labels-idx1").removesuffix(".gz")
-    beside = _find_idx(path.parent, stem) if "images-idx3" in path.name else None
-    labels = None if beside is None else _labels(_read_idx(beside), len(images), beside)
-    return Images(images, labels)
-
-
-def _read_idx(path: Path) -> NDArray[np.uint8]:
-    """An idx file of unsigned bytes: magic 0, 0, 8, rank; then big-endian sizes; then values."""
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = file.read()
-    except _DAMAGE as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
-    if len(content) < 4 or content[:3] != b"\0\0\x08":
-        raise UserError(f"{path}: not an idx file of unsigned bytes")
-    rank = content[3]
-    start = 4 + 4 * rank
-    sizes = np.frombuffer(content[4:start], ">u4") if len(content) >= start else np.empty(0)
-    expected = math.prod(int(s) for s in sizes)
-    if len(sizes) != rank or len(content) - start != expected:
-        raise UserError(
-            f"{path}: damaged; its header promises {expected} values, "
-            f"{max(len(content) - start, 0)} are there"
-        )
-    values = np.frombuffer(bytearray(content), np.uint8, offset=start)  # writable, as torch wants
-    return values.reshape(tuple(int(s) for s in sizes))
-
-
-def _read_npz(path: Path) -> Images:
-    if not path.is_file():
-        raise UserError(f"--data npz:{path}: no such file")
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile) or "images" not in archive:
-                raise UserError(f'{path}: expected an .npz with an array "images"')
-            images = archive["images"]
-            labels = archive.get("labels")
-    except (*_DAMAGE, zipfile.BadZipFile, TypeError, NotImplementedError, RuntimeError) as error:
-        raise UserError(f"{path}: not a readable .npz file ({error})") from None
-    if images.dtype != np.uint8:
-        raise UserError(f"{path}: images must be uint8, got {images.dtype}")
-    images = _with_channel(images, path)
-    return Images(images, None if labels is None else _labels(labels, len(images), path))
-
-
-def _npy_labels(file: NpyFile) -> NDArray[np.integer[Any]] | None:
-    """Of images.npy, images.labels.npy, mapped as they are."""
-    path = file.path.with_suffix(".labels.npy")
-    return _check_labels(open_npy(path), file.shape[0], path) if path.is_file() else None
-
-
-def _opened(
-    source: Source, labels: NDArray[np.integer[Any]] | None, stream: Mode
-) -> dict[Split, Images]:
-    """Both splits of a source, streamed or read into memory."""
-    train, test = Streamed(source, held_out=False), Streamed(source, held_out=True)
-    if wanted(stream, train.nbytes + test.nbytes):
-        source.scatter()
-        held_out = None if labels is None else labels[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY]
-        return {"train": Images(train, None), "test": Images(test, held_out)}
-    return {
-        "train": Images(train[:], _labels_of(labels, held_out=False)),
-        "test": Images(test[:], _labels_of(labels, held_out=True)),
-    }
-
-
-def _with_channel(images: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim != 4:
-        raise UserError(
-            f"{path}: images must be [N, H, W] or [N, H, W, C], got shape {list(images.shape)}"
-        )
-    return images
-
-
-def _labels(labels: NDArray[np.generic], n: int, path: Path) -> NDArray[np.int64]:
-    return _check_labels(labels, n, path).astype(np.int64)
-
-
-def _check_labels(labels: NDArray[Any], n: int, path: Path) -> NDArray[np.integer[Any]]:
-    if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer):
-        raise UserError(
-            f"{path}: labels must be {n} integers, got {labels.dtype} {list(labels.shape)}"
-        )
-    return labels
-
-
-def _labels_of(labels: NDArray[np.integer[Any]] | None, held_out: bool) -> NDArray[np.int64] | None:
-    if labels is None:
-        return None
-    return labels[split_rows(len(labels), held_out)].astype(np.int64)
-
-
-def _split(data: Images) -> dict[Split, Images]:
-    def part(held_out: bool) -> Images:
-        rows = split_rows(len(data), held_out)
-        return Images(data.images[rows], _labels_of(data.labels, held_out))
-
-    return {"train": part(held_out=False), "test": part(held_out=True)}
+    if not colon or not path:
+        return spec
+    if name != "hf":
+        return f"{name}:{Path(path).expanduser().resolve()}"
+    here = hub.local(path)
+    if here is None:
+        return spec  # an ID of the hub
+    return f"hf:{here[0].resolve()}" + (f":{here[1]}" if here[1] else "")
 
 
 def to_range(images: Tensor, image_range: tuple[float, float]) -> Tensor:

@@ -12,7 +12,7 @@ import math
 import mmap
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -35,15 +35,17 @@ MOST_RESIDENT = 4 * 2**30  # bytes, decoded: beyond it "auto" streams
 SHARE_RESIDENT = 1 / 4  # or beyond this share of the available memory, over this machine's ranks
 HASHED_WHOLE = 2**28  # bytes; of a larger set a sample is hashed
 SAMPLE = 1024  # images
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # of Pillow
 PREFETCH = 4  # batches that each worker keeps ready
 MOST_WORKERS = 8
 
 
 class Source(Protocol):
-    """An image set on disk. Pickles without its images, as workers need it."""
+    """An image set that is read row by row. Pickles without its images, as workers need it."""
 
     shape: tuple[int, int, int, int]  # N, H, W, C
     slow: bool  # a row takes decoding, not just a copy
+    on_disk: bool  # a row may have to be waited for
 
     def scatter(self) -> None:
         """Expect reads of rows here and there from now on."""
@@ -56,6 +58,7 @@ class NpyFile:
     """A uint8 .npy of [N, H, W] or [N, H, W, C], mapped into memory and never held there."""
 
     slow = False
+    on_disk = True
 
     def __init__(self, path: Path) -> None:
         self.path, self._scattered = path, False
@@ -108,26 +111,22 @@ def open_npy(path: Path, scattered: bool = False) -> NDArray[Any]:
 
 
 class ImageFolder:
-    """Every image below a folder, decoded, cropped and resized when it is read.
+    """Every image below a folder, or those named, decoded, cropped and resized when it is read.
 
     Of each image its name alone is held: some tens of bytes.
     """
 
     slow = True
+    on_disk = True
 
-    def __init__(self, folder: Path, image_size: int, channels: int) -> None:
+    def __init__(
+        self, folder: Path, image_size: int, channels: int, names: Sequence[str] | None = None
+    ) -> None:
         if not folder.is_dir():
             raise UserError(f"--data folder:{folder}: no such folder")
-        if channels not in (1, 3):
-            raise UserError(
-                f"--channels: an image folder gives 1 (gray) or 3 (colour), got {channels}"
-            )
-        found = sorted(
-            p.relative_to(folder).parts
-            for p in folder.rglob("*")
-            if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")
-        )
-        if not found:
+        check_decodable(channels)
+        found: list[tuple[str, ...]] = [(name,) for name in names or ()]
+        if names is None and not (found := sorted(_below(folder))):
             known = " ".join(sorted(IMAGE_SUFFIXES))
             raise UserError(f"--data folder:{folder}: no images found below it ({known})")
         self.folder = folder
@@ -145,16 +144,26 @@ class ImageFolder:
 
     def read(self, rows: Rows) -> NDArray[np.uint8]:
         out = np.empty((len(rows), *self.shape[1:]), np.uint8)
-        mode = "L" if self.shape[3] == 1 else "RGB"
         for i, row in enumerate(rows.tolist()):
             path = self.path(row)
             try:
                 with Image.open(path) as image:
-                    square = _square(image, self.shape[1], mode)
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                    out[i] = square(image, self.shape[1], self.shape[3])
+            except UNREADABLE as error:
                 raise UserError(f"{path}: not a readable image ({error})") from None
-            out[i] = np.asarray(square).reshape(self.shape[1:])
         return out
+
+
+def check_decodable(channels: int) -> None:
+    """Raise UserError for a number of channels that a decoded image cannot be given."""
+    if channels not in (1, 3):
+        raise UserError(f"--channels: an image folder gives 1 (gray) or 3 (colour), got {channels}")
+
+
+def _below(folder: Path) -> Iterator[tuple[str, ...]]:
+    for path in folder.rglob("*"):
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
+            yield path.relative_to(folder).parts
 
 
 def _class_folders(found: list[tuple[str, ...]]) -> NDArray[np.int64] | None:
@@ -164,21 +173,28 @@ def _class_folders(found: list[tuple[str, ...]]) -> NDArray[np.int64] | None:
     return np.unique([parts[0] for parts in found], return_inverse=True)[1].astype(np.int64)
 
 
-def _square(image: Image.Image, size: int, mode: str) -> Image.Image:
-    """The central square, upright, the shorter side scaled to `size`."""
+def square(image: Image.Image, size: int, channels: int) -> NDArray[np.uint8]:
+    """The central square, upright, scaled to `size`: uint8 [size, size, channels].
+
+    Raises one of `UNREADABLE` where the image is damaged or of a mode without 8 or 16 bits.
+    """
     if image.mode.startswith("I;16"):  # convert() would clip
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
         raise ValueError(f"mode {image.mode}: expected 8 or 16 bits a channel")
-    upright = ImageOps.exif_transpose(image).convert(mode)
-    return ImageOps.fit(upright, (size, size), method=Image.Resampling.LANCZOS)
+    upright = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
+    fitted = ImageOps.fit(upright, (size, size), method=Image.Resampling.LANCZOS)
+    return np.asarray(fitted).reshape(size, size, channels)
 
 
 class Streamed:
-    """One split of a source, read where it is indexed: by a slice or by rows, int64 [B]."""
+    """One split of a source, read where it is indexed: by a slice or by rows, int64 [B].
 
-    def __init__(self, source: Source, held_out: bool) -> None:
-        self.source, self._held_out = source, held_out
+    `held_out`: every tenth image, or the others; None: the source is the split.
+    """
+
+    def __init__(self, source: Source, held_out: bool | None) -> None:
+        self.source, self.held_out = source, held_out
         self.shape = (split_size(source.shape[0], held_out), *source.shape[1:])
 
     def __len__(self) -> int:
@@ -191,22 +207,26 @@ class Streamed:
 
     def __getitem__(self, chosen: slice | Rows) -> NDArray[np.uint8]:
         rows = np.arange(*chosen.indices(len(self))) if isinstance(chosen, slice) else chosen
-        return self.source.read(in_whole(rows, self._held_out))
+        return self.source.read(in_whole(rows, self.held_out))
 
 
-def split_size(n: int, held_out: bool) -> int:
-    """How many of n images a split has, where every tenth is held out."""
+def split_size(n: int, held_out: bool | None) -> int:
+    """How many of n images a split has, where every tenth is held out (None: all of them)."""
+    if held_out is None:
+        return n
     return n // HELD_OUT_EVERY if held_out else n - n // HELD_OUT_EVERY
 
 
-def in_whole(rows: Rows, held_out: bool) -> Rows:
+def in_whole(rows: Rows, held_out: bool | None) -> Rows:
     """Rows of a split as rows of the whole set."""
+    if held_out is None:
+        return rows
     if held_out:
         return rows * HELD_OUT_EVERY + (HELD_OUT_EVERY - 1)
     return rows + rows // (HELD_OUT_EVERY - 1)
 
 
-def split_rows(n: int, held_out: bool) -> Rows:
+def split_rows(n: int, held_out: bool | None) -> Rows:
     """All rows of a split of n images, as rows of the whole set."""
     return in_whole(np.arange(split_size(n, held_out)), held_out)
 
@@ -342,9 +362,13 @@ def _ignore_signals(worker: int) -> None:
 
 
 def _workers(source: Source, device: torch.device) -> int:
-    """One, where reading is copying, or where training itself takes the cores: on a CPU a batch is
+    """None, where there is no disk to wait for: a worker costs some 400 MB.
+
+    One, where reading is copying, or where training itself takes the cores: on a CPU a batch is
     decoded in a fraction of an update. On a GPU decoding gets this rank's cores, up to eight.
     """
+    if not source.on_disk:
+        return 0
     if not source.slow or device.type == "cpu":
         return 1
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

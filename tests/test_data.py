@@ -229,26 +229,6 @@ class TestIdx:
         assert f"{tmp_path / 'nowhere'}" in refused(f"idx:{tmp_path / 'nowhere'}")
 
 
-class TestFashionMnist:
-    def test_the_first_place_that_has_it_is_taken(self, tmp_path, monkeypatch):
-        places = (tmp_path / "a", tmp_path / "b", tmp_path / "c")
-        write_idx_folder(places[1], ".gz")
-        write_idx_folder(places[2], t10k=False)
-        monkeypatch.setattr(data, "_FASHION_MNIST_PLACES", places)
-        assert numbers(load("fashion-mnist", "test")) == list(range(5))
-
-    def test_when_it_is_nowhere_every_place_tried_is_listed(self, tmp_path, monkeypatch):
-        places = (tmp_path / "a", tmp_path / "b", tmp_path / "c")
-        places[1].mkdir()
-        monkeypatch.setattr(data, "_FASHION_MNIST_PLACES", places)
-        message = refused("fashion-mnist", size=28)
-        assert all(str(place) in message for place in places)
-        assert "dataset-fashion-mnist" in message  # the Debian package
-
-    def test_debians_folder_is_among_the_places(self):
-        assert Path("/usr/share/datasets/fashion-mnist") in data._FASHION_MNIST_PLACES
-
-
 class TestNpz:
     @pytest.mark.parametrize(("channels", "given"), [(1, 0), (1, 1), (3, 3)])
     def test_images_with_and_without_a_channel_axis(self, tmp_path, channels, given):
