@@ -10,7 +10,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from .errors import UserError
-from .latents import LatentSpec, parse_codes
+from .invariance import parse_warp
+from .latents import Categorical, LatentSpec, parse_codes
 
 try:
     import tyro
@@ -80,6 +81,16 @@ class TrainConfig:
     """Noise columns beside the code."""
     info_weight: float = 1.0
     """λ, the weight of the information loss; each code's own weight multiplies it."""
+    info_start: int = 0
+    """Updates before λ counts: until then the codes are shaped by --real-info alone."""
+    info_ramp: int = 0
+    """Updates over which λ then rises to its value."""
+    real_info: float = 0.0
+    """Weight of the information on real images: the categories of an image and of a warped copy
+    must tell of each other (Ji et al. 2019, Hu et al. 2017); an extension of InfoGAN. 0: off."""
+    warp: str = "rotate=20,scale=0.15,shear=0.3,shift=0.06"
+    """How --real-info warps: rotate (degrees), scale, shear, shift (of the side), each up to its
+    value, and flip (its probability). What a category should not depend on."""
     routing: Routing = "openai"
     """Whom the information gradient trains. openai: trunk and Q in D's step, G in G's. head: Q's
     own layers and G, not the trunk. generator-step: G and Q's own layers, both in G's step."""
@@ -90,6 +101,10 @@ class TrainConfig:
     """Adam's learning rate for D and Q."""
     lr_g: float = 1e-3
     """Adam's learning rate for G."""
+    decay_start: int = 0
+    """Update from which the learning rates fall, in a line."""
+    decay_steps: int = 0
+    """Updates that they take to fall to a hundredth; 0: they do not fall."""
     beta1: float = 0.5
     """Adam's β1."""
     beta2: float = 0.999
@@ -150,6 +165,10 @@ _AT_LEAST = {
     "seed": 0,
     "channels": 1,
     "noise": 0,
+    "info_start": 0,
+    "info_ramp": 0,
+    "decay_start": 0,
+    "decay_steps": 0,
     "log_every": 1,
     "sample_every": 0,
     "checkpoint_every": 0,
@@ -166,7 +185,7 @@ def check(config: TrainConfig) -> None:
         value = getattr(config, name)
         if value < least:
             raise UserError(f"--{name.replace('_', '-')}: expected at least {least}, got {value}")
-    for name in ("lr_d", "lr_g", "info_weight"):
+    for name in ("lr_d", "lr_g", "info_weight", "real_info"):
         value = getattr(config, name)
         if not 0 <= value < float("inf"):
             raise UserError(f"--{name.replace('_', '-')}: expected a number ≥ 0, got {value}")
@@ -180,7 +199,20 @@ def check(config: TrainConfig) -> None:
         check_image_size(config.image_size, config.networks)
     except ValueError as error:
         raise UserError(f"--image-size, for --networks {config.networks}: {error}") from None
-    config.spec()
+    _check_real_info(config, config.spec())
+
+
+def _check_real_info(config: TrainConfig, spec: LatentSpec) -> None:
+    try:
+        parse_warp(config.warp)
+    except ValueError as error:
+        raise UserError(f"--warp: {error}") from None
+    if not config.real_info:
+        return
+    if not any(isinstance(code, Categorical) for code in spec.codes):
+        raise UserError(f"--real-info: needs a categorical code, got --codes {config.codes}")
+    if config.routing == "generator-step":
+        raise UserError("--real-info: Q must learn in D's step; use --routing openai or head")
 
 
 def to_yaml(config: TrainConfig) -> str:

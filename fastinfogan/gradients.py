@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from .adversarial import Player
 from .config import Routing
+from .invariance import SHARPNESS, Information, mutual_information
 from .latents import LatentBatch, LatentSpec
-from .layers import asking
+from .layers import Stats, asking
 from .losses import head_loss
 from .networks import MnistDiscriminator, MnistGenerator
 
@@ -32,6 +33,8 @@ class Objective:
     weights: Tensor  # [n_codes] on the device: λ times each code's own weight
     routing: Routing
     backend: str = "auto"
+    real_weight: float = 0.0  # of the information on real images (`invariance`), an extension
+    real_columns: slice | None = None  # of Q's output: the categorical code that it is about
 
     def losses(
         self, player: Player, logits: Tensor, q: Tensor, latents: LatentBatch
@@ -53,6 +56,14 @@ class Objective:
         )
         return adversarial, total, per_code
 
+    def of_real(self, q: Tensor, of_warped: Tensor) -> Information:
+        """What Q's categories of real images and of their warped copies tell of each other."""
+        columns = self.real_columns
+        assert columns is not None
+        wide = torch.promote_types(q.dtype, torch.float32)
+        first, second = ((x[:, columns].to(wide) * SHARPNESS).softmax(1) for x in (q, of_warped))
+        return mutual_information(first, second)
+
 
 class DTerms(NamedTuple):
     """D's step, each a device scalar but nll [n_codes]."""
@@ -61,6 +72,7 @@ class DTerms(NamedTuple):
     real: Tensor  # mean of D(x) on real images
     fake: Tensor  # mean of D(G(z))
     nll: Tensor
+    real_information: Tensor  # nats, of real images and their warped copies; 0 where not asked for
 
 
 class GTerms(NamedTuple):
@@ -98,53 +110,69 @@ def d_grads(
     latents: LatentBatch,
     scale: Scale = unscaled,
     *,
+    warped: Tensor | None = None,
     together: bool = True,
 ) -> tuple[Gradients, DTerms]:
     """Gradients of D's loss, −log D(x) − log(1 − D(G(z))) + λ·NLL, in `params`.
+
+    With `warped` the information that Q finds on real images is added, for its weight.
 
     Args:
         real: images [B, C, H, W] in the generator's range.
         latents: a batch of as many rows.
         scale: multiplies the loss (fp16's loss scale).
-        together: real and generated images go through D in one pass, each normalised by their own
-            statistics; the same as two passes, to rounding.
+        warped: warped copies of `real`, in the same order.
+        together: all images go through D in one pass, those of a kind normalised by their own
+            statistics; the same as a pass for each, to rounding.
     """
-    generator, discriminator = networks
+    generator = networks.generator
     with torch.no_grad():
         fake = generator(latents.input, "batch")
-    if together:
-        images = torch.cat((real.to(fake.dtype), fake))
-        features = discriminator.trunk(images, ("update", "batch"))
-        logits = discriminator.logit(features)
-        of_real, of_fake = features.chunk(2)
-    else:
-        of_real = discriminator.trunk(real, "update")
-        of_fake = discriminator.trunk(fake, "batch")
-        logits = torch.cat((discriminator.logit(of_real), discriminator.logit(of_fake)))
-    total, terms = _d_loss(networks, objective, logits, of_real, of_fake, latents)
+    kinds = [x.to(fake.dtype) for x in (real, fake, warped) if x is not None]
+    of_real, of_fake, *of_warped = _features(networks, kinds, together)
+    total, terms = _d_loss(networks, objective, of_real, of_fake, latents, *of_warped)
     with asking("weights"):
         return torch.autograd.grad(scale(total), params), terms
+
+
+def _features(
+    networks: Networks, kinds: Sequence[Tensor], together: bool = True
+) -> tuple[Tensor, ...]:
+    """D's features of as many images of each kind; the running buffers follow the first."""
+    trunk = networks.discriminator.trunk
+    others: list[Stats] = ["batch"] * (len(kinds) - 1)
+    stats: tuple[Stats, ...] = ("update", *others)
+    if together and len(kinds) > 1:
+        return trunk(torch.cat(list(kinds)), stats).chunk(len(kinds))
+    return tuple(trunk(images, s) for images, s in zip(kinds, stats, strict=True))
 
 
 def _d_loss(
     networks: Networks,
     objective: Objective,
-    logits: Tensor,
     of_real: Tensor,
     of_fake: Tensor,
     latents: LatentBatch,
+    of_warped: Tensor | None = None,
 ) -> tuple[Tensor, DTerms]:
-    """D's loss from its logits and its features."""
+    """D's loss from its features."""
     discriminator = networks.discriminator
-    # Q has no loss on real images, but its running statistics are theirs.
-    with torch.no_grad():
-        discriminator.q(of_real, "update")
+    logits = torch.cat([discriminator.logit(x) for x in (of_real, of_fake)])
     shared = of_fake if objective.routing == "openai" else of_fake.detach()
     q = discriminator.q(shared, "batch")
     loss, information, nll = objective.losses("discriminator", logits, q, latents)
     total = loss if objective.routing == "generator-step" else loss + information
+    if of_warped is None:
+        # Q has no loss on real images, but its running statistics are theirs.
+        with torch.no_grad():
+            discriminator.q(of_real, "update")
+        nats = torch.zeros_like(loss)
+    else:
+        on_real, on_warped = discriminator.q(of_real, "update"), discriminator.q(of_warped, "batch")
+        found = objective.of_real(on_real, on_warped)
+        total, nats = total - objective.real_weight * found.objective, found.nats
     on_real, on_fake = (_probability(x) for x in logits.detach().chunk(2))
-    return total, DTerms(loss.detach(), on_real, on_fake, nll)
+    return total, DTerms(loss.detach(), on_real, on_fake, nll, nats.detach())
 
 
 def _probability(logit: Tensor) -> Tensor:
@@ -212,6 +240,8 @@ def shared_grads(
     real: Tensor,
     latents: LatentBatch,
     scale: Scale = unscaled,
+    *,
+    warped: Tensor | None = None,
 ) -> tuple[Gradients, DTerms, Gradients, GTerms]:
     """What `d_grads` and `g_grads` give for the same latents and weights, from one pass.
 
@@ -224,10 +254,10 @@ def shared_grads(
     discriminator = networks.discriminator
     fake = generate(networks, latents)
     seen = fake.detach().requires_grad_()
-    of_real = discriminator.trunk(real, "update")
+    kinds = [x.to(fake.dtype) for x in (real, warped) if x is not None]
+    of_real, *of_warped = _features(networks, kinds)
     of_fake = discriminator.trunk(seen, "batch")
-    logits = torch.cat((discriminator.logit(of_real), discriminator.logit(of_fake)))
-    total, d_terms = _d_loss(networks, objective, logits, of_real, of_fake, latents)
+    total, d_terms = _d_loss(networks, objective, of_real, of_fake, latents, *of_warped)
     with asking("weights"):
         of_d = torch.autograd.grad(scale(total), d_params, retain_graph=True)
     of_g, g_terms = _g_grads(networks, objective, g_params, latents, scale, fake, seen, of_fake)

@@ -29,6 +29,7 @@ class Stream(IntEnum):
     PERMUTATION = 2
     SAMPLES = 3
     ORDER = 4
+    WARP = 5
 
 
 def philox4x32(counter: tuple[Tensor, ...], key: tuple[int, int]) -> tuple[Tensor, ...]:

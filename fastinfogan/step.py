@@ -27,11 +27,13 @@ from .gradients import (
     shared_grads,
     unscaled,
 )
-from .latents import LatentBatch, LatentSpec
+from .invariance import parse_warp
+from .latents import Categorical, LatentBatch, LatentSpec
 from .networks import initialise, pair
 from .parallel import Ranks
 from .philox import Stream
 from .policy import Policy, choose
+from .schedule import Schedule
 
 __all__ = [
     "DTerms",
@@ -62,7 +64,7 @@ def fused_adam(flat: Flat, lr: float, config: TrainConfig) -> torch.optim.Adam:
     value = flat.value
     optimizer = torch.optim.Adam(
         [value],
-        lr=lr,
+        lr=torch.tensor(lr, device=value.device) if value.device.type == "cuda" else lr,
         betas=(config.beta1, config.beta2),
         fused=True,
         capturable=value.device.type == "cuda",
@@ -75,12 +77,20 @@ def fused_adam(flat: Flat, lr: float, config: TrainConfig) -> torch.optim.Adam:
     return optimizer
 
 
+def first_categorical(spec: LatentSpec) -> slice | None:
+    """Q's columns of the first categorical code, or none."""
+    for code, slot in zip(spec.codes, spec.slots, strict=True):
+        if isinstance(code, Categorical):
+            return slot.q
+    return None
+
+
 class Functions(NamedTuple):
     """The gradients of this run's networks, eager or compiled."""
 
-    d: Callable[[Tensor, LatentBatch], tuple[Gradients, DTerms]]
+    d: Callable[..., tuple[Gradients, DTerms]]  # of real, latents, warped copies
     g: Callable[[LatentBatch, Tensor | None], tuple[Gradients, GTerms]]
-    shared: Callable[[Tensor, LatentBatch], tuple[Gradients, DTerms, Gradients, GTerms]]
+    shared: Callable[..., tuple[Gradients, DTerms, Gradients, GTerms]]  # as of D
 
 
 COMPILER = "inductor"  # of torch.compile; tests take one that only traces
@@ -97,14 +107,14 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _packed(d: DTerms, g: GTerms) -> Tensor:
     """All terms in one vector."""
-    scalars = torch.stack((d.loss, d.real, d.fake, g.loss)).float()
+    scalars = torch.stack((d.loss, d.real, d.fake, d.real_information, g.loss)).float()
     return torch.cat((scalars, d.nll.float(), g.nll.float()))
 
 
 def _unpacked(vector: Tensor) -> tuple[DTerms, GTerms]:
-    d_loss, real, fake, g_loss = vector[:4].unbind()
-    d_nll, g_nll = vector[4:].chunk(2)
-    return DTerms(d_loss, real, fake, d_nll), GTerms(g_loss, g_nll)
+    d_loss, real, fake, real_information, g_loss = vector[:5].unbind()
+    d_nll, g_nll = vector[5:].chunk(2)
+    return DTerms(d_loss, real, fake, d_nll, real_information), GTerms(g_loss, g_nll)
 
 
 class Step:
@@ -123,15 +133,15 @@ class Step:
         for network in self.networks:
             network.to(device=ranks.device)
             network.to(memory_format=self.policy.memory_format)  # type: ignore[call-overload]
+        self.schedule = Schedule(config, spec, ranks.device)
+        self.warp = parse_warp(config.warp) if config.real_info else None
         self.objective = Objective(
             spec,
-            torch.tensor(
-                [config.info_weight * code.weight for code in spec.codes],
-                device=ranks.device,
-                dtype=torch.float32,
-            ),
+            self.schedule.weights,
             config.routing,
             config.backend,
+            config.real_info,
+            first_categorical(spec),
         )
         self.scaler: torch.amp.GradScaler | None = ranks.accelerator.scaler
         self.ema = Ema(self.networks.generator, config.ema)
@@ -156,10 +166,12 @@ class Step:
         networks, objective = self.working, self.objective
         d_params, g_params = self.d_params, self.g_params
         return Functions(
-            lambda real, latents: d_grads(networks, objective, d_params, real, latents, scale),
+            lambda real, latents, warped=None: d_grads(
+                networks, objective, d_params, real, latents, scale, warped=warped
+            ),
             lambda latents, fake: g_grads(networks, objective, g_params, latents, scale, fake=fake),
-            lambda real, latents: shared_grads(
-                networks, objective, d_params, g_params, real, latents, scale
+            lambda real, latents, warped=None: shared_grads(
+                networks, objective, d_params, g_params, real, latents, scale, warped=warped
             ),
         )
 
@@ -217,6 +229,9 @@ class Step:
         return _packed(*self._update(step, real))
 
     def _update(self, step: int | Tensor, real: Tensor) -> tuple[DTerms, GTerms]:
+        self.schedule.set(step)
+        for optimizer in (self.d_optimizer, self.g_optimizer):
+            self.schedule.set_rate(optimizer, step)
         update = self._shared if self.config.step == "shared" else self._alternating
         terms = update(step, real)
         if self.scaler is not None:
@@ -227,7 +242,7 @@ class Step:
     def _alternating(self, step: int | Tensor, real: Tensor) -> tuple[DTerms, GTerms]:
         """The paper's: G answers the D that has just moved, on latents of its own."""
         latents = self._latents(step, Stream.D_LATENTS, len(real))
-        grads, d_terms = self._gradients.d(real, latents)
+        grads, d_terms = self._gradients.d(real, latents, self._warped(step, real))
         self.d_flat.collect(grads)
         average = self.ranks.start_average(self.d_flat.grad)
         # What G does before it meets D does not depend on D's update, nor that on this.
@@ -244,7 +259,8 @@ class Step:
     def _shared(self, step: int | Tensor, real: Tensor) -> tuple[DTerms, GTerms]:
         """One pass for both players."""
         latents = self._latents(step, Stream.G_LATENTS, len(real))
-        of_d, d_terms, of_g, g_terms = self._gradients.shared(real, latents)
+        warped = self._warped(step, real)
+        of_d, d_terms, of_g, g_terms = self._gradients.shared(real, latents, warped)
         self.d_flat.collect(of_d)
         d_average = self.ranks.start_average(self.d_flat.grad)
         self.g_flat.collect(of_g)
@@ -264,6 +280,18 @@ class Step:
             step=step,
             stream=stream,
             first_row=self.ranks.rank * batch,
+        )
+
+    def _warped(self, step: int | Tensor, real: Tensor) -> Tensor | None:
+        """Warped copies of the real images, where the categories are to bear them."""
+        if self.warp is None:
+            return None
+        return self.warp(
+            real,
+            seed=self.config.seed,
+            step=step,
+            first_row=self.ranks.rank * len(real),
+            background=self.networks.generator.image_range[0],
         )
 
     def _move(self, flat: Flat, optimizer: torch.optim.Adam) -> None:

@@ -21,9 +21,10 @@ from fastinfogan.step import DTerms, GTerms
 SPEC = LatentSpec(noise=2, codes=(Categorical(10), Uniform(-1, 1)))
 
 
-def terms(d=1.0, g=2.0, real=0.7, fake=0.3, d_nll=(0.0, 0.0), g_nll=(0.5, 1.5)):
+def terms(d=1.0, g=2.0, real=0.7, fake=0.3, d_nll=(0.0, 0.0), g_nll=(0.5, 1.5), bits=0.0):
     one = torch.tensor
-    return DTerms(one(d), one(real), one(fake), one(d_nll)), GTerms(one(g), one(g_nll))
+    of_d = DTerms(one(d), one(real), one(fake), one(d_nll), one(bits))
+    return of_d, GTerms(one(g), one(g_nll))
 
 
 @pytest.fixture

@@ -1,0 +1,53 @@
+"""What changes over a run: λ rises at its start, the learning rates fall towards its end.
+
+All is a function of the update's number, in absolute updates: a resumed or a longer run goes on as
+it would have. Given a number on the device nothing is read back.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .config import TrainConfig
+from .latents import LatentSpec
+
+LEAST_RATE = 0.01  # of a learning rate, from the end of its decay on
+
+
+class Schedule:
+    """The weights of the codes, kept up to date in `weights`, and the learning rates."""
+
+    def __init__(self, config: TrainConfig, spec: LatentSpec, device: torch.device) -> None:
+        self.config = config
+        self._full = torch.tensor(
+            [config.info_weight * code.weight for code in spec.codes],
+            device=device,
+            dtype=torch.float32,
+        )
+        self.weights = self._full.clone()  # [n_codes]: λ times each code's own weight
+
+    def set(self, step: int | Tensor) -> None:
+        """The weights of update `step` (from 0): none before info_start, all info_ramp later."""
+        if self.config.info_start or self.config.info_ramp:
+            part = (step + 1 - self.config.info_start) / max(self.config.info_ramp, 1)
+            torch.mul(self._full, _between(part, 0.0, 1.0), out=self.weights)
+
+    def set_rate(self, optimizer: torch.optim.Optimizer, step: int | Tensor) -> None:
+        """The learning rate of update `step`: a line from 1 to `LEAST_RATE` of its value."""
+        if not self.config.decay_steps:
+            return
+        part = 1 - (step - self.config.decay_start) / self.config.decay_steps
+        for group in optimizer.param_groups:
+            full = group.setdefault("full_lr", float(group["lr"]))
+            rate = full * _between(part, LEAST_RATE, 1.0)
+            if isinstance(group["lr"], Tensor):  # on GPUs, where a graph reads it
+                group["lr"].fill_(rate) if isinstance(rate, float) else group["lr"].copy_(rate)
+            else:
+                group["lr"] = rate
+
+
+def _between(value: float | Tensor, low: float, high: float) -> float | Tensor:
+    if isinstance(value, Tensor):
+        return value.clamp(low, high)
+    return min(max(value, low), high)
