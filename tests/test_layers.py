@@ -13,7 +13,18 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastinfogan import layers
-from fastinfogan.layers import BatchNorm, Conv, Stats, Up, asking, lrelu, patches
+from fastinfogan.layers import (
+    BatchNorm,
+    Conv,
+    Same,
+    Stats,
+    Up,
+    asking,
+    convolve,
+    follows,
+    lrelu,
+    patches,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -437,3 +448,60 @@ class TestLeakyReLU:
 
         expected = gradients(lambda y: F.leaky_relu(y, 0.1))
         assert all(torch.equal(a, b) for a, b in zip(gradients(lrelu), expected, strict=True))
+
+
+class TestSame:
+    """The 4×4 convolution of stride 1."""
+
+    @pytest.mark.parametrize("side", [1, 2, 5, 8])
+    @pytest.mark.parametrize("dtype", [torch.float32, BF16])
+    def test_it_keeps_the_side(self, side, dtype):
+        x = normal(3, 5, side, side + 1, dtype=dtype)
+        assert Same(5, 7).to(dtype)(x).shape == (3, 7, side, side + 1)
+
+    def test_a_pixel_sees_one_row_and_column_before_it_and_two_behind(self):
+        layer = Same(1, 1, bias=False)
+        nn.init.ones_(layer.weight)
+        x = torch.zeros(1, 1, 9, 9)
+        x[0, 0, 4, 5] = 1  # is seen by rows 2 to 5 and columns 3 to 6
+        seen = layer(x)[0, 0].detach().nonzero().tolist()
+        assert seen == [[row, column] for row in range(2, 6) for column in range(3, 7)]
+
+    def test_it_is_a_transposed_convolution_of_stride_1_with_its_weight_turned_round(self):
+        layer = Same(5, 7).double()
+        x = normal(3, 5, 6, 6, dtype=torch.float64)
+        turned = layer.weight.detach().flip(2, 3).transpose(0, 1)
+        whole = F.conv_transpose2d(x, turned, layer.bias)  # side 6 + 3
+        torch.testing.assert_close(layer(x), whole[:, :, 2:-1, 2:-1])
+
+
+def test_a_convolution_takes_a_weight_that_is_not_its_own():
+    """One computed from another, as in spectral normalisation, by products or not."""
+    weight, x = normal(8, 6, 4, 4).requires_grad_(), normal(3, 6, 8, 8)
+    dy = normal(3, 8, 4, 4, seed=1)
+    for factor in (1, 2):
+        y = convolve(x, weight * factor, None)
+        (got,) = torch.autograd.grad(y, weight, dy)
+        truth = run(plain("conv"), wide([dy])[0], x.double(), weight.detach().double() * factor)
+        assert (y.double() - truth[0]).norm() < 2**-7 * truth[0].norm()
+        assert (got.double() - factor * truth[2]).norm() < 2**-7 * factor * truth[2].norm()
+
+
+@pytest.mark.parametrize(
+    ("stats", "training", "follow"),
+    [
+        ("update", False, True),
+        ("batch", True, False),
+        ("running", True, False),
+        (("update", "batch"), False, True),
+        (("batch", "update"), False, True),
+        (("batch", "running"), True, False),
+        (None, True, True),
+        (None, False, False),
+    ],
+)
+def test_buffers_follow_where_batchnorms_do(stats, training, follow):
+    assert follows(stats, training) is follow
+    norm = BatchNorm(3).train(training)
+    norm(torch.randn(8, 3) + 1, stats)
+    assert bool((norm.running_mean != 0).any()) is follow
