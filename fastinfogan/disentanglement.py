@@ -1,16 +1,16 @@
 """Disentanglement scores: does each code of a representation follow one factor of the images?
 
-All five take codes [N, D] and the factors [N, K] (integers from 0) that the images were rendered
-from, N images drawn uniformly from the grid of all factors: `sample_factors`. The two scores that
-hold a factor fixed draw their rows from those N by that factor's value. That is a draw from the
-rendered grid as good as a fresh one, and each image is encoded once rather than a million times;
-it needs some dozens of rows of every value.
+All five take the codes [N, D] that were read off N images and the factors [N, K] (integers from 0)
+of these, drawn uniformly and independently: `sample_factors`. The two scores that hold a factor
+fixed draw rows among those N by that factor's value. These have the distribution of fresh draws
+from the grid, and each image is read once rather than a million; it takes dozens of rows of each
+value.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +24,15 @@ TREES, LEAST_IN_LEAF = 10, 20  # smaller leaves fit noise, and noise then counts
 LEAST_ROWS = 2  # of a factor's value
 
 
-@runtime_checkable
 class FactorGrid(Protocol):
-    """Images that are a function of factors, each of which takes `sizes[k]` values."""
+    """Images that are a function of their factors."""
 
-    sizes: Sequence[int]
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many values each factor takes, from 0 on."""
 
-    def render(self, factors: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Factors [B, K] to images [B, H, W, C]."""
+    def images(self, factors: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The images [B, H, W, C] of factors [B, K]."""
 
 
 def sample_factors(sizes: Sequence[int], n: int, *, seed: int = 0) -> NDArray[np.int64]:

@@ -27,9 +27,8 @@ GENERATED = 10_000
 MOST_REAL = 10_000  # of the test images
 RENDERED = 10_000  # from factors, for the disentanglement scores
 CHUNK = 500
-KNOWN = (
-    0.9  # of the test images: where the classifier gets as many right, the labels are its digits
-)
+KNOWN = 0.9  # where the classifier gets this share of the test images right, these are digits
+NOMINAL = (0,)  # a grid's first factor gives the set's labels: classes without an order
 
 
 @dataclass(frozen=True)
@@ -60,16 +59,15 @@ def write(run: RunDir, step: int, name: str, result: dict[str, Any]) -> dict[str
     """Write eval.json: the result, with the step and the data it is of; draw its table."""
     result = {"step": step, "data": name, **result}
     table = result.pop("contingency")  # long, and easier to look at than to read
+    write_json(run.evaluation, result)
     if table is not None:
-        code, matching = result["code_scored"], result["matching"]
         scores.draw_contingency(
             np.array(table["counts"]),
             table["labels"],
-            matching,
-            code,
+            result["matching"],
+            result["code_scored"],
             run.samples / "contingency.png",
         )
-    write_json(run.evaluation, result)
     return result
 
 
@@ -82,7 +80,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure networks in eval mode, on their device, on at most 10,000 test images, evenly spaced.
 
-    `grid` renders images from factors; by default it is the image set itself where that can.
+    `grid` gives images of chosen factors; by default it is the image set's own, if it has one.
 
     Returns a plain dict:
         code_scored, code_accuracy, purity, nmi, ari: how well the classes that Q gives the test
@@ -100,8 +98,8 @@ def evaluate(
         frechet: Fréchet distance of generated images from as many test images in the features of
             the fixed classifier, with frechet_floor, that of as many training images. null
             where the classifier does not apply or there are under 2,000 images.
-        disentanglement: `disentanglement.all_scores` of Q's reading of images rendered from random
-            factors; null where the image set cannot render.
+        disentanglement: `disentanglement.all_scores` of what Q reads off images of random factors;
+            null without a grid.
         images: the number of images behind each; obedience and factors have information's.
     """
     generator, discriminator, spec = loaded
@@ -114,7 +112,7 @@ def evaluate(
     coded = score_codes(discriminator, spec, real, generator.image_range, labels)
     fakes = _generate(generator, discriminator, spec, GENERATED, seed)
     looked = _by_classifier(spec, real, labels, fakes, splits["train"], coded, seed)
-    grid = _own_grid(splits) if grid is None else grid
+    grid = getattr(test, "grid", None) if grid is None else grid
     disentangled = None
     if grid is not None:
         disentangled = _disentanglement(discriminator, spec, generator.image_range, grid, seed)
@@ -258,15 +256,6 @@ def _look(
     return features.double().cpu().numpy(), network.out(features).argmax(1).cpu().numpy()
 
 
-def _own_grid(splits: dict[data.Split, data.Images]) -> FactorGrid | None:
-    """What renders the images of this set from factors, if anything does."""
-    images = splits["test"].images
-    for found in (images, getattr(images, "source", None)):
-        if isinstance(found, FactorGrid):
-            return found
-    return None
-
-
 @torch.no_grad()
 def _disentanglement(
     discriminator: MnistDiscriminator,
@@ -279,11 +268,10 @@ def _disentanglement(
     rows = disentanglement.sample_factors(grid.sizes, RENDERED, seed=seed)
     codes = []
     for first in range(0, RENDERED, CHUNK):
-        images = torch.from_numpy(grid.render(rows[first : first + CHUNK])).to(device)
+        images = torch.from_numpy(grid.images(rows[first : first + CHUNK])).to(device)
         codes.append(read_codes(discriminator(data.to_range(images, image_range))[1], spec))
-    nominal = getattr(grid, "nominal", ())
     found = disentanglement.all_scores(
-        torch.cat(codes).double().cpu().numpy(), rows, nominal=nominal, seed=seed
+        torch.cat(codes).double().cpu().numpy(), rows, nominal=NOMINAL, seed=seed
     )
     return {**found, "images": RENDERED}
 

@@ -61,8 +61,8 @@ class Correlation(NamedTuple):
 
 
 def correlate(
-    codes: NDArray[np.float64],
-    factor: NDArray[np.float64],
+    codes: NDArray[np.floating[Any]],
+    factor: NDArray[np.floating[Any]],
     categories: NDArray[np.int64] | None = None,
 ) -> Correlation:
     """Rank correlation of code dims [N, D] with a factor [N], where categories [N] differ in it.
@@ -82,7 +82,9 @@ def correlate(
     return Correlation(np.mean(parts, axis=0) if parts else np.full(codes.shape[1], np.nan), pooled)
 
 
-def _spearman(codes: NDArray[np.float64], factor: NDArray[np.float64]) -> NDArray[np.float64]:
+def _spearman(
+    codes: NDArray[np.floating[Any]], factor: NDArray[np.floating[Any]]
+) -> NDArray[np.float64]:
     """ρ of each column of codes [N, D] with factor [N]; NaN where either is constant."""
     from scipy.stats import rankdata
 

@@ -11,17 +11,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from scipy.linalg import sqrtm
 from strategies import modest
-from torch import nn
+from torch import Tensor, nn
 
-from fastinfogan import classifier, data, evaluate
+from fastinfogan import classifier, data, evaluate, scores
 from fastinfogan.config import TrainConfig
 from fastinfogan.evaluate import scored_code, summary
 from fastinfogan.latents import Bernoulli, Categorical, LatentSpec, Uniform
 from fastinfogan.networks import MnistDiscriminator, MnistGenerator, initialise
-from fastinfogan.run import Loaded
-from fastinfogan.scores import frechet_distance, match
+from fastinfogan.run import Loaded, RunDir
+from fastinfogan.scores import draw_contingency, frechet_distance, match
 
 
 def pairs(table) -> tuple[np.ndarray, np.ndarray]:
@@ -97,6 +98,78 @@ class TestMatch:
         )
         assert -1e-9 <= scores["nmi"] <= 1 + 1e-9
         json.dumps(scores, allow_nan=False)
+
+
+class TestMatching:
+    def test_a_table_worked_out_by_hand(self):
+        codes, labels = pairs([[5, 1, 0], [2, 6, 2], [0, 3, 1]])
+        table, names = scores.contingency(codes, labels + 3, categories=4)
+        assert table.tolist() == [[5, 1, 0, 0], [2, 6, 2, 0], [0, 3, 1, 0]]
+        assert names.tolist() == [3, 4, 5]
+        assert scores.match_labels(table, names) == [3, 4, 5, None]
+
+    @pytest.mark.parametrize(
+        ("table", "matching"),
+        [
+            ([[10, 9], [9, 0]], [8, 7]),  # 9 + 9 beats 10 + 0
+            ([[5, 5, 0, 0], [0, 0, 3, 7]], [7, None, None, 8]),  # two are left over
+            ([[0, 5], [0, 9]], [7, 8]),  # a category that no image got has a label too
+        ],
+    )
+    def test_each_category_gets_the_label_of_the_best_assignment(self, table, matching):
+        names = np.array([7, 8])
+        assert scores.match_labels(np.array(table), names) == matching
+
+    @given(st.lists(st.lists(st.integers(0, 9), min_size=3, max_size=3), min_size=1, max_size=5))
+    @modest
+    def test_its_images_are_those_that_code_accuracy_counts(self, table):
+        if sum(map(sum, table)) == 0:
+            return
+        codes, labels = pairs(table)
+        matching = scores.match_labels(*scores.contingency(codes, labels, 3))
+        accuracy = scores.obeyed(codes, labels, matching)
+        assert accuracy == pytest.approx(match(codes, labels)["code_accuracy"], abs=1e-12)
+        labelled = [label for label in matching if label is not None]
+        assert len(labelled) == len(set(labelled)) == min(3, len(np.unique(labels)))
+
+    def test_categories_are_ordered_by_label_and_the_rest_comes_last(self):
+        assert scores.in_order([2, None, 0, 9, None, 1]) == [2, 5, 0, 3, 1, 4]
+
+    def test_obedience_counts_a_category_without_a_label_as_wrong(self):
+        categories, seen = np.array([0, 0, 1, 2, 2]), np.array([7, 8, 7, 8, 8])
+        assert scores.obeyed(categories, seen, [7, None, 8]) == 3 / 5
+
+
+class TestPicture:
+    @staticmethod
+    def blues(path) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and columns of the pixels of full cells."""
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("RGB")).astype(int)
+        red, _, blue = np.moveaxis(pixels, 2, 0)
+        y, x = np.nonzero((blue - red > 80) & (red < 60))
+        return y, x
+
+    def test_a_perfect_code_shows_a_diagonal_whatever_its_categories_are_called(self, tmp_path):
+        matching = [3, 0, None, 4, 1, 2]
+        table = np.zeros((5, 6), np.int64)
+        for category, label in enumerate(matching):
+            if label is not None:
+                table[label, category] = 100
+        path = tmp_path / "new" / "contingency.png"
+        draw_contingency(table, range(5), matching, "c1_categorical", path)
+        y, x = self.blues(path)
+        assert len(y) > 1000
+        assert np.corrcoef(y, x)[0, 1] > 0.95
+
+    @pytest.mark.parametrize("shape", [(1, 2), (3, 50), (60, 60)])
+    def test_any_table_can_be_drawn(self, tmp_path, shape):
+        table = np.random.default_rng(0).integers(0, 999, shape)
+        labels = np.arange(shape[0])
+        matching = scores.match_labels(table, labels)
+        draw_contingency(table, labels.tolist(), matching, "c1", tmp_path / "x.png")
+        with Image.open(tmp_path / "x.png") as picture:
+            assert max(picture.size) < 2000
 
 
 class TestScoredCode:
@@ -185,7 +258,7 @@ class TestClassifier:
         assert network.features(torch.rand(2, 1, 28, 28)).shape == (2, 128)
 
 
-SCORES = ("code_scored", "code_accuracy", "purity", "nmi", "ari")
+SCORES = ("code_scored", "code_accuracy", "purity", "nmi", "ari", "matching", "contingency")
 CODES = "cat5,cat10,uniform"
 
 
@@ -239,6 +312,14 @@ class TestEvaluate:
         assert result["code_scored"] == "c1_categorical"
         assert result["code_accuracy"] == result["purity"] == 0.2
         assert result["nmi"] == result["ari"] == 0.0
+        counts = np.zeros((5, 5), int)
+        counts[:, 0] = 400
+        assert result["contingency"] == {"labels": [0, 1, 2, 3, 4], "counts": counts.tolist()}
+        assert sorted(result["matching"]) == [0, 1, 2, 3, 4]
+        # these images are no digits, whatever the labels say
+        assert result["obedience"] is None
+        assert result["factors"] is None
+        assert result["disentanglement"] is None
         # log n − log n for the categories; for U(−1, 1) with mean 0 and σ = 1:
         # log 2 − ½ log 2π − E[c²]/2
         bound = result["information"]
@@ -311,3 +392,156 @@ class TestEvaluate:
         assert images.shape == (1100, 8, 8, 1)
         # chunks sum in another order: a value on the edge may round the other way
         assert (images.int() - expected.int()).abs().max() <= 1
+
+
+ORDER = (3, 1, 4, 0, 5, 9, 2, 6, 8, 7)  # the digit of each category
+
+
+class Shears(nn.Module):
+    """A generator of a real digit for each category, sheared by its second continuous code."""
+
+    image_range = (0.0, 1.0)
+
+    def __init__(self, digits: Tensor) -> None:
+        super().__init__()
+        self.digits = nn.Parameter(digits, requires_grad=False)  # [categories, 1, 28, 28]
+
+    def forward(self, latent: Tensor, stats: object = None) -> Tensor:
+        category, shear = latent[:, 1:11].argmax(1), 0.3 * latent[:, 12]
+        rows = torch.tensor([[1.0, 0, 0], [0, 1, 0]]).repeat(len(latent), 1, 1)
+        rows[:, 0, 1] = shear
+        grid = nn.functional.affine_grid(rows, [len(latent), 1, 28, 28], align_corners=False)
+        return nn.functional.grid_sample(self.digits[category], grid, align_corners=False)
+
+
+class Reads(nn.Module):
+    """A discriminator whose Q is the classifier, its classes in the categories' order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = classifier.load()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.network(images)[:, list(ORDER)]
+        return logits[:, 0], torch.cat((logits, torch.zeros(len(images), 2)), 1)
+
+
+@pytest.fixture(scope="module")
+def mnist() -> dict[data.Split, data.Images]:
+    return data.load("mnist", image_size=28, channels=1)
+
+
+def readable(mnist: dict[data.Split, data.Images], digits: tuple[int, ...]) -> Loaded:
+    """A pair of known obedience: category i draws a clear digits[i]."""
+    test = mnist["test"]
+    images = data.to_range(torch.from_numpy(np.asarray(test.images)), (0.0, 1.0))
+    with torch.no_grad():
+        sure = classifier.load()(images[:3000]).softmax(1).max(0).indices
+    spec = LatentSpec(noise=1, codes=(Categorical(10), Uniform(), Uniform()))
+    return Loaded(Shears(images[sure[list(digits)]]), Reads(), spec)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def few_real(monkeypatch):
+    """2,000 test images in place of 10,000."""
+    monkeypatch.setattr(evaluate, "MOST_REAL", 2000)
+
+
+@pytest.mark.usefixtures("few_generated", "few_real")
+class TestDigits:
+    def test_codes_that_are_digits_are_matched_obeyed_and_followed(self, mnist):
+        result = evaluate.evaluate(readable(mnist, ORDER), mnist)
+        assert json.loads(json.dumps(result, allow_nan=False)) == result
+        assert result["matching"] == list(ORDER)
+        assert result["code_accuracy"] == pytest.approx(classifier.committed_accuracy(), abs=0.006)
+        assert result["obedience"] > 0.97  # a sheared digit may look like another
+        slant, width = result["factors"]["slant"], result["factors"]["stroke_width"]
+        assert slant["c3_uniform"]["within"] > 0.98
+        # digits differ in slant, so pooling them shows less
+        assert 0.3 < slant["c3_uniform"]["pooled"] < slant["c3_uniform"]["within"]
+        assert abs(slant["c2_uniform"]["within"]) < 0.1
+        assert abs(width["c2_uniform"]["within"]) < 0.1
+        line = summary(result)[3]
+        assert f"{result['obedience']:.1%}" in line
+        assert "slant goes with c3_uniform, ρ = +1.00" in line
+
+    def test_a_category_that_draws_another_digit_than_q_reads_disobeys(self, mnist):
+        swapped = (1, 3, *ORDER[2:])  # two of ten categories
+        result = evaluate.evaluate(readable(mnist, swapped), mnist)
+        assert result["matching"] == list(ORDER)
+        assert result["obedience"] == pytest.approx(0.8, abs=0.05)
+
+    def test_where_labels_are_not_the_digits_nothing_is_obeyed(self, mnist):
+        test, train = mnist["test"], mnist["train"]
+        assert test.labels is not None
+        moved = data.Images(test.images, (test.labels + 1) % 10)
+        result = evaluate.evaluate(readable(mnist, ORDER), {"train": train, "test": moved})
+        assert result["obedience"] is None
+        assert result["factors"] is None
+        assert result["frechet"] is not None
+        assert len(summary(result)) == 3
+
+    def test_writing_keeps_the_matching_and_draws_the_table(self, mnist, tmp_path):
+        run = RunDir(tmp_path)
+        result = evaluate.evaluate(readable(mnist, ORDER), mnist)
+        written = evaluate.write(run, 7, "mnist", result)
+        assert json.loads(run.evaluation.read_text()) == written
+        assert written["step"] == 7
+        assert "contingency" not in written
+        assert run.read_matching() == ("c1_categorical", list(ORDER))
+        y, x = TestPicture.blues(run.samples / "contingency.png")
+        assert np.corrcoef(y, x)[0, 1] > 0.95
+
+
+class Corners:
+    """A grid of two factors, each of them the gray of one pixel."""
+
+    sizes = (4, 5)
+
+    def images(self, factors: np.ndarray) -> np.ndarray:
+        out = np.zeros((len(factors), 8, 8, 1), np.uint8)
+        out[:, 0, 0, 0], out[:, 7, 7, 0] = (factors * 50).T
+        return out
+
+
+class Looks(nn.Module):
+    """A discriminator whose Q reads these two pixels, as two means with log-variances."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.none = nn.Parameter(torch.zeros(1))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        at = images[:, 0, 0, 0], images[:, 0, 7, 7]
+        noise = torch.randn(len(images), 2, generator=torch.Generator().manual_seed(0))
+        return at[0], torch.cat((torch.stack(at, 1), noise), 1)
+
+
+def test_a_set_with_factors_has_its_disentanglement_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "GENERATED", 500)
+    monkeypatch.setattr(evaluate, "RENDERED", 2000)
+    config = TrainConfig(
+        data=npz(tmp_path, 100, size=8, labels=False), codes="uniform2:learned", image_size=8
+    )
+    loaded = Loaded(blind(config).generator, Looks(), config.spec())  # type: ignore[arg-type]
+    result = evaluate.evaluate(loaded, splits(config), grid=Corners())
+    assert result["disentanglement"] == {
+        "factorvae": 1.0,
+        "betavae": pytest.approx(1.0, abs=0.01),
+        "mig": pytest.approx(1.0, abs=0.01),
+        "dci": pytest.approx(1.0),
+        "dci_completeness": pytest.approx(1.0),
+        "dci_informativeness": pytest.approx(1.0),
+        "sap": pytest.approx((1 - 1 / 4 + 1) / 2, abs=0.05),  # the first factor has no order
+        "images": 2000,
+    }
+    assert evaluate.evaluate(loaded, splits(config))["disentanglement"] is None
+
+
+def test_what_q_says_has_a_column_for_each_dim_of_each_code():
+    spec = LatentSpec(
+        noise=0, codes=(Uniform(dim=2, sigma="learned"), Categorical(3), Bernoulli(), Uniform())
+    )
+    q = torch.tensor([[0.1, 0.2, 8, 9, 0, 5, 1, 0, -0.5], [1, 2, 8, 9, 3, 2, 1, log(3), 4]])
+    expected = torch.tensor([[0.1, 0.2, 1, 0.5, -0.5], [1, 2, 0, 0.75, 4]])
+    torch.testing.assert_close(evaluate.read_codes(q, spec), expected)

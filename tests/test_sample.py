@@ -1,12 +1,15 @@
 """Pictures: every tile where it belongs, every column the value it says."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
-from fastinfogan import sample
+from fastinfogan import run, sample
 from fastinfogan.errors import UserError
 from fastinfogan.latents import Bernoulli, Categorical, LatentSpec, Uniform
 
@@ -178,6 +181,80 @@ class TestTraversal:
 
         assert (noise(1) == noise(1)).all()
         assert (noise(1) != noise(2)).any()
+
+    def test_with_a_matching_the_columns_are_in_the_order_of_the_labels(self):
+        matching = [2, None, 7, 0]  # categories 3, 0, 2, then 1 that has none
+        for category, column in ((3, 0), (0, 1), (2, 2), (1, 3)):
+            echo = Echo(1 + category, 0.0, 1.0)
+            picture = sample.traversal(echo, SPEC, 0, rows=3, matching=matching)  # type: ignore[arg-type]
+            cut = tiles(picture, 3, 4, top=TITLE + HEADINGS)
+            assert (cut == 255 * np.eye(4, dtype=int)[column].reshape(1, 4, 1, 1, 1)).all()
+
+    def test_the_order_moves_no_noise_between_rows(self):
+        echo = Echo(0, -4.0, 4.0)
+        plain, ordered = (
+            tiles(sample.traversal(echo, SPEC, 0, rows=3, matching=m), 3, 4, top=34)  # type: ignore[arg-type]
+            for m in (None, [2, None, 7, 0])
+        )
+        assert (plain == ordered).all()
+
+
+class TestOrdered:
+    """`--ordered`, on a run folder that holds an evaluation and no more."""
+
+    @pytest.fixture
+    def made(self, tmp_path, monkeypatch):
+        """A maker of such a folder."""
+        echo = Echo(1, 0.0, 1.0)  # white where the category is 0
+        monkeypatch.setattr(run, "load", lambda path: (echo, None, SPEC))
+
+        def make(text: str | None) -> Path:
+            if text is not None:
+                (tmp_path / "eval.json").write_text(text)
+            return tmp_path
+
+        return make
+
+    @staticmethod
+    def evaluation(code: str = "c1_categorical", matching=(2, 3, 1, 0)) -> str:
+        return json.dumps({"code_scored": code, "matching": matching and list(matching)})
+
+    @pytest.mark.parametrize("traverse", [None, "c1", "0"])
+    def test_it_shows_the_scored_code_alone_in_the_order_of_its_labels(self, made, traverse):
+        folder = made(self.evaluation())
+        out = folder / "x.png"
+        sample.sample(sample.SampleConfig(folder, out, traverse, ordered=True, rows=2))
+        with Image.open(out) as picture:
+            cut = tiles(picture, 2, 4, top=TITLE + HEADINGS)
+        assert (cut.max((0, 2, 3, 4)) == [0, 0, 255, 0]).all()  # category 0 is label 2
+
+    @pytest.mark.parametrize(
+        ("text", "traverse", "reason"),
+        [
+            (None, None, "run `fastinfogan evaluate"),
+            ("{", None, "run `fastinfogan evaluate"),
+            ("[]", None, "run `fastinfogan evaluate"),
+            ('{"code_scored": "c1_categorical"}', None, "run `fastinfogan evaluate"),
+            ('{"code_scored": null, "matching": null}', None, "labelled images"),
+            (evaluation(), "c3", "labels are matched to c1_categorical"),
+            (evaluation(), "c9", "no such code"),
+            (evaluation("c7_categorical"), None, "no code of this run"),
+            (evaluation("c2_bernoulli"), None, "no code of this run"),
+            (evaluation(matching=(1, 0)), None, "2 labels"),
+        ],
+    )
+    def test_without_a_matching_for_it_one_line_says_what_to_do(
+        self, made, capsys, text, traverse, reason
+    ):
+        folder = made(text)
+        args = [str(folder), "--ordered", "--out", str(folder / "x.png")]
+        if traverse is not None:
+            args += ["--traverse", traverse]
+        assert sample.main(args) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert reason in said
+        assert not (folder / "x.png").exists()
 
 
 class TestFindCode:
