@@ -1,0 +1,314 @@
+"""The presets against the paper's tables, and that each of them trains."""
+
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+import torch
+import torch._dynamo
+from torch import Tensor
+
+from fastinfogan import losses, step
+from fastinfogan.config import NetworksName, Preset, StepMode, TrainConfig, check, parse
+from fastinfogan.errors import UserError
+from fastinfogan.latents import Categorical, LatentSpec, Uniform
+from fastinfogan.networks import TABLES
+from fastinfogan.presets import PRESETS
+from fastinfogan.step import Step, build
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+FIVE = (Uniform(sigma="learned"),) * 5
+THREE_CHAIRS = (Categorical(20),) * 3
+
+# Image size, channels, noise, G's input, Q's output, codes; D's and G's learning rates.
+# Appendix C and tables 2 to 7; dsprites: Lin et al. 2020. Q's output is a column per category,
+# two per continuous code whose σ is learned.
+VALUES: dict[str, tuple[int, int, int, int, int, tuple, float, float]] = {
+    "mnist-paper": (28, 1, 62, 74, 12, (Categorical(10), Uniform(), Uniform()), 2e-4, 1e-3),
+    "fashion-mnist": (28, 1, 62, 74, 12, (Categorical(10), Uniform(), Uniform()), 2e-4, 1e-3),
+    "svhn": (32, 3, 124, 168, 48, (Categorical(10),) * 4 + FIVE[:4], 2e-4, 1e-3),
+    "celeba": (32, 3, 128, 228, 100, (Categorical(10),) * 10, 2e-4, 1e-3),
+    "faces": (32, 1, 128, 133, 10, FIVE, 2e-4, 5e-4),
+    "faces-elevation": (32, 1, 128, 133, 10, FIVE, 4e-4, 3e-4),
+    "faces-lighting": (32, 1, 128, 133, 10, FIVE, 8e-4, 3e-4),
+    "chairs": (64, 1, 128, 189, 62, (*THREE_CHAIRS, FIVE[0]), 2e-4, 1e-3),
+    "chairs-width": (64, 1, 128, 189, 62, (*THREE_CHAIRS, FIVE[0]), 2e-4, 1e-3),
+    "dsprites": (64, 1, 5, 10, 5, (Uniform(),) * 5, 2e-3, 1e-3),
+}
+
+# λ of each code.
+WEIGHTS: dict[str, list[float]] = {
+    "mnist-paper": [1.0] * 3,
+    "fashion-mnist": [1.0] * 3,
+    "svhn": [1.0] * 8,
+    "celeba": [1.0] * 10,
+    "faces": [0.2] * 5,
+    "faces-elevation": [0.1] * 5,
+    "faces-lighting": [0.1] * 5,
+    "chairs": [1.0, 1.0, 1.0, 10.0],
+    "chairs-width": [2.0, 2.0, 2.0, 0.05],
+    "dsprites": [0.05] * 5,
+}
+
+
+def fc(inputs: int, outputs: int, bias: bool = False) -> int:
+    return inputs * outputs + outputs * bias
+
+
+def conv(inputs: int, outputs: int, bias: bool = False) -> int:
+    return inputs * outputs * 4 * 4 + outputs * bias
+
+
+def bn(features: int) -> int:
+    return 2 * features
+
+
+def svhn_g(inputs: int) -> int:
+    first = fc(inputs, 2 * 2 * 448) + bn(2 * 2 * 448)
+    ups = conv(448, 256) + bn(256) + conv(256, 128, True) + conv(128, 64, True) + conv(64, 3, True)
+    return first + ups
+
+
+SVHN_D = (
+    conv(3, 64, True)
+    + (conv(64, 128) + bn(128))
+    + (conv(128, 256) + bn(256))
+    + fc(4 * 4 * 256, 1, True)
+)
+SVHN_Q = fc(4 * 4 * 256, 128) + bn(128)  # before its output layer
+
+# Parameters of G, and of D with Q.
+COUNTS: dict[str, tuple[int, int]] = {
+    "svhn": (svhn_g(168), SVHN_D + SVHN_Q + fc(128, 48, True)),
+    "celeba": (svhn_g(228), SVHN_D + SVHN_Q + fc(128, 100, True)),
+    "faces": (
+        (fc(133, 1024) + bn(1024))
+        + (fc(1024, 8 * 8 * 128) + bn(8 * 8 * 128))
+        + (conv(128, 64) + bn(64))
+        + conv(64, 1, True),
+        conv(1, 64, True)
+        + (conv(64, 128) + bn(128))
+        + (fc(8 * 8 * 128, 1024) + bn(1024))
+        + fc(1024, 1, True)
+        + fc(1024, 10, True),
+    ),
+    "chairs": (
+        (fc(189, 1024) + bn(1024))
+        + (fc(1024, 8 * 8 * 256) + bn(8 * 8 * 256))
+        + 2 * (conv(256, 256) + bn(256))
+        + (conv(256, 128) + bn(128))
+        + (conv(128, 64) + bn(64))
+        + conv(64, 1, True),
+        conv(1, 64, True)
+        + (conv(64, 128) + bn(128))
+        + (conv(128, 256) + bn(256))
+        + 2 * (conv(256, 256) + bn(256))
+        + (fc(8 * 8 * 256, 1024) + bn(1024))
+        + fc(1024, 1, True)
+        + fc(1024, 62, True),
+    ),
+    "dsprites": (
+        (fc(10, 128) + bn(128))
+        + (fc(128, 4 * 4 * 64) + bn(4 * 4 * 64))
+        + (conv(64, 64) + bn(64))
+        + (conv(64, 32) + bn(32))
+        + (conv(32, 32) + bn(32))
+        + conv(32, 1, True),
+        (conv(1, 32, True) + conv(32, 32, True) + conv(32, 64, True) + conv(64, 64, True))
+        + fc(4 * 4 * 64, 128, True)
+        + fc(128, 1, True)
+        + (fc(128, 128, True) + fc(128, 5, True)),
+    ),
+}
+TOTALS = {  # the same sums, as numbers
+    "svhn": (2_798_787, 1_194_097),
+    "celeba": (2_906_307, 1_200_805),
+    "faces": (8_675_457, 8_534_347),
+    "chairs": (19_760_513, 19_599_231),
+    "dsprites": (250_113, 263_878),
+}
+
+
+def without_weights(spec: LatentSpec) -> LatentSpec:
+    return replace(spec, codes=tuple(replace(code, weight=1.0) for code in spec.codes))
+
+
+class TestValues:
+    def test_there_is_a_preset_for_every_name_and_none_besides(self):
+        assert tuple(PRESETS) == get_args(Preset)
+        assert all(config.preset == name for name, config in PRESETS.items())
+        assert set(get_args(NetworksName)) == {"mnist", *TABLES}
+
+    @pytest.mark.parametrize("name", PRESETS)
+    def test_each_can_run(self, name):
+        check(PRESETS[name])
+
+    @pytest.mark.parametrize("name", VALUES)
+    def test_latents_sizes_and_rates_are_the_papers(self, name):
+        config = PRESETS[name]
+        size, channels, noise, inputs, q_dim, codes, lr_d, lr_g = VALUES[name]
+        spec = config.spec()
+        assert (config.image_size, config.channels) == (size, channels)
+        assert without_weights(spec) == LatentSpec(noise, codes)
+        assert (spec.input_dim, spec.q_dim) == (inputs, q_dim)
+        assert (config.lr_d, config.lr_g, config.beta1) == (lr_d, lr_g, 0.5)
+        assert config.routing == "openai"
+        assert config.batch_size == (64 if name == "dsprites" else 128)
+
+    @pytest.mark.parametrize("name", WEIGHTS)
+    def test_every_code_has_the_papers_lambda(self, name):
+        config = PRESETS[name]
+        weights = [config.info_weight * code.weight for code in config.spec().codes]
+        assert weights == pytest.approx(WEIGHTS[name])
+
+    @pytest.mark.parametrize("name", COUNTS)
+    def test_the_networks_have_as_many_parameters_as_their_tables(self, name):
+        config = PRESETS[name]
+        networks = build(config, config.spec())
+        counts = tuple(sum(p.numel() for p in n.parameters()) for n in networks)
+        assert counts == COUNTS[name] == TOTALS[name]
+
+    def test_variants_differ_in_what_their_tables_list_alone(self):
+        allowed = {"preset", "info_weight", "lr_d", "lr_g", "codes"}
+        for first, *others in (
+            ("faces", "faces-elevation", "faces-lighting"),
+            ("chairs", "chairs-width"),
+        ):
+            for other in others:
+                a, b = vars(PRESETS[first]), vars(PRESETS[other])
+                assert {key for key in a if a[key] != b[key]} <= allowed
+
+    def test_fashion_mnist_is_mnists_recipe_on_other_images(self):
+        expected = replace(PRESETS["mnist-paper"], preset="fashion-mnist", data="fashion-mnist")
+        assert PRESETS["fashion-mnist"] == expected
+
+
+class TestSizes:
+    @pytest.mark.parametrize(
+        ("preset", "size", "factor"),
+        [("svhn", 28, 16), ("celeba", 16, 16), ("faces", 30, 4), ("chairs", 36, 8)],
+    )
+    def test_a_side_that_the_networks_do_not_take_is_refused_in_one_line(
+        self, preset, size, factor
+    ):
+        with pytest.raises(UserError) as caught:
+            check(replace(PRESETS[preset], image_size=size))
+        message = str(caught.value)
+        assert message.startswith(f"--image-size, for --networks {PRESETS[preset].networks}: ")
+        assert f"multiple of {factor} " in message
+        assert f"got {size}" in message
+        assert "\n" not in message
+
+    def test_networks_can_be_chosen_apart_from_the_preset(self):
+        config = parse(["mnist", "--networks", "svhn", "--image-size", "32", "--channels", "2"])
+        check(config)
+        generator, _ = build(config, config.spec())
+        assert generator(config.spec().sample(3).input, "batch").shape == (3, 2, 32, 32)
+
+
+def batch(config: TrainConfig, generator, n: int, rows: int = 4) -> Tensor:
+    """Random images in the generator's range."""
+    low, high = generator.image_range
+    shape = (rows, config.channels, config.image_size, config.image_size)
+    return low + (high - low) * torch.rand(shape, generator=torch.Generator().manual_seed(n))
+
+
+QUICK = ["fashion-mnist", "svhn", "celeba", "faces", "dsprites"]
+LONG = [pytest.param(name, marks=pytest.mark.slow) for name in ("chairs", "chairs-width")]
+
+
+def small(name: str, mode: StepMode = "alternating") -> TrainConfig:
+    return replace(PRESETS[name], batch_size=4, step=mode)
+
+
+class TestTraining:
+    @pytest.mark.parametrize("mode", ["alternating", "shared"])
+    @pytest.mark.parametrize("precision", ["no", "bf16"])
+    @pytest.mark.parametrize("name", [*QUICK, *LONG])
+    def test_every_weight_gets_a_finite_gradient_and_moves(self, cpu_ranks, name, precision, mode):
+        config = small(name, mode)
+        s = Step(config, config.spec(), cpu_ranks(precision))
+        generator, discriminator = s.networks
+        before = [p.clone() for network in s.networks for p in network.parameters()]
+        # At its start D answers ½ to all, which in bf16 can leave its last bias no gradient.
+        flats = (s.d_flat, s.g_flat)
+        reached = [torch.zeros(len(flat.params), dtype=torch.bool) for flat in flats]
+        for n in range(2):
+            for terms in s(n, batch(config, generator, n)):
+                assert all(torch.isfinite(t).all() for t in terms if t is not None)
+            for flat, seen in zip(flats, reached, strict=True):
+                gradients = flat.views(flat.grad)
+                assert all(torch.isfinite(g).all() for g in gradients)
+                seen |= torch.stack([(g != 0).any() for g in gradients])
+        assert all(seen.all() for seen in reached)
+        after = [p for network in s.networks for p in network.parameters()]
+        assert not any(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+        with torch.no_grad():
+            logit, q = discriminator.eval()(s.ema.module(config.spec().sample(4).input))
+        assert torch.isfinite(logit).all()
+        assert torch.isfinite(q).all()
+
+    @pytest.mark.parametrize("name", ["svhn", "faces", "dsprites"])
+    def test_what_is_saved_is_all_that_another_step_needs(self, cpu_ranks, name):
+        """Restored by their names, weights, buffers and moments go on bit for bit."""
+        config = small(name)
+        ranks = cpu_ranks("bf16")
+        one = Step(config, config.spec(), ranks)
+        other = Step(replace(config, seed=1), config.spec(), ranks)
+        one(0, batch(config, one.networks.generator, 0))
+        for key, module in one.modules().items():
+            other.modules()[key].load_state_dict(module.state_dict())
+        saved, live = one.optimizer_tensors(), other.optimizer_tensors()
+        params = sum(len(list(network.parameters())) for network in one.networks)
+        assert len(saved) == 2 + 2 * params  # two counts; two moments a parameter
+        with torch.no_grad():
+            for key, tensor in saved.items():
+                live[key].copy_(tensor)
+        other.refresh()
+        other.config = one.config
+        for s in (one, other):
+            s(1, batch(config, s.networks.generator, 1))
+        for a, b in zip(one._state(), other._state(), strict=True):
+            assert torch.equal(a, b)
+
+    @pytest.mark.parametrize("name", ["svhn", "dsprites"])
+    def test_the_averaged_generator_follows_and_shares_no_memory(self, cpu_ranks, name):
+        config = small(name)
+        s = Step(config, config.spec(), cpu_ranks("bf16"))
+        before = {k: v.clone() for k, v in s.ema.module.state_dict().items()}
+        s(0, batch(config, s.networks.generator, 0))
+        live = s.networks.generator.state_dict()
+        for key, tensor in s.ema.module.state_dict().items():
+            assert tensor.data_ptr() != live[key].data_ptr(), key
+            assert not torch.equal(tensor, before[key]), key
+
+
+@pytest.fixture
+def _compiler(monkeypatch):
+    """Traced as for Inductor, run by PyTorch's own operators."""
+    monkeypatch.setattr(step, "COMPILER", "aot_eager")
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_compiler")
+@pytest.mark.parametrize("mode", ["alternating", "shared"])
+@pytest.mark.parametrize("name", ["svhn", "dsprites"])
+def test_compiled_each_update_is_one_graph_a_gradient_and_the_same(
+    cpu_ranks, monkeypatch, name, mode: StepMode
+):
+    """Spectral vectors and BatchNorm's buffers, which a graph must write, included."""
+    monkeypatch.setattr(losses, "applies", lambda *args: False)  # eager's own faster form
+    config = replace(small(name, mode), image_size=32)
+    ranks = cpu_ranks("no")
+    eager = Step(config, config.spec(), ranks)
+    other = Step(replace(config, compile="on"), config.spec(), ranks)
+    for n in range(3):
+        with torch.compiler.set_stance("fail_on_recompile" if n else "default"):
+            for s in (eager, other):
+                s(n, batch(config, s.networks.generator, n))
+        for a, b in zip(eager._state(), other._state(), strict=True):
+            assert torch.equal(a, b)
