@@ -19,6 +19,7 @@ from .stream import HELD_OUT_EVERY, Mode, Source, Streamed, split_rows, wanted
 Split = Literal["train", "test"]
 Labels = NDArray[np.integer[Any]]
 READ_AT_ONCE = 1024  # images that are decoded between two looks at the clock
+SILENT = 2  # seconds of decoding without a bar
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _read(split: Streamed) -> NDArray[np.uint8]:
         total=n,
         desc="decoding",
         unit=" images",
-        delay=2,
+        delay=SILENT,
         mininterval=0.1 if sys.stderr.isatty() else 30,
         disable=os.environ.get("LOCAL_RANK", "0") != "0",
     ) as bar:

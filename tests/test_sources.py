@@ -63,6 +63,29 @@ def test_what_is_read_whole_cannot_be_streamed(spec: str) -> None:
     assert f"can be streamed, not {spec}" in refused(spec, mode="always")
 
 
+def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
+    message = refused("cifar10")
+    for spec in ("svhn", "celeba", "dsprites", "dsprites-like", "hf:ID[:CONFIG]", "npy:PATH"):
+        assert spec in message
+
+
+def test_decoding_that_takes_a_while_shows_how_far_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_celeba(Path("celeba"), 25)
+    monkeypatch.setattr(sources, "READ_AT_ONCE", 4)
+    load("celeba")
+    assert not capsys.readouterr().err  # it took no while
+    monkeypatch.setattr(sources, "SILENT", 0)
+    load("celeba")
+    shown = capsys.readouterr().err
+    assert "decoding" in shown
+    assert "23/23" in shown
+    monkeypatch.setenv("LOCAL_RANK", "1")  # one rank shows it for all
+    load("celeba")
+    assert not capsys.readouterr().err
+
+
 # idx, and torchvision's folders for it
 
 
