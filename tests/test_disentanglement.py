@@ -140,6 +140,11 @@ class TestSap:
         factor = np.repeat([0, 1], [30, 10])[:, None]
         codes = np.zeros((40, 1))
         assert sap(codes, factor, nominal=(0,)) == pytest.approx(0.5)
+        # 20 of class 0 at 0; 10 of class 0 and all 10 of class 1 at 1, and so called class 1
+        codes[[*range(20, 30), *range(30, 40)]] = 1
+        assert sap(codes, factor, nominal=(0,)) == pytest.approx((20 / 30 + 1) / 2)
+        rare = np.repeat([0, 1], [30, 8])[:, None]  # outnumbered at 1 by class 0
+        assert sap(codes[:38], rare, nominal=(0,)) == pytest.approx((20 / 30 + 1) / 2)
 
     def test_a_perfect_representation_scores_1_and_1_less_chance_for_classes(
         self, perfect, factors
