@@ -1,0 +1,199 @@
+"""What a preset reaches, seed by seed: `python benchmarks/quality.py mnist --seeds 0 1 2`.
+
+Each seed is the command that users run, in a process of its own, with its start-up. When it has
+finished, its eval.json, and the code accuracy of every checkpoint on the test images, become one
+line of --out. Run again, it goes on: a finished seed is left alone, an interrupted one resumes
+from its last checkpoint. At the end it prints all seeds, their median and range. Labels are read
+by the evaluation alone. Seconds mean something on a quiet machine only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+
+from fastinfogan import checkpoint, data
+from fastinfogan.evaluate import score_codes
+from fastinfogan.metrics import read
+from fastinfogan.run import RunDir, networks_of
+
+LEVELS = (0.9, 0.95)  # code accuracies to time
+SHOWN = {
+    "code_accuracy": "code accuracy",
+    "nmi": "NMI",
+    "frechet": "Fréchet",
+    "obedience": "obedience",
+    "slant": "slant ρ",
+    "width": "width ρ",
+    "images_per_second": "images/s",
+    "seconds": "seconds",
+    "peak_mib": "peak MiB",
+    **{f"seconds_to_{level}": f"s to {level}" for level in LEVELS},
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Measure the quality of a preset."""
+
+    preset: tyro.conf.Positional[str]
+    """The preset."""
+    seeds: tuple[int, ...] = tuple(range(10))
+    """Seeds of the runs."""
+    out: Path = Path("docs/quality.jsonl")
+    """Where the figures are kept."""
+    runs: Path = Path("runs/quality")
+    """Where the runs are kept."""
+    name: str = ""
+    """What the figures are filed under; the preset and the options by default."""
+    options: str = ""
+    """More options for the command, as typed: "--step shared"."""
+    checkpoint_every: int = 100
+    """Updates between checkpoints, so between looks at the code's accuracy; they are dropped."""
+
+    @property
+    def filed(self) -> str:
+        """Name of the set of runs."""
+        return self.name or " ".join(filter(None, (self.preset, self.options)))
+
+
+def train(config: Config, seed: int, folder: Path) -> dict[str, float | None]:
+    """Run or resume the command; the seconds it took, where it was not interrupted."""
+    fresh = not (folder / "config.yaml").exists()
+    command = [sys.executable, "-m", "fastinfogan.train", config.preset, "--seed", str(seed)]
+    command += ["--out", str(folder), "--keep", "1000", *config.options.split()]
+    command += ["--checkpoint-every", str(config.checkpoint_every)]
+    began = time.time()
+    subprocess.run(["/usr/bin/env", *command], check=True)
+    took = time.time() - began
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return {"began": began if fresh else None, "seconds": took, "peak_mib": peak}
+
+
+def accuracies(run: RunDir) -> list[tuple[int, float, float]]:
+    """(updates, code accuracy, time of writing) of each checkpoint."""
+    run_config = run.read_config()
+    assert run_config is not None
+    sizes = {"image_size": run_config.image_size, "channels": run_config.channels}
+    test = data.load(run_config.data, **sizes, stream="never")["test"]
+    if test.labels is None:
+        return []
+    images, labels = torch.from_numpy(test.images[:]), test.labels.astype(np.int64)
+    found = []
+    for path in reversed(checkpoint.list_newest_first(run.checkpoints)):
+        loaded = networks_of(run_config, checkpoint.load(path))
+        scores = score_codes(loaded[1], loaded[2], images, loaded[0].image_range, labels)
+        if scores["code_accuracy"] is None:
+            return []
+        found.append((checkpoint.step_of(path), scores["code_accuracy"], path.stat().st_mtime))
+    return found
+
+
+def measure(config: Config, seed: int) -> dict[str, Any]:
+    """One seed's line."""
+    folder = config.runs / config.filed.replace(" ", "_") / f"seed-{seed}"
+    times = train(config, seed, folder)
+    run = RunDir(folder)
+    result = json.loads(run.evaluation.read_text())
+    rates = [r["images_per_second"] for r in read(run.metrics) if r["images_per_second"]]
+    record: dict[str, Any] = {
+        "name": config.filed,
+        "seed": seed,
+        "updates": result["step"],
+        "threads": json.loads(run.environment.read_text())["threads"],
+        "images_per_second": median(rates) if rates else None,
+        "seconds": None if times["began"] is None else times["seconds"],
+        "peak_mib": times["peak_mib"],
+        "result": result,
+    }
+    seen = accuracies(run)
+    record["accuracies"] = [(step, accuracy) for step, accuracy, _ in seen]
+    for level in LEVELS:
+        reached = [(step, wrote) for step, accuracy, wrote in seen if accuracy >= level]
+        if reached:
+            step, wrote = reached[0]
+            record[f"updates_to_{level}"] = step
+            if times["began"] is not None:
+                record[f"seconds_to_{level}"] = wrote - times["began"]
+    for path in checkpoint.list_newest_first(run.checkpoints)[1:]:
+        shutil.rmtree(path)
+    return record
+
+
+def value(record: dict[str, Any], key: str) -> float | None:
+    """A figure of a record or of its evaluation; of the factors the best code's |ρ|."""
+    result = record["result"]
+    if key in ("slant", "width"):
+        factors = (result.get("factors") or {}).get(key)
+        return max((abs(rho) for rho in factors.values()), default=None) if factors else None
+    found = record.get(key, result.get(key))
+    return None if found is None else float(found)
+
+
+def records_of(path: Path, name: str) -> dict[int, dict[str, Any]]:
+    """The records filed under a name, by seed."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return {r["seed"]: r for r in map(json.loads, lines) if r["name"] == name}
+
+
+def table(records: dict[int, dict[str, Any]]) -> str:
+    """Every seed, then median and range, as Markdown."""
+    keys = [k for k in SHOWN if any(value(r, k) is not None for r in records.values())]
+    lines = [
+        "| seed | " + " | ".join(SHOWN[k] for k in keys) + " |",
+        "|---" * (len(keys) + 1) + "|",
+    ]
+
+    def shown(number: float | None) -> str:
+        if number is None or math.isinf(number):
+            return "–"
+        return (
+            f"{number:.0f}"
+            if number >= 100
+            else f"{number:.1f}"
+            if number >= 2
+            else f"{number:.4f}"
+        )
+
+    for seed in sorted(records):
+        lines.append(
+            f"| {seed} | " + " | ".join(shown(value(records[seed], k)) for k in keys) + " |"
+        )
+    columns = [[value(r, k) for r in records.values()] for k in keys]
+    # What was not reached counts as later than all that was.
+    full = [[math.inf if v is None else v for v in column] for column in columns]
+    lines.append("| median | " + " | ".join(shown(median(c)) for c in full) + " |")
+    ranges = [f"{shown(min(c))}–{shown(max(c))}".replace("––", "–") for c in full]
+    lines.append("| range | " + " | ".join(ranges) + " |")
+    return "\n".join(lines)
+
+
+def main(config: Config) -> None:
+    """Measure the seeds that are missing, then print all."""
+    for seed in config.seeds:
+        if seed in records_of(config.out, config.filed):
+            continue
+        record = measure(config, seed)
+        config.out.parent.mkdir(parents=True, exist_ok=True)
+        with config.out.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        print(table(records_of(config.out, config.filed)), flush=True)
+    print(table(records_of(config.out, config.filed)))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
