@@ -34,6 +34,7 @@ Preset = Literal[
 NetworksName = Literal["mnist", "svhn", "faces", "chairs", "dsprites"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Routing = Literal["openai", "head", "generator-step"]
+Adversarial = Literal["nonsaturating", "hinge", "lsgan", "wgan", "relativistic"]
 StepMode = Literal["alternating", "shared"]
 Switch = Literal["auto", "on", "off"]
 
@@ -91,6 +92,21 @@ class TrainConfig:
     warp: str = "rotate=20,scale=0.15,shear=0.3,shift=0.06"
     """How --real-info warps: rotate (degrees), scale, shear, shift (of the side), each up to its
     value, and flip (its probability). What a category should not depend on."""
+    objective: Adversarial = "nonsaturating"
+    """The adversarial losses; nonsaturating is the paper's. wgan wants --r1 or spectral norm."""
+    label_smoothing: float = 0.0
+    """How far below 1 D's target for real images is (Salimans et al. 2016, §3.4); 0: off."""
+    r1: float = 0.0
+    """γ: γ/2 times D's squared gradient at real images is added to D's loss in every update
+    (Mescheder et al. 2018); 0: off."""
+    r2: float = 0.0
+    """γ of the same at generated images; 0: off."""
+    contrastive: float = 0.0
+    """Weight of InfoGAN-CR's term (Lin et al. 2020): a network of its own names the factor of the
+    code that two generated images share, and G helps it; 0: off."""
+    balance_codes: float = 0.0
+    """Decay of the running averages by which the codes' weights are scaled until their gradients
+    are alike, say 0.99; 0: off."""
     routing: Routing = "openai"
     """Whom the information gradient trains. openai: trunk and Q in D's step, G in G's. head: Q's
     own layers and G, not the trunk. generator-step: G and Q's own layers, both in G's step."""
@@ -185,14 +201,15 @@ def check(config: TrainConfig) -> None:
         value = getattr(config, name)
         if value < least:
             raise UserError(f"--{name.replace('_', '-')}: expected at least {least}, got {value}")
-    for name in ("lr_d", "lr_g", "info_weight", "real_info"):
+    for name in ("lr_d", "lr_g", "info_weight", "real_info", "r1", "r2", "contrastive"):
         value = getattr(config, name)
         if not 0 <= value < float("inf"):
             raise UserError(f"--{name.replace('_', '-')}: expected a number ≥ 0, got {value}")
-    for name in ("beta1", "beta2", "ema"):
+    for name in ("beta1", "beta2", "ema", "label_smoothing", "balance_codes"):
         value = getattr(config, name)
         if not 0 <= value < 1:
-            raise UserError(f"--{name}: expected 0 ≤ {name} < 1, got {value}")
+            option = name.replace("_", "-")
+            raise UserError(f"--{option}: expected 0 ≤ {option} < 1, got {value}")
     if config.seed >= 2**63:
         raise UserError(f"--seed: expected less than 2^63, got {config.seed}")
     try:
@@ -200,6 +217,7 @@ def check(config: TrainConfig) -> None:
     except ValueError as error:
         raise UserError(f"--image-size, for --networks {config.networks}: {error}") from None
     _check_real_info(config, config.spec())
+    _check_regularisers(config, config.spec())
 
 
 def _check_real_info(config: TrainConfig, spec: LatentSpec) -> None:
@@ -213,6 +231,28 @@ def _check_real_info(config: TrainConfig, spec: LatentSpec) -> None:
         raise UserError(f"--real-info: needs a categorical code, got --codes {config.codes}")
     if config.routing == "generator-step":
         raise UserError("--real-info: Q must learn in D's step; use --routing openai or head")
+
+
+def _check_regularisers(config: TrainConfig, spec: LatentSpec) -> None:
+    if config.label_smoothing and config.objective != "nonsaturating":
+        raise UserError(
+            "--label-smoothing: only --objective nonsaturating has targets to smooth, "
+            f"got {config.objective}"
+        )
+    if config.r1 or config.r2:
+        option = "--r1" if config.r1 else "--r2"
+        for name in ("compile", "capture"):
+            if getattr(config, name) == "on":
+                raise UserError(f"{option}: is not computed with --{name} on; use auto or off")
+        if config.precision == "fp16":
+            raise UserError(f"{option}: fp16 is too narrow for its gradients; use bf16 or fp32")
+    if config.contrastive and spec.n_cat + spec.n_cont < 2:
+        raise UserError(f"--contrastive: needs two factors or more, got --codes {config.codes}")
+    if config.contrastive and config.batch_size < 4:
+        raise UserError(
+            f"--contrastive: needs --batch-size 4 or more (pairs are half of it), "
+            f"got {config.batch_size}"
+        )
 
 
 def to_yaml(config: TrainConfig) -> str:

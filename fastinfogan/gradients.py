@@ -1,7 +1,7 @@
 """The gradients of one update, as pure functions.
 
-They mutate nothing but BatchNorm's running buffers: D's and Q's follow the real batches, G's the
-batches that it is trained on. Nothing here reads a value back to the host.
+They mutate nothing but running buffers: BatchNorm's, of which D's and Q's follow the real batches,
+G's the batches that it is trained on, and `Balance`'s. Nothing here reads a value back to the host.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .adversarial import Player
-from .config import Routing
+from .adversarial import Player, adversarial_losses
+from .config import Adversarial, Routing
 from .invariance import SHARPNESS, Information, mutual_information
 from .latents import LatentBatch, LatentSpec
 from .layers import Stats, asking
-from .losses import head_loss
+from .losses import head_loss, info_loss
 from .networks import MnistDiscriminator, MnistGenerator
+from .regularisers import Balance, gradient_penalty
 
 Gradients = tuple[Tensor, ...]
 Scale = Callable[[Tensor], Tensor]  # multiplies a loss, by fp16's loss scale
@@ -35,14 +36,27 @@ class Objective:
     backend: str = "auto"
     real_weight: float = 0.0  # of the information on real images (`invariance`), an extension
     real_columns: slice | None = None  # of Q's output: the categorical code that it is about
+    adversarial: Adversarial = "nonsaturating"
+    smoothing: float = 0.0  # D's target for real images is 1 less this
+    r1: float = 0.0  # γ of the penalty on D's gradient at real images
+    r2: float = 0.0  # and at generated ones
+    balance: Balance | None = None  # what follows the codes' pulls
 
     def losses(
-        self, player: Player, logits: Tensor, q: Tensor, latents: LatentBatch
+        self,
+        player: Player,
+        logits: Tensor,
+        q: Tensor,
+        latents: LatentBatch,
+        of_real: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(adversarial loss, λ-weighted NLL, NLL per code in nats).
 
         logits: D's, of real rows, for D alone, and then of the generated ones; q: of these.
+        of_real: D's logits of real rows, for G where the objective compares them.
         """
+        if self.adversarial not in ("nonsaturating", "hinge"):
+            return self._losses_apart(player, logits, q, latents, of_real)
         total, per_code, adversarial = head_loss(
             logits,
             q,
@@ -50,11 +64,44 @@ class Objective:
             latents.categorical,
             latents.continuous,
             player=player,
+            adversarial=self.adversarial,
             weights=self.weights,
             backend=self.backend,  # type: ignore[arg-type]
             validate=False,
         )
+        if self.smoothing and player == "discriminator":
+            adversarial = adversarial + self.smoothing * _mean(logits[: -len(q)])
         return adversarial, total, per_code
+
+    def _losses_apart(
+        self,
+        player: Player,
+        logits: Tensor,
+        q: Tensor,
+        latents: LatentBatch,
+        of_real: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same for the objectives that `head_loss` does not have."""
+        d_loss, g_loss = adversarial_losses(self.adversarial)
+        information = info_loss(
+            q,
+            self.spec,
+            latents.categorical,
+            latents.continuous,
+            weights=self.weights,
+            backend=self.backend,  # type: ignore[arg-type]
+            validate=False,
+        )
+        if player == "discriminator":
+            real, fake = logits[: -len(q)], logits[-len(q) :]
+            return d_loss(real, fake), information.total, information.per_code
+        return g_loss(logits, of_real), information.total, information.per_code
+
+    def penalty(self, discriminator: MnistDiscriminator, real: Tensor, fake: Tensor) -> Tensor:
+        """γ/2 times D's squared gradients at real and at generated images; for γ that are not 0."""
+        kinds = [(gamma, x) for gamma, x in ((self.r1, real), (self.r2, fake)) if gamma]
+        parts = [gamma / 2 * gradient_penalty(discriminator, x) for gamma, x in kinds]
+        return torch.stack(parts).sum()
 
     def of_real(self, q: Tensor, of_warped: Tensor) -> Information:
         """What Q's categories of real images and of their warped copies tell of each other."""
@@ -115,7 +162,9 @@ def d_grads(
 ) -> tuple[Gradients, DTerms]:
     """Gradients of D's loss, −log D(x) − log(1 − D(G(z))) + λ·NLL, in `params`.
 
-    With `warped` the information that Q finds on real images is added, for its weight.
+    Or with another adversarial loss in the place of the first two terms. With `warped` the
+    information that Q finds on real images is added, for its weight; and the gradient penalties,
+    if the objective has them.
 
     Args:
         real: images [B, C, H, W] in the generator's range.
@@ -130,7 +179,9 @@ def d_grads(
         fake = generator(latents.input, "batch")
     kinds = [x.to(fake.dtype) for x in (real, fake, warped) if x is not None]
     of_real, of_fake, *of_warped = _features(networks, kinds, together)
-    total, terms = _d_loss(networks, objective, of_real, of_fake, latents, *of_warped)
+    total, terms, _ = _d_loss(networks, objective, of_real, of_fake, latents, *of_warped)
+    if objective.r1 or objective.r2:
+        total = total + objective.penalty(networks.discriminator, *kinds[:2])
     with asking("weights"):
         return torch.autograd.grad(scale(total), params), terms
 
@@ -154,8 +205,8 @@ def _d_loss(
     of_fake: Tensor,
     latents: LatentBatch,
     of_warped: Tensor | None = None,
-) -> tuple[Tensor, DTerms]:
-    """D's loss from its features."""
+) -> tuple[Tensor, DTerms, Tensor]:
+    """D's loss from its features, and D's logits of real images."""
     discriminator = networks.discriminator
     logits = torch.cat([discriminator.logit(x) for x in (of_real, of_fake)])
     shared = of_fake if objective.routing == "openai" else of_fake.detach()
@@ -171,8 +222,13 @@ def _d_loss(
         on_real, on_warped = discriminator.q(of_real, "update"), discriminator.q(of_warped, "batch")
         found = objective.of_real(on_real, on_warped)
         total, nats = total - objective.real_weight * found.objective, found.nats
-    on_real, on_fake = (_probability(x) for x in logits.detach().chunk(2))
-    return total, DTerms(loss.detach(), on_real, on_fake, nll, nats.detach())
+    real_logits, fake_logits = logits.detach().chunk(2)
+    on_real, on_fake = _probability(real_logits), _probability(fake_logits)
+    return total, DTerms(loss.detach(), on_real, on_fake, nll, nats.detach()), real_logits
+
+
+def _mean(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).mean()
 
 
 def _probability(logit: Tensor) -> Tensor:
@@ -189,20 +245,29 @@ def g_grads(
     scale: Scale = unscaled,
     *,
     fake: Tensor | None = None,
+    real: Tensor | None = None,
 ) -> tuple[Gradients, GTerms]:
     """Gradients of G's loss, −log D(G(z)) + λ·NLL, in `params`, of which G's are the first.
+
+    Or with another adversarial loss in the place of the first term.
 
     D is frozen: autograd computes the gradients of `params` alone, and D's and Q's running
     buffers stay as they are.
 
     Args:
         fake: G(latents), where it was begun before (by `generate`).
+        real: as many real images [B, C, H, W], for a relativistic objective alone.
     """
     if fake is None:
         fake = generate(networks, latents)
     discriminator = networks.discriminator
+    of_real = None
+    if objective.adversarial == "relativistic":
+        assert real is not None
+        with torch.no_grad():
+            of_real = discriminator.logit(discriminator.trunk(real.to(fake.dtype), "batch"))
     features = discriminator.trunk(fake, "batch")
-    return _g_grads(networks, objective, params, latents, scale, fake, fake, features)
+    return _g_grads(networks, objective, params, latents, scale, fake, fake, features, of_real)
 
 
 def generate(networks: Networks, latents: LatentBatch) -> Tensor:
@@ -219,12 +284,18 @@ def _g_grads(
     fake: Tensor,
     seen: Tensor,
     features: Tensor,
+    of_real: Tensor | None,
 ) -> tuple[Gradients, GTerms]:
-    """`fake` is G's output, `seen` the same as D took it, `features` D's of it."""
+    """`fake` is G's output, `seen` the same as D took it, `features` D's of it.
+
+    `of_real` are D's logits of real images, where the objective compares them.
+    """
     discriminator = networks.discriminator
     q = discriminator.q(features, "batch")
     logits = discriminator.logit(features)
-    loss, information, nll = objective.losses("generator", logits, q, latents)
+    loss, information, nll = objective.losses("generator", logits, q, latents, of_real)
+    if objective.balance is not None:
+        objective.balance.follow(q, latents)
     own = len(list(networks.generator.parameters()))
     with asking("inputs"):
         of_fake, *of_q = torch.autograd.grad(scale(loss + information), (seen, *params[own:]))
@@ -257,8 +328,14 @@ def shared_grads(
     kinds = [x.to(fake.dtype) for x in (real, warped) if x is not None]
     of_real, *of_warped = _features(networks, kinds)
     of_fake = discriminator.trunk(seen, "batch")
-    total, d_terms = _d_loss(networks, objective, of_real, of_fake, latents, *of_warped)
+    total, d_terms, real_logits = _d_loss(
+        networks, objective, of_real, of_fake, latents, *of_warped
+    )
+    if objective.r1 or objective.r2:
+        total = total + objective.penalty(discriminator, kinds[0], seen)
     with asking("weights"):
         of_d = torch.autograd.grad(scale(total), d_params, retain_graph=True)
-    of_g, g_terms = _g_grads(networks, objective, g_params, latents, scale, fake, seen, of_fake)
+    of_g, g_terms = _g_grads(
+        networks, objective, g_params, latents, scale, fake, seen, of_fake, real_logits
+    )
     return of_d, d_terms, of_g, g_terms

@@ -27,11 +27,17 @@ class Schedule:
         )
         self.weights = self._full.clone()  # [n_codes]: λ times each code's own weight
 
-    def set(self, step: int | Tensor) -> None:
-        """The weights of update `step` (from 0): none before info_start, all info_ramp later."""
+    def set(self, step: int | Tensor, factors: Tensor | None = None) -> None:
+        """The weights of update `step` (from 0): none before info_start, all info_ramp later.
+
+        factors: what multiplies them beside, [n_codes], where the codes are balanced.
+        """
+        full = self._full if factors is None else self._full * factors
         if self.config.info_start or self.config.info_ramp:
             part = (step + 1 - self.config.info_start) / max(self.config.info_ramp, 1)
-            torch.mul(self._full, _between(part, 0.0, 1.0), out=self.weights)
+            torch.mul(full, _between(part, 0.0, 1.0), out=self.weights)
+        elif factors is not None:
+            self.weights.copy_(full)
 
     def set_rate(self, optimizer: torch.optim.Optimizer, step: int | Tensor) -> None:
         """The learning rate of update `step`: a line from 1 to `LEAST_RATE` of its value."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from .capture import Captured, CaptureFailed, restored
 from .config import TrainConfig
+from .contrastive import Critic, Pairs, contrastive_grads, draw_pairs, n_factors
 from .ema import Ema
 from .errors import UserError
 from .flat import Flat, working_copies, working_network
@@ -33,6 +35,7 @@ from .networks import initialise, pair
 from .parallel import Ranks
 from .philox import Stream
 from .policy import Policy, choose
+from .regularisers import Balance
 from .schedule import Schedule
 
 __all__ = [
@@ -57,6 +60,16 @@ def build(config: TrainConfig, spec: LatentSpec) -> Networks:
     for network in networks:
         initialise(network, draw)
     return networks
+
+
+def build_critic(config: TrainConfig, spec: LatentSpec) -> Critic | None:
+    """InfoGAN-CR's H, which is built as D is, or none where it is not asked for."""
+    if not config.contrastive:
+        return None
+    sizes = (spec.input_dim, n_factors(spec), config.image_size, 2 * config.channels)
+    critic = Critic(pair(config.networks, *sizes)[1])
+    initialise(critic, torch.Generator().manual_seed(config.seed + 1))
+    return critic
 
 
 def fused_adam(flat: Flat, lr: float, config: TrainConfig) -> torch.optim.Adam:
@@ -89,8 +102,9 @@ class Functions(NamedTuple):
     """The gradients of this run's networks, eager or compiled."""
 
     d: Callable[..., tuple[Gradients, DTerms]]  # of real, latents, warped copies
-    g: Callable[[LatentBatch, Tensor | None], tuple[Gradients, GTerms]]
+    g: Callable[..., tuple[Gradients, GTerms]]  # of latents, G's images if begun, real
     shared: Callable[..., tuple[Gradients, DTerms, Gradients, GTerms]]  # as of D
+    contrastive: Callable[[Pairs], tuple[Gradients, Tensor]]  # G's, then the critic's
 
 
 COMPILER = "inductor"  # of torch.compile; tests take one that only traces
@@ -129,12 +143,19 @@ class Step:
     ) -> None:
         self.config, self.spec, self.ranks = config, spec, ranks
         self.policy = choose(config, ranks) if policy is None else policy
-        self.networks = build(config, spec)
-        for network in self.networks:
+        if config.r1 or config.r2:
+            reason = "a gradient penalty is differentiated twice, which compilers do not do"
+            self.policy = replace(self.policy, compile=False, capture=False, reason=reason)
+        self.networks, self.critic = build(config, spec), build_critic(config, spec)
+        trained = [*self.networks] if self.critic is None else [*self.networks, self.critic]
+        for network in trained:
             network.to(device=ranks.device)
             network.to(memory_format=self.policy.memory_format)  # type: ignore[call-overload]
         self.schedule = Schedule(config, spec, ranks.device)
         self.warp = parse_warp(config.warp) if config.real_info else None
+        self.balance: Balance | None = None
+        if config.balance_codes:
+            self.balance = Balance(spec, config.balance_codes, config.backend).to(ranks.device)
         self.objective = Objective(
             spec,
             self.schedule.weights,
@@ -142,10 +163,17 @@ class Step:
             config.backend,
             config.real_info,
             first_categorical(spec),
+            config.objective,
+            config.label_smoothing,
+            config.r1,
+            config.r2,
+            self.balance,
         )
         self.scaler: torch.amp.GradScaler | None = ranks.accelerator.scaler
         self.ema = Ema(self.networks.generator, config.ema)
         d_params, g_params = self.networks.split(config.routing)
+        if self.critic is not None:
+            g_params += self.critic.parameters()
         self.d_flat = Flat(d_params, self.policy.dtype)
         self.g_flat = Flat(g_params, self.policy.dtype)
         self.d_optimizer = fused_adam(self.d_flat, config.lr_d, config)
@@ -156,6 +184,9 @@ class Step:
             working_network(generator, copies), working_network(discriminator, copies)
         )
         self.d_params, self.g_params = self.working.split(config.routing)
+        self.working_critic: Critic | None = None
+        if self.critic is not None:
+            self.working_critic = working_network(self.critic, copies)
         self._gradients = self._compiled() if self.policy.compile else self._eager()
         self._captured: Captured | None = None
 
@@ -165,14 +196,25 @@ class Step:
         scale: Scale = unscaled if self.scaler is None else self.scaler.scale
         networks, objective = self.working, self.objective
         d_params, g_params = self.d_params, self.g_params
+        critic, weight = self.working_critic, self.config.contrastive
+        own = list(networks.generator.parameters())
+
+        def contrastive(pairs: Pairs) -> tuple[Gradients, Tensor]:
+            assert critic is not None
+            params = [*own, *critic.parameters()]
+            return contrastive_grads(networks.generator, critic, params, pairs, weight, scale)
+
         return Functions(
             lambda real, latents, warped=None: d_grads(
                 networks, objective, d_params, real, latents, scale, warped=warped
             ),
-            lambda latents, fake: g_grads(networks, objective, g_params, latents, scale, fake=fake),
+            lambda latents, fake, real=None: g_grads(
+                networks, objective, g_params, latents, scale, fake=fake, real=real
+            ),
             lambda real, latents, warped=None: shared_grads(
                 networks, objective, d_params, g_params, real, latents, scale, warped=warped
             ),
+            contrastive,
         )
 
     def _compiled(self) -> Functions:
@@ -229,7 +271,7 @@ class Step:
         return _packed(*self._update(step, real))
 
     def _update(self, step: int | Tensor, real: Tensor) -> tuple[DTerms, GTerms]:
-        self.schedule.set(step)
+        self.schedule.set(step, None if self.balance is None else self.balance.factors())
         for optimizer in (self.d_optimizer, self.g_optimizer):
             self.schedule.set_rate(optimizer, step)
         update = self._shared if self.config.step == "shared" else self._alternating
@@ -250,8 +292,9 @@ class Step:
         fake = None if self.policy.compile else generate(self.working, latents)
         average.wait()
         self._move(self.d_flat, self.d_optimizer)
-        grads, g_terms = self._gradients.g(latents, fake)
-        self.g_flat.collect(grads)
+        seen = real if self.config.objective == "relativistic" else None
+        grads, g_terms = self._gradients.g(latents, fake, seen)
+        self.g_flat.collect(self._contrasted(step, grads, len(real)))
         self.ranks.start_average(self.g_flat.grad).wait()
         self._move(self.g_flat, self.g_optimizer)
         return d_terms, g_terms
@@ -263,13 +306,30 @@ class Step:
         of_d, d_terms, of_g, g_terms = self._gradients.shared(real, latents, warped)
         self.d_flat.collect(of_d)
         d_average = self.ranks.start_average(self.d_flat.grad)
-        self.g_flat.collect(of_g)
+        self.g_flat.collect(self._contrasted(step, of_g, len(real)))
         g_average = self.ranks.start_average(self.g_flat.grad)
         d_average.wait()
         self._move(self.d_flat, self.d_optimizer)
         g_average.wait()
         self._move(self.g_flat, self.g_optimizer)
         return d_terms, g_terms
+
+    def _contrasted(self, step: int | Tensor, grads: Gradients, batch: int) -> Gradients:
+        """G's gradients with those of the contrastive term, if there is one, and its critic's."""
+        if self.critic is None:
+            return grads
+        pairs = draw_pairs(
+            self.spec,
+            batch // 2,
+            device=self.ranks.device,
+            seed=self.config.seed,
+            step=step,
+            first_pair=self.ranks.rank * (batch // 2),
+        )
+        more, _ = self._gradients.contrastive(pairs)
+        own = len(list(self.working.generator.parameters()))
+        of_g = torch._foreach_add(grads[:own], more[:own])
+        return (*of_g, *grads[own:], *more[own:])
 
     def _latents(self, step: int | Tensor, stream: Stream, batch: int) -> LatentBatch:
         """This rank's rows of the global batch."""
@@ -305,11 +365,13 @@ class Step:
 
     def modules(self) -> dict[str, nn.Module]:
         """The networks by the names that checkpoints use."""
-        return {
+        kept: dict[str, nn.Module] = {
             "generator": self.networks.generator,
             "generator_ema": self.ema.module,
             "discriminator": self.networks.discriminator,
         }
+        more = {"critic": self.critic, "balance": self.balance}
+        return kept | {name: module for name, module in more.items() if module is not None}
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
         """Adam's moments and counts, live, by name."""

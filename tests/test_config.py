@@ -38,6 +38,12 @@ OTHER: dict[str, tuple[str, Any]] = {
     "info_ramp": ("40", 40),
     "real_info": ("2.5", 2.5),
     "warp": ("rotate=5,flip=0.5", "rotate=5,flip=0.5"),
+    "objective": ("hinge", "hinge"),
+    "label_smoothing": ("0.1", 0.1),
+    "r1": ("10", 10.0),
+    "r2": ("0.5", 0.5),
+    "contrastive": ("2", 2.0),
+    "balance_codes": ("0.99", 0.99),
     "routing": ("head", "head"),
     "step": ("shared", "shared"),
     "lr_d": ("1e-5", 1e-5),
@@ -174,12 +180,12 @@ class TestCheck:
             ("threads", -1),
             *(
                 (name, value)
-                for name in ("lr_d", "lr_g", "info_weight")
+                for name in ("lr_d", "lr_g", "info_weight", "r1", "r2", "contrastive")
                 for value in (-1e-9, float("nan"), float("inf"), float("-inf"))
             ),
             *(
                 (name, value)
-                for name in ("beta1", "beta2", "ema")
+                for name in ("beta1", "beta2", "ema", "label_smoothing", "balance_codes")
                 for value in (-0.1, 1.0, 2.0, float("nan"))
             ),
             ("codes", ""),
@@ -203,6 +209,22 @@ class TestCheck:
         assert "\n" not in message
 
     @pytest.mark.parametrize(
+        ("changes", "told"),
+        [
+            ({"label_smoothing": 0.1, "objective": "hinge"}, "--label-smoothing: .*got hinge"),
+            ({"r1": 1.0, "compile": "on"}, "--r1: .*--compile on"),
+            ({"r2": 1.0, "capture": "on"}, "--r2: .*--capture on"),
+            ({"r1": 1.0, "precision": "fp16"}, "--r1: fp16"),
+            ({"contrastive": 1.0, "codes": "cat10"}, "--contrastive: .*got --codes cat10"),
+            ({"contrastive": 1.0, "batch_size": 3}, "--contrastive: .*got 3"),
+        ],
+    )
+    def test_what_does_not_go_together_is_refused_in_one_line(self, changes, told):
+        with pytest.raises(UserError, match=f"^{told}") as caught:
+            check(replace(TrainConfig(), **changes))
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize(
         ("name", "value"),
         [
             ("steps", 1),
@@ -217,6 +239,8 @@ class TestCheck:
             ("lr_d", 0.0),
             ("info_weight", 0.0),
             ("ema", 0.0),
+            ("r1", 0.0),
+            ("balance_codes", 0.0),
             ("codes", " cat2 , bernoulli*0 "),
         ],
     )
