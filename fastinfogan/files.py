@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -17,7 +18,9 @@ from .sources import Images, Labels, Split, check_labels, halves, held_out
 from .stream import Mode, NpyFile, open_npy
 
 DAMAGE = (OSError, EOFError, ValueError, zlib.error)  # what reading a damaged file raises
-ZIP_DAMAGE = (*DAMAGE, zipfile.BadZipFile, TypeError, NotImplementedError, RuntimeError)
+# What numpy makes of an array's damaged header besides
+HEADER_DAMAGE = (SyntaxError, tokenize.TokenError, OverflowError, MemoryError, TypeError)
+ZIP_DAMAGE = (*DAMAGE, *HEADER_DAMAGE, zipfile.BadZipFile, NotImplementedError, RuntimeError)
 # Below the folder that is given: nothing; torchvision's for one of its sets; its root's for MNIST.
 _IDX_FOLDERS = ("", "raw", "MNIST/raw")
 

@@ -14,6 +14,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Literal, Protocol
 
 import joblib
@@ -96,7 +97,7 @@ def open_npy(path: Path, scattered: bool = False) -> NDArray[Any]:
         raise UserError(f"--data npy:{path}: no such file")
     try:
         mapped = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, EOFError, ValueError, SyntaxError, OverflowError) as error:
+    except (OSError, EOFError, ValueError, SyntaxError, TokenError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"{path}: not a readable .npy file, or not a whole one ({reason})"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sets import assert_names, labels_of, load, own_folders, refused
 from strategies import modest
@@ -144,6 +144,7 @@ def test_rows_in_another_order_are_refused() -> None:
 
 
 @given(at=st.integers(0, 5000), flip=st.integers(1, 255))
+@example(at=414, flip=1)  # in an array's header: numpy's parser raises what it likes
 @modest
 def test_damage_to_an_archive_is_refused_by_name_or_does_not_matter(
     tmp_path_factory: pytest.TempPathFactory, at: int, flip: int
