@@ -168,10 +168,13 @@ def test_batches_are_drawn_in_this_process_by_the_order_of_any_set() -> None:
     images = load()["train"].images
     batches = data.batches(images, CPU, batch_size=16, seed=3, rank=1, world_size=2)
     order = data.Order(N, batch_size=16, seed=3, rank=1, world_size=2)
-    for step in (0, 1, 2, 900, 30_000):
-        assert (batches(step).numpy() == images[order.indices(step).numpy()]).all()
-    assert not psutil.Process().children()
-    batches.close()
+    steps = (0, 1, 2, 900, 30_000)
+    drawn = [batches(step).numpy() for step in steps]
+    workers = psutil.Process().children()
+    batches.close()  # before anything can fail: a worker would keep the tests from ending
+    assert not workers
+    for step, batch in zip(steps, drawn, strict=True):
+        assert (batch == images[order.indices(step).numpy()]).all()
 
 
 def test_memory_stays_flat_whatever_is_read() -> None:
