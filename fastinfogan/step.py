@@ -55,7 +55,7 @@ __all__ = [
 def build(config: TrainConfig, spec: LatentSpec) -> Networks:
     """The preset's networks with weights drawn from the seed, on the CPU."""
     sizes = (spec.input_dim, spec.q_dim, config.image_size, config.channels)
-    networks = Networks(*pair(config.networks, *sizes))
+    networks = Networks(*pair(config.networks, *sizes))  # type: ignore[arg-type]
     draw = torch.Generator().manual_seed(config.seed)
     for network in networks:
         initialise(network, draw)

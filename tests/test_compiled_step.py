@@ -1,6 +1,7 @@
 """The compiled gradients against the eager ones, and how often they are compiled."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -117,13 +118,18 @@ class TestStep:
         assert all(torch.equal(a, b) for a, b in pairs)
 
     @pytest.mark.parametrize("mode", ["alternating", "shared"])
+    @pytest.mark.parametrize(
+        "options",
+        [{}, {"objective": "relativistic", "contrastive": 1.0, "balance_codes": 0.9}],
+        ids=["plain", "more"],
+    )
     def test_step_by_step_it_agrees_with_the_eager_one(
-        self, cpu_ranks, mode: StepMode, monkeypatch
+        self, cpu_ranks, mode: StepMode, options: dict[str, Any], monkeypatch
     ):
         """Each update from the same weights: over many, the game itself multiplies a last bit."""
-        ranks = cpu_ranks("no")
-        eager = Step(replace(CONFIG, step=mode), SPEC, ranks)
-        other = Step(replace(CONFIG, step=mode, compile="on"), SPEC, ranks)
+        ranks, config = cpu_ranks("no"), replace(CONFIG, step=mode, **options)
+        eager = Step(config, SPEC, ranks)
+        other = Step(replace(config, compile="on"), SPEC, ranks)
         monkeypatch.setattr(losses, "applies", lambda *args: False)
         for n in range(5):
             eager(n, batch(n)), other(n, batch(n))
