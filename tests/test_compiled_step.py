@@ -143,7 +143,7 @@ class TestStep:
         config = replace(CONFIG, compile="on", memory_format="contiguous")
         s = Step(config, SPEC, cpu_ranks("bf16"))
         s(0, batch(0))
-        assert s.working.discriminator.conv2.weight.is_contiguous()
+        assert s.working.discriminator.get_parameter("conv2.weight").is_contiguous()
 
     def test_a_torch_that_cannot_trace_gradients_is_refused(self, cpu_ranks, monkeypatch):
         monkeypatch.setattr(torch._dynamo, "config", object())

@@ -596,12 +596,16 @@ class TestStep:
         spy(
             monkeypatch,
             "g_grads",
-            lambda args, _: seen.append(args[0].discriminator.fc3.weight.detach().clone()),
+            lambda args, _: seen.append(
+                args[0].discriminator.get_parameter("fc3.weight").detach().clone()
+            ),
         )
-        before = step.working.discriminator.fc3.weight.detach().clone()
+        before = step.working.discriminator.get_parameter("fc3.weight").detach().clone()
         step(0, batch(0))
         assert not torch.equal(seen[0], before)
-        assert torch.equal(seen[0], step.networks.discriminator.fc3.weight.to(seen[0].dtype))
+        assert torch.equal(
+            seen[0], step.networks.discriminator.get_parameter("fc3.weight").to(seen[0].dtype)
+        )
 
     def test_in_the_shared_step_both_players_move_from_the_same_point(self, cpu_ranks, monkeypatch):
         step = Step(replace(CONFIG, step="shared"), SPEC, cpu_ranks())
@@ -745,7 +749,7 @@ class TestWorkingPrecision:
         """What the fp32 copy is for: Adam's 1e-7 on a weight of 0.02 is under a half unit."""
         config = replace(CONFIG, lr_d=1e-7, lr_g=1e-7)
         step = Step(config, SPEC, cpu_ranks("bf16"))
-        weight, working = step.networks[1].fc3.weight, step.working[1].fc3.weight
+        weight, working = (p[1].get_parameter("fc3.weight") for p in (step.networks, step.working))
         start, start_working = weight.detach().clone(), working.detach().clone()
         step(0, batch(0))
         assert (weight != start).double().mean() > 0.5
