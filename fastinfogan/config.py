@@ -11,7 +11,7 @@ import yaml
 
 from .errors import UserError
 from .invariance import parse_warp
-from .latents import Categorical, LatentSpec, parse_codes
+from .latents import Categorical, Gaussian, LatentSpec, Uniform, parse_codes
 
 try:
     import tyro
@@ -89,9 +89,12 @@ class TrainConfig:
     real_info: float = 0.0
     """Weight of the information on real images: the categories of an image and of a warped copy
     must tell of each other (Ji et al. 2019, Hu et al. 2017); an extension of InfoGAN. 0: off."""
-    warp: str = "rotate=20,scale=0.15,shear=0.3,shift=0.06"
-    """How --real-info warps: rotate (degrees), scale, shear, shift (of the side), each up to its
-    value, and flip (its probability). What a category should not depend on."""
+    follow: float = 0.0
+    """Weight of following: the first two continuous codes move as a real image's slant and stroke
+    width are warped; an extension of InfoGAN. 0: off."""
+    warp: str = "rotate=20,scale=0.15,shear=0.3,shift=0.06,thickness=0.7"
+    """How --real-info and --follow warp: rotate (degrees), scale, shear, shift (of the side),
+    thickness (pixels), each up to its value, and flip (its probability)."""
     objective: Adversarial = "nonsaturating"
     """The adversarial losses; nonsaturating is the paper's. wgan wants --r1 or spectral norm."""
     label_smoothing: float = 0.0
@@ -201,7 +204,7 @@ def check(config: TrainConfig) -> None:
         value = getattr(config, name)
         if value < least:
             raise UserError(f"--{name.replace('_', '-')}: expected at least {least}, got {value}")
-    for name in ("lr_d", "lr_g", "info_weight", "real_info", "r1", "r2", "contrastive"):
+    for name in ("lr_d", "lr_g", "info_weight", "real_info", "follow", "r1", "r2", "contrastive"):
         value = getattr(config, name)
         if not 0 <= value < float("inf"):
             raise UserError(f"--{name.replace('_', '-')}: expected a number ≥ 0, got {value}")
@@ -222,14 +225,17 @@ def check(config: TrainConfig) -> None:
 
 def _check_real_info(config: TrainConfig, spec: LatentSpec) -> None:
     try:
-        parse_warp(config.warp)
+        warp = parse_warp(config.warp)
     except ValueError as error:
         raise UserError(f"--warp: {error}") from None
-    if not config.real_info:
-        return
-    if not any(isinstance(code, Categorical) for code in spec.codes):
-        raise UserError(f"--real-info: needs a categorical code, got --codes {config.codes}")
-    if config.routing == "generator-step":
+    codes = f"got --codes {config.codes}"
+    if config.real_info and not any(isinstance(code, Categorical) for code in spec.codes):
+        raise UserError(f"--real-info: needs a categorical code, {codes}")
+    if config.follow and not any(isinstance(code, Uniform | Gaussian) for code in spec.codes):
+        raise UserError(f"--follow: needs a continuous code, {codes}")
+    if config.follow and not warp.changes:
+        raise UserError(f"--follow: needs a --warp with shear, rotate or thickness, {config.warp}")
+    if (config.real_info or config.follow) and config.routing == "generator-step":
         raise UserError("--real-info: Q must learn in D's step; use --routing openai or head")
 
 

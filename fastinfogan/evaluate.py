@@ -19,7 +19,7 @@ from .disentanglement import FactorGrid
 from .errors import UserError
 from .latents import Bernoulli, Categorical, LatentSpec
 from .losses import info_loss, information
-from .networks import MnistDiscriminator, MnistGenerator
+from .networks import Discriminator, Generator
 from .run import Loaded, RunDir, load_all, write_json
 
 LEAST_IMAGES = 2000  # below it a Fréchet distance in 128 dimensions means nothing
@@ -179,7 +179,7 @@ def scored_code(spec: LatentSpec, classes: int) -> int | None:
 
 @torch.no_grad()
 def score_codes(
-    discriminator: MnistDiscriminator,
+    discriminator: Discriminator,
     spec: LatentSpec,
     images: Tensor,
     image_range: tuple[float, float],
@@ -218,8 +218,8 @@ class _Generated(NamedTuple):
 
 @torch.no_grad()
 def _generate(
-    generator: MnistGenerator,
-    discriminator: MnistDiscriminator,
+    generator: Generator,
+    discriminator: Discriminator,
     spec: LatentSpec,
     n: int,
     seed: int,
@@ -258,7 +258,7 @@ def _look(
 
 @torch.no_grad()
 def _disentanglement(
-    discriminator: MnistDiscriminator,
+    discriminator: Discriminator,
     spec: LatentSpec,
     image_range: tuple[float, float],
     grid: FactorGrid,

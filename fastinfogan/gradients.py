@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from .adversarial import Player, adversarial_losses
 from .config import Adversarial, Routing
-from .invariance import SHARPNESS, Information, mutual_information
+from .invariance import RealTerms, Warped
 from .latents import LatentBatch, LatentSpec
 from .layers import Stats, asking
 from .losses import head_loss, info_loss
-from .networks import MnistDiscriminator, MnistGenerator
+from .networks import Discriminator, Generator
 from .regularisers import Balance, gradient_penalty
 
 Gradients = tuple[Tensor, ...]
@@ -34,8 +34,7 @@ class Objective:
     weights: Tensor  # [n_codes] on the device: λ times each code's own weight
     routing: Routing
     backend: str = "auto"
-    real_weight: float = 0.0  # of the information on real images (`invariance`), an extension
-    real_columns: slice | None = None  # of Q's output: the categorical code that it is about
+    real: RealTerms | None = None  # what Q is asked on real images, an extension
     adversarial: Adversarial = "nonsaturating"
     smoothing: float = 0.0  # D's target for real images is 1 less this
     r1: float = 0.0  # γ of the penalty on D's gradient at real images
@@ -97,19 +96,11 @@ class Objective:
             return d_loss(real, fake), information.total, information.per_code
         return g_loss(logits, of_real), information.total, information.per_code
 
-    def penalty(self, discriminator: MnistDiscriminator, real: Tensor, fake: Tensor) -> Tensor:
+    def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> Tensor:
         """γ/2 times D's squared gradients at real and at generated images; for γ that are not 0."""
         kinds = [(gamma, x) for gamma, x in ((self.r1, real), (self.r2, fake)) if gamma]
         parts = [gamma / 2 * gradient_penalty(discriminator, x) for gamma, x in kinds]
         return torch.stack(parts).sum()
-
-    def of_real(self, q: Tensor, of_warped: Tensor) -> Information:
-        """What Q's categories of real images and of their warped copies tell of each other."""
-        columns = self.real_columns
-        assert columns is not None
-        wide = torch.promote_types(q.dtype, torch.float32)
-        first, second = ((x[:, columns].to(wide) * SHARPNESS).softmax(1) for x in (q, of_warped))
-        return mutual_information(first, second)
 
 
 class DTerms(NamedTuple):
@@ -132,8 +123,8 @@ class GTerms(NamedTuple):
 class Networks(NamedTuple):
     """The pair."""
 
-    generator: MnistGenerator
-    discriminator: MnistDiscriminator
+    generator: Generator
+    discriminator: Discriminator
 
     def split(self, routing: Routing) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """The parameters that D's step and that G's step trains; in the latter G's come first."""
@@ -157,7 +148,7 @@ def d_grads(
     latents: LatentBatch,
     scale: Scale = unscaled,
     *,
-    warped: Tensor | None = None,
+    warped: Warped | None = None,
     together: bool = True,
 ) -> tuple[Gradients, DTerms]:
     """Gradients of D's loss, −log D(x) − log(1 − D(G(z))) + λ·NLL, in `params`.
@@ -177,9 +168,10 @@ def d_grads(
     generator = networks.generator
     with torch.no_grad():
         fake = generator(latents.input, "batch")
-    kinds = [x.to(fake.dtype) for x in (real, fake, warped) if x is not None]
+    copies = [] if warped is None else [warped.images]
+    kinds = [x.to(fake.dtype) for x in (real, fake, *copies)]
     of_real, of_fake, *of_warped = _features(networks, kinds, together)
-    total, terms, _ = _d_loss(networks, objective, of_real, of_fake, latents, *of_warped)
+    total, terms, _ = _d_loss(networks, objective, of_real, of_fake, latents, warped, *of_warped)
     if objective.r1 or objective.r2:
         total = total + objective.penalty(networks.discriminator, *kinds[:2])
     with asking("weights"):
@@ -204,6 +196,7 @@ def _d_loss(
     of_real: Tensor,
     of_fake: Tensor,
     latents: LatentBatch,
+    warped: Warped | None = None,
     of_warped: Tensor | None = None,
 ) -> tuple[Tensor, DTerms, Tensor]:
     """D's loss from its features, and D's logits of real images."""
@@ -213,15 +206,15 @@ def _d_loss(
     q = discriminator.q(shared, "batch")
     loss, information, nll = objective.losses("discriminator", logits, q, latents)
     total = loss if objective.routing == "generator-step" else loss + information
-    if of_warped is None:
+    if warped is None or of_warped is None or objective.real is None:
         # Q has no loss on real images, but its running statistics are theirs.
         with torch.no_grad():
             discriminator.q(of_real, "update")
         nats = torch.zeros_like(loss)
     else:
         on_real, on_warped = discriminator.q(of_real, "update"), discriminator.q(of_warped, "batch")
-        found = objective.of_real(on_real, on_warped)
-        total, nats = total - objective.real_weight * found.objective, found.nats
+        of_copies, nats = objective.real.loss(on_real, on_warped, warped.change)
+        total = total + of_copies
     real_logits, fake_logits = logits.detach().chunk(2)
     on_real, on_fake = _probability(real_logits), _probability(fake_logits)
     return total, DTerms(loss.detach(), on_real, on_fake, nll, nats.detach()), real_logits
@@ -312,7 +305,7 @@ def shared_grads(
     latents: LatentBatch,
     scale: Scale = unscaled,
     *,
-    warped: Tensor | None = None,
+    warped: Warped | None = None,
 ) -> tuple[Gradients, DTerms, Gradients, GTerms]:
     """What `d_grads` and `g_grads` give for the same latents and weights, from one pass.
 
@@ -325,11 +318,12 @@ def shared_grads(
     discriminator = networks.discriminator
     fake = generate(networks, latents)
     seen = fake.detach().requires_grad_()
-    kinds = [x.to(fake.dtype) for x in (real, warped) if x is not None]
+    copies = [] if warped is None else [warped.images]
+    kinds = [x.to(fake.dtype) for x in (real, *copies)]
     of_real, *of_warped = _features(networks, kinds)
     of_fake = discriminator.trunk(seen, "batch")
     total, d_terms, real_logits = _d_loss(
-        networks, objective, of_real, of_fake, latents, *of_warped
+        networks, objective, of_real, of_fake, latents, warped, *of_warped
     )
     if objective.r1 or objective.r2:
         total = total + objective.penalty(discriminator, kinds[0], seen)

@@ -6,6 +6,9 @@ the categories that Q gives a real image and a warped copy of it must tell as mu
 each other. Only what a warp leaves alone can, and only if all categories are used. No label is
 seen; what is known beforehand is the choice of warps.
 
+Continuous codes may follow what the categories ignore: the first is to move with a warp's slant,
+the second with its stroke width. Then G, whose images Q must read, gives them that meaning.
+
 Mutual information of the two predictions: Ji, Henriques and Vedaldi 2019 ("Invariant information
 clustering", eq. 3); of a prediction and its image under augmentation: Hu et al. 2017 (IMSAT).
 """
@@ -28,6 +31,7 @@ from .philox import Stream
 # using all categories start all of them at once (docs/quality.md has the figures).
 SHARPNESS = 10.0  # multiplies the logits
 BALANCE = 2.0  # weight of the categories' entropy; 1 is the mutual information itself
+FOLLOWED = 0.75  # how far the greatest warp moves a code that follows it; a uniform one spans ±1
 _SMALL = 1e-10
 
 
@@ -55,12 +59,54 @@ def mutual_information(first: Tensor, second: Tensor, balance: float = BALANCE) 
     return Information(2 * balance * entropy - together, 2 * entropy - together)
 
 
+class Warped(NamedTuple):
+    """Copies of images, and what was done to them that a continuous code may follow."""
+
+    images: Tensor  # [B, C, H, W]
+    change: Tensor  # [B, 2]: of slant and stroke width, in ±1 of the most that the warp does
+
+
+@dataclass(frozen=True)
+class RealTerms:
+    """What Q is asked on real images and their warped copies."""
+
+    weight: float = 0.0  # of the categories' information
+    categories: slice | None = None  # their columns of Q's output
+    follow: float = 0.0  # weight of the codes' following
+    followers: tuple[int, ...] = ()  # columns of Q's output, the means of at most two codes
+    changes: tuple[int, ...] = ()  # which column of `Warped.change` each follows
+
+    def loss(self, q: Tensor, of_warped: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
+        """(what is added to D's loss, the categories' information in nats).
+
+        Args:
+            q, of_warped: Q's output [B, q_dim] on real images and on their copies.
+            change: [B, 2], as in `Warped`.
+        """
+        wide = torch.promote_types(q.dtype, torch.float32)
+        q, of_warped = q.to(wide), of_warped.to(wide)
+        total = nats = q.new_zeros(())
+        if self.weight:
+            assert self.categories is not None
+            first, second = (x[:, self.categories] * SHARPNESS for x in (q, of_warped))
+            objective, nats = mutual_information(first.softmax(1), second.softmax(1))
+            total = total - self.weight * objective
+        if self.follow:
+            # Columns one by one: an index in a list is a tensor made anew, and copied to a device.
+            for column, which in zip(self.followers, self.changes, strict=True):
+                moved = of_warped[:, column] - q[:, column]
+                miss = moved - FOLLOWED * change[:, which].to(wide)
+                total = total + self.follow * miss.square().mean()
+        return total, nats.detach()
+
+
 @dataclass(frozen=True)
 class Warp:
-    """Random affine maps, and mirroring: what a category should not depend on.
+    """Random affine maps, mirroring, thicker and thinner strokes: what a category is to bear.
 
     Each is uniform in ± its value: `rotate` in degrees, `scale` of each axis, `shear`, `shift` in
-    parts of the side. `flip` is the probability of mirroring left and right.
+    parts of the side, `thickness` in pixels on either side of a bright stroke (at most 1). `flip`
+    is the probability of mirroring left and right.
     """
 
     rotate: float = 0.0
@@ -68,6 +114,12 @@ class Warp:
     shear: float = 0.0
     shift: float = 0.0
     flip: float = 0.0
+    thickness: float = 0.0
+
+    @property
+    def changes(self) -> tuple[int, ...]:
+        """The columns of `Warped.change` in which it does anything."""
+        return (0,) * bool(self.rotate or self.shear) + (1,) * bool(self.thickness)
 
     def __call__(
         self,
@@ -77,7 +129,7 @@ class Warp:
         step: int | Tensor,
         first_row: int = 0,
         background: float = 0.0,
-    ) -> Tensor:
+    ) -> Warped:
         """Warped copies of images [B, C, H, W]; what comes in from outside is `background`.
 
         Row i's warp is a function of (seed, step, first_row + i): see `philox`.
@@ -85,7 +137,7 @@ class Warp:
         rows = images.shape[0]
         drawn = philox.words(
             rows,
-            7,
+            8,
             seed=seed,
             step=step & 0xFFFFFFFF,
             stream=Stream.WARP,
@@ -109,11 +161,24 @@ class Warp:
         wide = images.to(torch.promote_types(images.dtype, torch.float32))
         grid = F.affine_grid(matrix.to(wide.dtype), list(images.shape), align_corners=False)
         warped = F.grid_sample(wide - background, grid, align_corners=False) + background
-        return warped.to(images.dtype)
+        thicker = u[:, 7] * 2 - 1
+        if self.thickness:
+            warped = _thickened(warped, self.thickness * thicker.to(warped.dtype))
+        # To first order a turn slants as much as a shear of its angle.
+        most = self.shear + math.radians(self.rotate)
+        slant = (shear - angle) / most if most else torch.zeros_like(shear)
+        return Warped(warped.to(images.dtype), torch.stack((slant, thicker), 1))
+
+
+def _thickened(images: Tensor, by: Tensor) -> Tensor:
+    """Bright strokes widened (by > 0) or thinned (by < 0); by: [B], ±1 is a pixel on each side."""
+    by = by.view(-1, 1, 1, 1)
+    wider, thinner = F.max_pool2d(images, 3, 1, 1), -F.max_pool2d(-images, 3, 1, 1)
+    return images + by.clamp(min=0) * (wider - images) - by.clamp(max=0) * (thinner - images)
 
 
 def parse_warp(text: str) -> Warp:
-    """The warp of "rotate=20,scale=0.15,shear=0.3,shift=0.06,flip=0.5". Raises ValueError."""
+    """The warp of "rotate=20,scale=0.15,shear=0.3,flip=0.5" and the like. Raises ValueError."""
     known = {field.name for field in fields(Warp)}
     values: dict[str, float] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):

@@ -15,7 +15,7 @@ from .cli import say
 from .config import TrainConfig
 from .errors import UserError
 from .latents import LatentSpec
-from .networks import MnistDiscriminator, MnistGenerator, mnist_pair
+from .networks import Discriminator, Generator, pair
 
 LOCK_SECONDS = 10.0
 
@@ -94,8 +94,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 class Loaded(NamedTuple):
     """A run in memory, its networks in eval mode; as `load` gives them, on the CPU."""
 
-    generator: MnistGenerator  # the averaged weights (EMA)
-    discriminator: MnistDiscriminator
+    generator: Generator  # the averaged weights (EMA)
+    discriminator: Discriminator
     spec: LatentSpec
 
 
@@ -128,9 +128,8 @@ def load_all(path: Path) -> tuple[Loaded, TrainConfig, Checkpoint]:
 def networks_of(run_config: TrainConfig, found: Checkpoint) -> Loaded:
     """The networks of a checkpoint."""
     spec = run_config.spec()
-    generator, discriminator = mnist_pair(
-        spec.input_dim, spec.q_dim, run_config.image_size, run_config.channels
-    )
+    sizes = (spec.input_dim, spec.q_dim, run_config.image_size, run_config.channels)
+    generator, discriminator = pair(run_config.networks, *sizes)
     saved = found.tensors["model"]
     for name, module in (("generator_ema", generator), ("discriminator", discriminator)):
         prefix = f"{name}."

@@ -18,7 +18,7 @@ from .cli import run_command
 from .data import from_range
 from .errors import UserError
 from .latents import Categorical, Gaussian, LatentSpec, Uniform
-from .networks import MnistGenerator
+from .networks import Generator
 from .scores import in_order
 
 _GAP, _TILE = 2, 56  # pixels between tiles; the least a tile is enlarged to
@@ -44,7 +44,7 @@ class SampleConfig:
 
 @torch.no_grad()
 def traversal(
-    generator: MnistGenerator,
+    generator: Generator,
     spec: LatentSpec,
     code: int,
     *,

@@ -29,8 +29,8 @@ from .gradients import (
     shared_grads,
     unscaled,
 )
-from .invariance import parse_warp
-from .latents import Categorical, LatentBatch, LatentSpec
+from .invariance import RealTerms, Warped, parse_warp
+from .latents import Categorical, Gaussian, LatentBatch, LatentSpec, Uniform
 from .networks import initialise, pair
 from .parallel import Ranks
 from .philox import Stream
@@ -55,7 +55,7 @@ __all__ = [
 def build(config: TrainConfig, spec: LatentSpec) -> Networks:
     """The preset's networks with weights drawn from the seed, on the CPU."""
     sizes = (spec.input_dim, spec.q_dim, config.image_size, config.channels)
-    networks = Networks(*pair(config.networks, *sizes))  # type: ignore[arg-type]
+    networks = Networks(*pair(config.networks, *sizes))
     draw = torch.Generator().manual_seed(config.seed)
     for network in networks:
         initialise(network, draw)
@@ -90,12 +90,25 @@ def fused_adam(flat: Flat, lr: float, config: TrainConfig) -> torch.optim.Adam:
     return optimizer
 
 
-def first_categorical(spec: LatentSpec) -> slice | None:
-    """Q's columns of the first categorical code, or none."""
+def real_terms(config: TrainConfig, spec: LatentSpec) -> RealTerms | None:
+    """What is asked on real images: of the first categorical and the first continuous codes."""
+    if not (config.real_info or config.follow):
+        return None
+    categories: list[slice] = []
+    means: list[int] = []
     for code, slot in zip(spec.codes, spec.slots, strict=True):
         if isinstance(code, Categorical):
-            return slot.q
-    return None
+            categories.append(slot.q)
+        elif isinstance(code, Uniform | Gaussian):
+            means += range(slot.q.start, slot.q.start + code.dim)
+    changes = parse_warp(config.warp).changes[: len(means)]
+    return RealTerms(
+        config.real_info,
+        categories[0] if categories else None,
+        config.follow,
+        tuple(means[: len(changes)]),
+        changes,
+    )
 
 
 class Functions(NamedTuple):
@@ -152,7 +165,7 @@ class Step:
             network.to(device=ranks.device)
             network.to(memory_format=self.policy.memory_format)  # type: ignore[call-overload]
         self.schedule = Schedule(config, spec, ranks.device)
-        self.warp = parse_warp(config.warp) if config.real_info else None
+        self.warp = parse_warp(config.warp) if config.real_info or config.follow else None
         self.balance: Balance | None = None
         if config.balance_codes:
             self.balance = Balance(spec, config.balance_codes, config.backend).to(ranks.device)
@@ -161,8 +174,7 @@ class Step:
             self.schedule.weights,
             config.routing,
             config.backend,
-            config.real_info,
-            first_categorical(spec),
+            real_terms(config, spec),
             config.objective,
             config.label_smoothing,
             config.r1,
@@ -342,8 +354,8 @@ class Step:
             first_row=self.ranks.rank * batch,
         )
 
-    def _warped(self, step: int | Tensor, real: Tensor) -> Tensor | None:
-        """Warped copies of the real images, where the categories are to bear them."""
+    def _warped(self, step: int | Tensor, real: Tensor) -> Warped | None:
+        """Warped copies of the real images, where Q is asked about them."""
         if self.warp is None:
             return None
         return self.warp(

@@ -32,7 +32,7 @@ from fastinfogan import data, device, parallel
 from fastinfogan.config import TrainConfig
 from fastinfogan.latents import LatentBatch
 from fastinfogan.losses import adversarial_losses, info_loss
-from fastinfogan.networks import MnistDiscriminator, MnistGenerator
+from fastinfogan.networks import Discriminator, Generator, MnistGenerator
 from fastinfogan.parallel import Pending, Ranks
 from fastinfogan.philox import Stream
 from fastinfogan.presets import PRESETS
@@ -77,7 +77,7 @@ class Loss(nn.Module):
 class DLoss(Loss):
     """D's and Q's: on real images and on fakes, each by its own statistics."""
 
-    def __init__(self, config: TrainConfig, discriminator: MnistDiscriminator) -> None:
+    def __init__(self, config: TrainConfig, discriminator: Discriminator) -> None:
         super().__init__(config)
         self.discriminator = discriminator
 
@@ -92,7 +92,7 @@ class GLoss(Loss):
     """G's. D is no part of the module, so that DDP leaves it alone."""
 
     def __init__(
-        self, config: TrainConfig, generator: MnistGenerator, discriminator: MnistDiscriminator
+        self, config: TrainConfig, generator: Generator, discriminator: Discriminator
     ) -> None:
         super().__init__(config)
         self.generator = generator

@@ -37,6 +37,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "info_start": ("30", 30),
     "info_ramp": ("40", 40),
     "real_info": ("2.5", 2.5),
+    "follow": ("1.5", 1.5),
     "warp": ("rotate=5,flip=0.5", "rotate=5,flip=0.5"),
     "objective": ("hinge", "hinge"),
     "label_smoothing": ("0.1", 0.1),
@@ -137,8 +138,18 @@ class TestCommandLine:
 
 
 class TestPresets:
-    def test_mnist_is_the_papers_recipe_under_another_name(self):
-        assert replace(PRESETS["mnist"], preset="mnist-paper") == PRESETS["mnist-paper"]
+    def test_mnist_differs_from_the_papers_recipe_in_what_it_says_alone(self):
+        extension = {"real_info", "follow", "warp", "info_start", "info_ramp"}
+        rates = {"lr_d", "decay_start", "decay_steps", "steps"}
+        ours, papers = PRESETS["mnist"], PRESETS["mnist-paper"]
+        fields = extension | rates | {"preset"}
+        changed = {name for name in FIELDS if getattr(ours, name) != getattr(papers, name)}
+        assert changed <= fields
+
+    def test_the_papers_recipe_has_no_extension(self):
+        config = PRESETS["mnist-paper"]
+        off = ("real_info", "follow", "info_start", "info_ramp", "decay_steps", "label_smoothing")
+        assert not any(getattr(config, name) for name in off)
 
     def test_mnist_paper_has_the_papers_values(self):
         """Appendix C.1, and openai/InfoGAN where the paper is silent."""

@@ -13,11 +13,19 @@ from torch import Tensor
 from fastinfogan import config as config_module
 from fastinfogan.config import TrainConfig
 from fastinfogan.errors import UserError
+from fastinfogan.factors import slant
 from fastinfogan.gradients import d_grads, shared_grads
-from fastinfogan.invariance import Warp, mutual_information, parse_warp
+from fastinfogan.invariance import (
+    FOLLOWED,
+    RealTerms,
+    Warp,
+    Warped,
+    mutual_information,
+    parse_warp,
+)
 from fastinfogan.philox import Stream
 from fastinfogan.schedule import LEAST_RATE, Schedule
-from fastinfogan.step import Objective, Step, build, first_categorical
+from fastinfogan.step import Objective, Step, build, real_terms
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -89,14 +97,14 @@ def spot(side: int = 9, row: int = 2, column: int = 4) -> Tensor:
 
 def test_no_warp_leaves_images_as_they_are():
     images = torch.rand(3, 2, 8, 8)
-    torch.testing.assert_close(Warp()(images, seed=0, step=0), images, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(Warp()(images, seed=0, step=0).images, images, atol=1e-6, rtol=1e-5)
 
 
 def test_a_flip_mirrors_left_and_right():
     images = torch.rand(4, 1, 8, 8)
-    flipped = Warp(flip=1.0)(images, seed=3, step=1)
+    flipped = Warp(flip=1.0)(images, seed=3, step=1).images
     torch.testing.assert_close(flipped, images.flip(3), atol=1e-5, rtol=1e-5)
-    some = Warp(flip=0.5)(images[:1].expand(400, 1, 8, 8), seed=3, step=1)
+    some = Warp(flip=0.5)(images[:1].expand(400, 1, 8, 8), seed=3, step=1).images
     share = float((some[:, 0] - images[0, 0]).abs().amax((1, 2)).gt(1e-4).float().mean())
     assert 0.4 < share < 0.6
 
@@ -108,7 +116,7 @@ def test_each_warp_reaches_as_far_as_it_says_and_no_further():
     y, x = torch.meshgrid(*[torch.arange(side) - 16.0] * 2, indexing="ij")
 
     def centre(warp: Warp) -> tuple[Tensor, Tensor]:
-        out = warp(image.expand(rows, 1, side, side), seed=0, step=0)[:, 0]
+        out = warp(image.expand(rows, 1, side, side), seed=0, step=0).images[:, 0]
         mass = out.sum((1, 2))
         return (out * y).sum((1, 2)) / mass, (out * x).sum((1, 2)) / mass
 
@@ -128,17 +136,42 @@ def test_each_warp_reaches_as_far_as_it_says_and_no_further():
 def test_a_row_s_warp_depends_on_its_place_in_the_global_batch_alone():
     images = torch.rand(8, 1, 8, 8)
     warp = parse_warp(CONFIG.warp)
-    whole = warp(images, seed=5, step=7)
-    halves = [warp(images[i : i + 4], seed=5, step=7, first_row=i) for i in (0, 4)]
+    whole = warp(images, seed=5, step=7).images
+    halves = [warp(images[i : i + 4], seed=5, step=7, first_row=i).images for i in (0, 4)]
     assert torch.equal(torch.cat(halves), whole)
-    assert torch.equal(warp(images, seed=5, step=torch.tensor(7)), whole)
-    assert not torch.equal(warp(images, seed=5, step=8), whole)
-    assert not torch.equal(warp(images, seed=6, step=7), whole)
+    assert torch.equal(warp(images, seed=5, step=torch.tensor(7)).images, whole)
+    assert not torch.equal(warp(images, seed=5, step=8).images, whole)
+    assert not torch.equal(warp(images, seed=6, step=7).images, whole)
+
+
+def stroke(side: int = 28, slant: float = 0.0) -> Tensor:
+    """A bar three pixels wide, as high as a digit."""
+    y, x = torch.meshgrid(*[torch.arange(float(side)) - (side - 1) / 2] * 2, indexing="ij")
+    away = (x + slant * y).abs()
+    return ((2 - away).clamp(0, 1) * (y.abs() < side / 3))[None, None]
+
+
+def test_a_change_of_slant_is_told_as_it_is_measured():
+    for warp in (Warp(shear=0.3), Warp(rotate=15), Warp(rotate=15, shear=0.3)):
+        copies = warp(stroke().expand(300, 1, 28, 28), seed=0, step=0)
+        measured = torch.from_numpy(slant(copies.images[:, 0].numpy()))
+        assert torch.corrcoef(torch.stack((measured, copies.change[:, 0])))[0, 1].abs() > 0.99
+        assert copies.change[:, 0].abs().max() <= 1
+
+
+def test_a_change_of_thickness_is_told_as_it_is_measured():
+    copies = Warp(thickness=1.0)(stroke().expand(300, 1, 28, 28), seed=0, step=0)
+    area = copies.images.sum((1, 2, 3))
+    assert torch.corrcoef(torch.stack((area, copies.change[:, 1])))[0, 1] > 0.99
+    # 3 pixels by 18: nearly 1 by 16 at the thinnest, 5 by 20 at the widest
+    assert area.min() == pytest.approx(1 * 16, abs=2)
+    assert area.max() == pytest.approx(5 * 20, abs=2)
+    assert copies.change[:, 0].abs().max() == 0
 
 
 def test_what_comes_in_from_outside_is_the_background():
     images = torch.full((16, 1, 8, 8), -1.0)
-    out = Warp(rotate=45, shift=0.3)(images, seed=0, step=0, background=-1.0)
+    out = Warp(rotate=45, shift=0.3)(images, seed=0, step=0, background=-1.0).images
     torch.testing.assert_close(out, images)
 
 
@@ -152,10 +185,12 @@ def test_no_other_draw_shares_the_warps_random_numbers():
     shear=st.floats(0, 2),
     shift=st.floats(0, 1),
     flip=st.floats(0, 1),
+    thickness=st.floats(0, 1),
 )
-def test_a_warp_reads_back_what_its_text_says(rotate, scale, shear, shift, flip):
-    warp = Warp(rotate, scale, shear, shift, flip)
+def test_a_warp_reads_back_what_its_text_says(rotate, scale, shear, shift, flip, thickness):
+    warp = Warp(rotate, scale, shear, shift, flip, thickness)
     text = f"rotate={rotate!r}, scale={scale!r},shear={shear!r},shift={shift!r},flip={flip!r}"
+    text += f", thickness={thickness!r}"
     assert parse_warp(text) == warp
 
 
@@ -182,6 +217,10 @@ def test_a_bad_warp_is_told_in_one_line(text, told):
 def test_it_is_refused_without_a_category_or_where_q_would_not_learn_it():
     with pytest.raises(UserError, match="categorical"):
         config_module.check(replace(CONFIG, codes="uniform"))
+    with pytest.raises(UserError, match="continuous"):
+        config_module.check(replace(CONFIG, follow=1.0, codes="cat3"))
+    with pytest.raises(UserError, match="shear"):
+        config_module.check(replace(CONFIG, follow=1.0, warp="shift=0.1"))
     with pytest.raises(UserError, match="routing"):
         config_module.check(replace(CONFIG, routing="generator-step"))
 
@@ -189,48 +228,58 @@ def test_it_is_refused_without_a_category_or_where_q_would_not_learn_it():
 # In the step
 
 
-def of_step(real_weight: float, mode: str, columns: slice | None):
+def of_step(terms: RealTerms, mode: str):
     networks = build(CONFIG, SPEC)
     for network in networks:
         network.double()
         draw = torch.Generator().manual_seed(1)
         for p in network.parameters():
             torch.nn.init.normal_(p, 0.1, 0.1, generator=draw)
-    goal = Objective(
-        SPEC, torch.zeros(3, dtype=torch.float64), "openai", "auto", real_weight, columns
-    )
+    goal = Objective(SPEC, torch.zeros(3, dtype=torch.float64), "openai", "auto", terms)
     d_params, g_params = networks.split("openai")
     draw = torch.Generator().manual_seed(2)
     real, warped = torch.rand(2, 8, 1, 8, 8, generator=draw, dtype=torch.float64).unbind()
+    change = 2 * torch.rand(8, 2, generator=draw, dtype=torch.float64) - 1
+    copies = Warped(warped, change)
     latents = SPEC.sample(8, seed=0)
     latents = latents._replace(input=latents.input.double(), continuous=latents.continuous.double())
     if mode == "shared":
-        grads, terms, *_ = shared_grads(
-            networks, goal, d_params, g_params, real, latents, warped=warped
+        grads, told, *_ = shared_grads(
+            networks, goal, d_params, g_params, real, latents, warped=copies
         )
     else:
-        grads, terms = d_grads(
-            networks, goal, d_params, real, latents, warped=warped, together=mode == "together"
+        grads, told = d_grads(
+            networks, goal, d_params, real, latents, warped=copies, together=mode == "together"
         )
-    return networks.discriminator, (real, warped), grads, terms
+    return networks.discriminator, real, copies, grads, told
 
 
 @pytest.mark.parametrize("mode", ["together", "apart", "shared"])
-def test_it_adds_its_weight_times_its_gradient_to_d_s(mode):
-    columns = first_categorical(SPEC)
-    assert columns == slice(1, 4)
-    discriminator, (real, warped), grads, terms = of_step(2.0, mode, columns)
-    _, _, without, _ = of_step(0.0, mode, columns)
-    qs = [discriminator(x, "batch")[1][:, 1:4] for x in (real, warped)]
-    found = mutual_information(*((10 * q).softmax(1) for q in qs))
-    assert float(terms.real_information) == pytest.approx(found.nats.item())
-    truth = torch.autograd.grad(
-        -2 * found.objective, list(discriminator.parameters()), allow_unused=True
-    )
-    expected = [0 if t is None else t for t in truth]
+@pytest.mark.parametrize(("weight", "follow"), [(2.0, 0.0), (0.0, 3.0), (2.0, 3.0)])
+def test_it_adds_its_weights_times_its_gradients_to_d_s(mode, weight, follow):
+    terms = RealTerms(weight, slice(1, 4), follow, (0, 5), (1, 0))
+    discriminator, real, copies, grads, told = of_step(terms, mode)
+    _, _, _, without, _ = of_step(RealTerms(0.0, slice(1, 4), 0.0), mode)
+    first, second = (discriminator(x, "batch")[1] for x in (real, copies.images))
+    found = mutual_information(*((10 * q[:, 1:4]).softmax(1) for q in (first, second)))
+    assert told.real_information.item() == pytest.approx(found.nats.item() if weight else 0)
+    moved = (second - first)[:, [0, 5]]
+    miss = (moved - FOLLOWED * copies.change.flip(1)).square().mean(0).sum()
+    loss = -weight * found.objective + follow * miss
+    truth = torch.autograd.grad(loss, list(discriminator.parameters()), allow_unused=True)
     # split() puts Q's parameters last, as the discriminator does
-    for got, base, extra in zip(grads, without, expected, strict=True):
-        torch.testing.assert_close(got - base, torch.zeros_like(base) + extra, atol=1e-9, rtol=1e-7)
+    for got, base, t in zip(grads, without, truth, strict=True):
+        extra = torch.zeros_like(base) if t is None else t
+        torch.testing.assert_close(got - base, extra, atol=1e-9, rtol=1e-7)
+
+
+def test_the_first_codes_of_their_kind_are_asked():
+    config = replace(CONFIG, codes="bernoulli,uniform,cat3,cat4,gaussian2:learned", follow=3.0)
+    terms = real_terms(config, config.spec())
+    assert terms == RealTerms(2.0, slice(2, 5), 3.0, (1, 9), (0, 1))
+    thin = replace(config, warp="thickness=1", codes="cat3,uniform,uniform")
+    assert real_terms(thin, thin.spec()) == RealTerms(2.0, slice(0, 3), 3.0, (3,), (1,))
+    assert real_terms(replace(config, real_info=0.0, follow=0.0), config.spec()) is None
 
 
 @pytest.mark.parametrize("mode", ["alternating", "shared"])
@@ -238,7 +287,7 @@ def test_a_step_with_it_raises_the_information_on_real_images(cpu_ranks, mode):
     config = replace(CONFIG, step=mode, lr_d=3e-3)
     step = Step(config, SPEC, cpu_ranks("no"))
     real = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    told = [float(step(n, real)[0].real_information) for n in range(40)]
+    told = [float(step(n, real)[0].real_information) for n in range(80)]
     assert sum(told[-5:]) / 5 > sum(told[:5]) / 5 + 0.3
 
 

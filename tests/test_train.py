@@ -247,7 +247,7 @@ def test_a_run_leaves_what_the_contract_lists(data: Path, tmp_path: Path) -> Non
         )
     pictures = {p.name for p in (tmp_path / "samples").iterdir()}
     grids = {f"step-{s:08d}-{c}.png" for s in (0, 3, 6) for c in ("c1_categorical", "c2_uniform")}
-    assert pictures == grids | {"real.png", "curves.png"}
+    assert pictures == grids | {"real.png", "curves.png", "contingency.png"}
     evaluation = json.loads((tmp_path / "eval.json").read_text())
     assert evaluation["step"] == 6
     assert evaluation["code_scored"] == "c1_categorical"
