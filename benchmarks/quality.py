@@ -88,8 +88,8 @@ def accuracies(run: RunDir) -> list[tuple[int, float, float]]:
     """(updates, code accuracy, time of writing) of each checkpoint."""
     run_config = run.read_config()
     assert run_config is not None
-    sizes = {"image_size": run_config.image_size, "channels": run_config.channels}
-    test = data.load(run_config.data, **sizes, stream="never")["test"]
+    side, channels = run_config.image_size, run_config.channels
+    test = data.load(run_config.data, image_size=side, channels=channels, stream="never")["test"]
     if test.labels is None:
         return []
     images, labels = torch.from_numpy(test.images[:]), test.labels.astype(np.int64)
