@@ -36,7 +36,7 @@ SHOWN = {
     "frechet": "Fréchet",
     "obedience": "obedience",
     "slant": "slant ρ",
-    "width": "width ρ",
+    "stroke_width": "width ρ",
     "images_per_second": "images/s",
     "seconds": "seconds",
     "peak_mib": "peak MiB",
@@ -137,9 +137,10 @@ def measure(config: Config, seed: int) -> dict[str, Any]:
 def value(record: dict[str, Any], key: str) -> float | None:
     """A figure of a record or of its evaluation; of the factors the best code's |ρ|."""
     result = record["result"]
-    if key in ("slant", "width"):
-        factors = (result.get("factors") or {}).get(key)
-        return max((abs(rho) for rho in factors.values()), default=None) if factors else None
+    if key in ("slant", "stroke_width"):
+        codes = (result.get("factors") or {}).get(key) or {}
+        rhos = [abs(c["within"]) for c in codes.values() if c["within"] is not None]
+        return max(rhos, default=None)
     found = record.get(key, result.get(key))
     return None if found is None else float(found)
 
