@@ -136,7 +136,7 @@ def test_what_alters_the_path_of_the_weights_is_refused_by_name(
     assert run(data, tmp_path, "--steps", "4", "--seed", "7", "--lr-d", "0.1") == 2
     line = last_line(capsys)
     assert "seed 0 -> 7" in line
-    assert "lr_d 0.0002 -> 0.1" in line
+    assert "lr_d 0.0005 -> 0.1" in line
     assert "steps" not in line
 
 
@@ -339,7 +339,9 @@ def test_own_colour_images_from_a_folder_and_a_code_of_every_kind(tmp_path: Path
 
 
 def test_training_teaches_q_the_code(data: Path, tmp_path: Path) -> None:
-    assert run(data, tmp_path, "--steps", "60", "--log-every", "5", "--precision", "fp32") == 0
+    at_once = ("--info-start", "0", "--info-ramp", "0", "--real-info", "0", "--follow", "0")
+    options = ("--steps", "60", "--log-every", "5", "--precision", "fp32", "--lr-d", "2e-4")
+    assert run(data, tmp_path, *options, *at_once) == 0
     bound = [r["information"]["c1_categorical"] for r in records(tmp_path)]
     assert bound[-1] > 0.6 > 0.3 > bound[0]  # of log 3 = 1.10 nats
 
