@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -70,18 +71,27 @@ class Config:
 
 
 def train(config: Config, seed: int, folder: Path) -> dict[str, float | None]:
-    """Run or resume the command; the seconds it took, where it was not interrupted."""
+    """Run or resume the command. When it began, its seconds, its peak; None where it resumed."""
     fresh = not (folder / "config.yaml").exists()
     command = [sys.executable, "-m", "fastinfogan.train", config.preset, "--seed", str(seed)]
     command += ["--out", str(folder), "--keep", "1000", *config.options.split()]
     command += ["--checkpoint-every", str(config.checkpoint_every)]
     began = time.time()
-    subprocess.run(["/usr/bin/env", *command], check=True)
-    took = time.time() - began
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    return {"began": began if fresh else None, "seconds": took, "peak_mib": peak}
+    process = subprocess.Popen(command)
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+    except KeyboardInterrupt:  # the run has it too, and saves
+        process.wait()
+        raise
+    if status:
+        raise SystemExit(f"seed {seed}: the run ended with {os.waitstatus_to_exitcode(status)}")
+    if not fresh:  # this process saw a part of the run
+        return {"began": None, "seconds": None, "peak_mib": None}
+    return {
+        "began": began,
+        "seconds": time.time() - began,
+        "peak_mib": usage.ru_maxrss / 1024,
+    }
 
 
 def accuracies(run: RunDir) -> list[tuple[int, float, float]]:
@@ -116,7 +126,7 @@ def measure(config: Config, seed: int) -> dict[str, Any]:
         "updates": result["step"],
         "threads": json.loads(run.environment.read_text())["threads"],
         "images_per_second": median(rates) if rates else None,
-        "seconds": None if times["began"] is None else times["seconds"],
+        "seconds": times["seconds"],
         "peak_mib": times["peak_mib"],
         "result": result,
     }
@@ -127,7 +137,7 @@ def measure(config: Config, seed: int) -> dict[str, Any]:
         if reached:
             step, wrote = reached[0]
             record[f"updates_to_{level}"] = step
-            if times["began"] is not None:
+            if times["began"] is not None:  # the file's time, so a save is in it
                 record[f"seconds_to_{level}"] = wrote - times["began"]
     for path in checkpoint.list_newest_first(run.checkpoints)[1:]:
         shutil.rmtree(path)

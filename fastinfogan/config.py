@@ -58,8 +58,9 @@ class TrainConfig:
     hf:ID[:CONFIG], idx:PATH, npz:PATH, npy:PATH or folder:PATH (its sub-folders become labels,
     which evaluation alone sees)."""
     stream: Literal["auto", "always", "never"] = "auto"
-    """Read npy:PATH and folder:PATH while training instead of before it; the batches are the same.
-    auto: where they take over 4 GiB decoded, or over a quarter of the available memory."""
+    """Read npy:PATH, folder:PATH, celeba, dsprites or hf:ID while training instead of before it;
+    the batches are the same. auto: where they take over 4 GiB decoded, or over a quarter of the
+    available memory."""
     out: Path | None = None
     """The run's folder; runs/PRESET by default."""
     resume: str = "auto"

@@ -22,9 +22,7 @@ from torch import Tensor, nn
 from . import philox
 from .latents import LatentBatch, LatentSpec
 from .networks_base import Discriminator, Generator
-
-# Streams of random numbers beside those of `philox.Stream`.
-PAIR_LATENTS, PAIR_FACTORS = 16, 17
+from .philox import Stream
 
 
 class Pairs(NamedTuple):
@@ -54,7 +52,7 @@ def draw_pairs(
         device=device,
         seed=seed,
         step=step,
-        stream=PAIR_LATENTS,
+        stream=Stream.PAIR_LATENTS,
         first_row=2 * first_pair,
     )
     word = philox.words(
@@ -63,7 +61,7 @@ def draw_pairs(
         device=device,
         seed=seed,
         step=step & 0xFFFFFFFF,
-        stream=PAIR_FACTORS,
+        stream=Stream.PAIR_FACTORS,
         first_row=first_pair,
     )
     factor = philox.below(word, n_factors(spec))  # [P, 1]

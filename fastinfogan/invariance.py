@@ -9,6 +9,9 @@ seen; what is known beforehand is the choice of warps.
 Continuous codes may follow what the categories ignore: the first is to move with a warp's slant,
 the second with its stroke width. Then G, whose images Q must read, gives them that meaning.
 
+The joint distribution is that of a rank's own batch: unlike the paper's losses, two ranks of B are
+not one of 2B.
+
 Mutual information of the two predictions: Ji, Henriques and Vedaldi 2019 ("Invariant information
 clustering", eq. 3); of a prediction and its image under augmentation: Hu et al. 2017 (IMSAT).
 """

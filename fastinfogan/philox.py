@@ -30,6 +30,8 @@ class Stream(IntEnum):
     SAMPLES = 3
     ORDER = 4
     WARP = 5
+    PAIR_LATENTS = 16
+    PAIR_FACTORS = 17
 
 
 def philox4x32(counter: tuple[Tensor, ...], key: tuple[int, int]) -> tuple[Tensor, ...]:

@@ -74,6 +74,9 @@ def choose(config: TrainConfig, ranks: Ranks) -> Policy:
         reason = "a GPU waits for the host otherwise"
     if "auto" not in (config.compile, config.capture) or (not nvidia and config.compile != "auto"):
         reason = "as asked"
+    if config.r1 or config.r2:  # `config.check` refuses what asks for either
+        compiled = captured = False
+        reason = "a gradient penalty is differentiated twice, which compilers do not do"
     formats = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
     return Policy(
         DTYPES[ranks.accelerator.mixed_precision],

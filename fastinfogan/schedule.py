@@ -39,14 +39,13 @@ class Schedule:
         elif factors is not None:
             self.weights.copy_(full)
 
-    def set_rate(self, optimizer: torch.optim.Optimizer, step: int | Tensor) -> None:
-        """The learning rate of update `step`: a line from 1 to `LEAST_RATE` of its value."""
+    def set_rate(self, optimizer: torch.optim.Optimizer, full: float, step: int | Tensor) -> None:
+        """The learning rate of update `step`: a line from `full` to `LEAST_RATE` of it."""
         if not self.config.decay_steps:
             return
         part = 1 - (step - self.config.decay_start) / self.config.decay_steps
+        rate = full * _between(part, LEAST_RATE, 1.0)
         for group in optimizer.param_groups:
-            full = group.setdefault("full_lr", float(group["lr"]))
-            rate = full * _between(part, LEAST_RATE, 1.0)
             if isinstance(group["lr"], Tensor):  # on GPUs, where a graph reads it
                 group["lr"].fill_(rate) if isinstance(rate, float) else group["lr"].copy_(rate)
             else:

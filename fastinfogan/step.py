@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -156,9 +155,6 @@ class Step:
     ) -> None:
         self.config, self.spec, self.ranks = config, spec, ranks
         self.policy = choose(config, ranks) if policy is None else policy
-        if config.r1 or config.r2:
-            reason = "a gradient penalty is differentiated twice, which compilers do not do"
-            self.policy = replace(self.policy, compile=False, capture=False, reason=reason)
         self.networks, self.critic = build(config, spec), build_critic(config, spec)
         trained = [*self.networks] if self.critic is None else [*self.networks, self.critic]
         for network in trained:
@@ -174,12 +170,12 @@ class Step:
             self.schedule.weights,
             config.routing,
             config.backend,
-            real_terms(config, spec),
-            config.objective,
-            config.label_smoothing,
-            config.r1,
-            config.r2,
-            self.balance,
+            real=real_terms(config, spec),
+            adversarial=config.objective,
+            smoothing=config.label_smoothing,
+            r1=config.r1,
+            r2=config.r2,
+            balance=self.balance,
         )
         self.scaler: torch.amp.GradScaler | None = ranks.accelerator.scaler
         self.ema = Ema(self.networks.generator, config.ema)
@@ -284,8 +280,8 @@ class Step:
 
     def _update(self, step: int | Tensor, real: Tensor) -> tuple[DTerms, GTerms]:
         self.schedule.set(step, None if self.balance is None else self.balance.factors())
-        for optimizer in (self.d_optimizer, self.g_optimizer):
-            self.schedule.set_rate(optimizer, step)
+        self.schedule.set_rate(self.d_optimizer, self.config.lr_d, step)
+        self.schedule.set_rate(self.g_optimizer, self.config.lr_g, step)
         update = self._shared if self.config.step == "shared" else self._alternating
         terms = update(step, real)
         if self.scaler is not None:

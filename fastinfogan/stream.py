@@ -12,6 +12,7 @@ import math
 import mmap
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tokenize import TokenError
@@ -341,7 +342,12 @@ class Stream:
                 generator=torch.Generator(),  # so that the global one is not drawn from
             )
         self._rows.first = step
+        # torch's handler of SIGCHLD would raise wherever this process happens to be. Without it a
+        # worker that has died is found when its batch is waited for, within five seconds.
+        handler = signal.getsignal(signal.SIGCHLD)
         self._batches = iter(self._loader)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
 
     def close(self) -> None:
         """End the workers. A later call would start them again."""

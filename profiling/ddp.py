@@ -45,7 +45,7 @@ RANKS = 2
 class DdpConfig:
     """Compare with DDP on two CPU ranks."""
 
-    preset: str = "mnist"
+    preset: str = "mnist-paper"
     """The preset."""
     data: str = "mnist"
     """Its images."""

@@ -103,7 +103,7 @@ class Row:
 def child(point: Point) -> None:
     """Say the facts, then measure as many updates as each line of stdin asks for."""
     preset = replace(
-        PRESETS["mnist"], batch_size=point.batch, image_size=point.side, step=point.step
+        PRESETS["mnist-paper"], batch_size=point.batch, image_size=point.side, step=point.step
     )
     if point.heads:
         preset = replace(preset, codes=",".join(["cat10"] * point.heads))

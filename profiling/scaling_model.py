@@ -96,7 +96,7 @@ def batch_for(wanted: float, d: float, g: float) -> int:
 
 def parameters() -> tuple[int, int]:
     """Of D with Q and of G, counted in the mnist preset's networks."""
-    config = PRESETS["mnist"]
+    config = PRESETS["mnist-paper"]
     networks = build(config, config.spec())
     d, g = networks.split(config.routing)
     return sum(p.numel() for p in d), sum(p.numel() for p in g)

@@ -73,7 +73,7 @@ def anonymous() -> list[float]:
 
 def measure(config: StreamingConfig, path: Path) -> dict[str, object]:
     """In a process of its own: memory, MiB, and images/s of each block."""
-    preset = PRESETS["mnist"]
+    preset = PRESETS["mnist-paper"]
     precision, _ = device.choose_precision(preset.precision, device.use_cpu())
     ranks = parallel.start(device.accelerate_name(precision), device.use_cpu())
     torch.set_num_threads(device.cpu_threads())

@@ -35,7 +35,7 @@ from fastinfogan.step import Step  # noqa: E402
 class ProfileConfig:
     """Profile the training step of a preset."""
 
-    preset: Preset = "mnist"
+    preset: Preset = "mnist-paper"
     """The preset."""
     step: StepMode = "alternating"
     """The step's mode."""

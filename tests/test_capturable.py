@@ -19,6 +19,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIG = TrainConfig(image_size=8, batch_size=8, noise=5, codes="cat3,uniform,bernoulli")
 SPEC = CONFIG.spec()
 MODES: list[StepMode] = ["alternating", "shared"]
+RECIPE = replace(  # what the `mnist` preset adds
+    CONFIG, real_info=3.0, follow=3.0, info_start=1, info_ramp=2, decay_start=1, decay_steps=3
+)
 
 
 def batch(n: int) -> Tensor:
@@ -53,11 +56,11 @@ class Touched(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.fixture(params=MODES)
+@pytest.fixture(params=[(c, m) for c in (CONFIG, RECIPE) for m in MODES])
 def warm(request, cpu_ranks) -> tuple[Step, Metrics, Tensor, Tensor]:
     """A step after two updates, with the inputs that a graph would have."""
-    ranks = cpu_ranks("bf16")
-    step, metrics = Step(replace(CONFIG, step=request.param), SPEC, ranks), Metrics(SPEC, ranks)
+    ranks, (config, mode) = cpu_ranks("bf16"), request.param
+    step, metrics = Step(replace(config, step=mode), SPEC, ranks), Metrics(SPEC, ranks)
     real, number = batch(0), torch.zeros((), dtype=torch.int64)
     for _ in range(2):
         update(step, metrics, real, number)

@@ -21,6 +21,15 @@ CONFIG = TrainConfig(
     image_size=8, batch_size=8, noise=5, codes="cat3*0.5,uniform*2,bernoulli*1.5,gaussian2:learned"
 )
 SPEC = CONFIG.spec()
+# what the `mnist` preset adds, its schedules at work within a few updates
+RECIPE = {
+    "real_info": 3.0,
+    "follow": 3.0,
+    "info_start": 1,
+    "info_ramp": 2,
+    "decay_start": 2,
+    "decay_steps": 2,
+}
 WEIGHTS = torch.tensor([0.5, 2.0, 1.5, 0.25], dtype=torch.float64)
 
 
@@ -98,8 +107,11 @@ def everything(s: Step) -> list[Tensor]:
 
 class TestStep:
     @pytest.mark.parametrize("mode", ["alternating", "shared"])
-    def test_it_is_compiled_once_for_two_hundred_updates(self, cpu_ranks, mode: StepMode):
-        config = replace(CONFIG, compile="on", step=mode)
+    @pytest.mark.parametrize("options", [{}, RECIPE], ids=["plain", "recipe"])
+    def test_it_is_compiled_once_for_two_hundred_updates(
+        self, cpu_ranks, mode: StepMode, options: dict[str, Any]
+    ):
+        config = replace(CONFIG, compile="on", step=mode, **options)
         s = Step(config, SPEC, cpu_ranks("bf16"))
         s.prepare(batch(0))
         with torch.compiler.set_stance("fail_on_recompile"):
@@ -120,8 +132,12 @@ class TestStep:
     @pytest.mark.parametrize("mode", ["alternating", "shared"])
     @pytest.mark.parametrize(
         "options",
-        [{}, {"objective": "relativistic", "contrastive": 1.0, "balance_codes": 0.9}],
-        ids=["plain", "more"],
+        [
+            {},
+            {"objective": "relativistic", "contrastive": 1.0, "balance_codes": 0.9},
+            RECIPE,
+        ],
+        ids=["plain", "more", "recipe"],
     )
     def test_step_by_step_it_agrees_with_the_eager_one(
         self, cpu_ranks, mode: StepMode, options: dict[str, Any], monkeypatch

@@ -325,7 +325,7 @@ def test_learning_rates_fall_in_a_line_and_stay_at_a_hundredth():
         adam = torch.optim.Adam([p], lr=lr, capturable=False, foreach=False)
         for step, part in ((0, 1), (100, 1), (125, 0.5), (150, LEAST_RATE), (9999, LEAST_RATE)):
             for n in (step, torch.tensor(step)) if isinstance(lr, Tensor) else (step,):
-                schedule.set_rate(adam, n)
+                schedule.set_rate(adam, 0.5, n)
                 assert float(adam.param_groups[0]["lr"]) == pytest.approx(0.5 * part)
 
 

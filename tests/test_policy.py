@@ -56,6 +56,12 @@ class TestDefaults:
     def test_fp16_is_captured_but_its_loss_scale_is_not_compiled(self):
         assert chosen("cuda", "fp16").name == "captured"
 
+    @pytest.mark.parametrize("option", ["r1", "r2"])
+    def test_with_a_gradient_penalty_a_gpu_runs_eagerly_and_the_reason_is_said(self, option):
+        policy = choose(replace(CONFIG, **{option: 1.0}), ranks("cuda"))  # type: ignore[arg-type]
+        assert policy.name == "eager"
+        assert "differentiated twice" in policy.reason
+
     @pytest.mark.parametrize("device", ["cpu", "cuda"])
     def test_each_choice_has_a_reason(self, device):
         assert chosen(device).reason not in ("", "as asked")
