@@ -112,7 +112,7 @@ def evaluate(
     coded = score_codes(discriminator, spec, real, generator.image_range, labels)
     fakes = _generate(generator, discriminator, spec, GENERATED, seed)
     looked = _by_classifier(spec, real, labels, fakes, splits["train"], coded, seed)
-    grid = getattr(test, "grid", None) if grid is None else grid
+    grid = test.grid if grid is None else grid
     disentangled = None
     if grid is not None:
         disentangled = _disentanglement(discriminator, spec, generator.image_range, grid, seed)

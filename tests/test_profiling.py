@@ -63,7 +63,7 @@ def test_the_training_step_is_timed_against_its_products_and_traced(tmp_path, mo
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     tiny = ("--step", mode, "--batch-size", "4", "--updates", "1", "--compile", "off")
     text = run("train_step.py", *tiny, "--rows", "5", "--trace", "trace.json", cwd=tmp_path)
-    assert f"mnist, {mode}, batch 4: eager" in text
+    assert f"mnist-paper, {mode}, batch 4: eager" in text
     assert re.search(r"[\d,]+ images/s, \d+% of what its products alone attain", text)
     operations = [line.split()[0] for line in text.splitlines() if line.strip().startswith("aten")]
     assert len(operations) == 5
