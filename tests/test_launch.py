@@ -187,8 +187,9 @@ def test_the_console_script_has_the_three_commands(data: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_200_updates_on_mnist_give_codes_and_pictures(tmp_path: Path) -> None:
-    process = launch(*TRAIN, "--steps", "200", "--out", str(tmp_path))
+def test_400_updates_on_mnist_give_codes_and_pictures(tmp_path: Path) -> None:
+    # λ starts at update 200: before that G knows nothing of the code.
+    process = launch(*TRAIN, "--steps", "400", "--out", str(tmp_path))
     said, errors = process.communicate(timeout=1200)
     assert process.returncode == 0, errors
     result = json.loads((tmp_path / "eval.json").read_text())
@@ -196,6 +197,6 @@ def test_200_updates_on_mnist_give_codes_and_pictures(tmp_path: Path) -> None:
     last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["information"]["c1_categorical"] > 1.5
     assert result["information"]["c1_categorical"] > 0
-    assert result["code_accuracy"] > 0.3  # chance is about 0.11
+    assert result["code_accuracy"] > 0.6  # chance is about 0.11
     assert result["images"]["codes"] == 10_000
     assert "of 10,000 test images" in said
