@@ -289,6 +289,7 @@ def test_the_compiled_loss_is_as_near_fp64_as_the_plain_one(dtype, reduction):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # Inductor's own
 def test_compiled_to_machine_code_it_is_as_near_fp64_and_another_batch_does_not_recompile():
     counters.clear()

@@ -55,6 +55,7 @@ def fields(value: Any, name: str = "") -> list[tuple[str, Any]]:
     return []
 
 
+@pytest.mark.slow
 def test_a_dry_run_walks_every_section_and_gives_no_number(tmp_path):
     done = report(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]

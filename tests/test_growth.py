@@ -27,6 +27,7 @@ def growth() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_every_point_is_measured_and_lands_in_table_plot_and_document(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--quick", "--out", "docs", "--families"]
     done = subprocess.run(

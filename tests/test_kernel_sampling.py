@@ -143,7 +143,10 @@ WIDE = {
 }
 
 
-@pytest.mark.parametrize("name", WIDE)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n == "65,536 classes" else n for n in WIDE],
+)
 def test_wide_and_many_codes_are_drawn_in_one_launch(name, monkeypatch):
     spec, batch = WIDE[name]
     launches = []
@@ -185,6 +188,7 @@ def _normals_of_every_word(radius, cosine, sine, N: tl.constexpr):  # type: igno
     tl.store(sine + i, _cosine(word, 1))
 
 
+@pytest.mark.slow
 def test_radius_cosine_and_sine_hold_their_bounds_at_all_2_to_the_24_inputs():
     n = 2**24
     outputs = [torch.empty(n, device=DEVICE) for _ in range(3)]

@@ -49,7 +49,9 @@ def newest(out: Path) -> int:
     return max(int(p.name.split("-")[1]) for p in (out / "checkpoints").glob("step-*"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_and_exits_with_128_plus_its_number_and_the_run_goes_on_as_if_nothing_was(
     data: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -66,6 +68,7 @@ def test_a_signal_saves_and_exits_with_128_plus_its_number_and_the_run_goes_on_a
     finish(data, out, newest(out) + 7)
 
 
+@pytest.mark.slow
 def test_a_kill_costs_at_most_the_updates_since_the_last_checkpoint(
     data: Path, tmp_path: Path
 ) -> None:
@@ -88,7 +91,9 @@ LAUNCHERS = {
 }
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize(
+    "launcher", ["accelerate", pytest.param("torchrun", marks=pytest.mark.slow)]
+)
 def test_two_gloo_ranks_are_really_two(data: Path, tmp_path: Path, launcher: str) -> None:
     env = {"ACCELERATE_USE_CPU": "true"} if launcher == "accelerate" else {}
     process = launch(
@@ -111,6 +116,7 @@ def test_a_launch_that_would_silently_run_one_rank_is_refused(data: Path, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_launchers_one_thread_and_fp32_do_not_reach_the_run(data: Path, tmp_path: Path) -> None:
     from fastinfogan import device
 

@@ -252,6 +252,7 @@ def train(data: Path, out: Path, *more: str) -> tuple[int, str, str]:
     return process.returncode, said, errors
 
 
+@pytest.mark.slow
 def test_two_ranks_resume_to_the_same_weights_and_moments(data: Path, tmp_path: Path) -> None:
     for out, steps in (("whole", "6"), ("parts", "3"), ("parts", "6")):
         code, _, errors = train(data, tmp_path / out, "--steps", steps)
