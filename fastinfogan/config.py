@@ -97,9 +97,12 @@ class TrainConfig:
     """How --real-info and --follow warp: rotate (degrees), scale, shear, shift (of the side),
     thickness (pixels), each up to its value, and flip (its probability)."""
     objective: Adversarial = "nonsaturating"
-    """The adversarial losses; nonsaturating is the paper's. wgan wants --r1 or spectral norm."""
+    """The adversarial losses; nonsaturating is the paper's. wgan wants --r1 or --spectral-norm."""
     label_smoothing: float = 0.0
     """How far below 1 D's target for real images is (Salimans et al. 2016, §3.4); 0: off."""
+    spectral_norm: bool = False
+    """Normalise D's and Q's weights by their largest singular value, in the place of BatchNorm
+    (Miyato et al. 2018); dsprites' networks do so without being asked."""
     r1: float = 0.0
     """γ: γ/2 times D's squared gradient at real images is added to D's loss in every update
     (Mescheder et al. 2018); 0: off."""
@@ -285,6 +288,7 @@ def from_yaml(text: str, where: object) -> TrainConfig:
 
 _KINDS: dict[object, tuple[tuple[type, ...], str]] = {
     int: ((int,), "a whole number"),
+    bool: ((bool,), "true or false"),
     float: ((float, int), "a number"),
     str: ((str,), "text"),
 }
@@ -296,7 +300,8 @@ def _check_kind(name: str, kind: object, value: object) -> None:
         ok, expected = value in choices, f"one of {', '.join(choices)}"
     else:
         types, names = _KINDS.get(kind, ((str, type(None)), "a path or null"))
-        ok, expected = isinstance(value, types) and not isinstance(value, bool), names
+        a_switch = isinstance(value, bool)  # which Python counts among the whole numbers
+        ok, expected = isinstance(value, types) and a_switch == (kind is bool), names
     if not ok:
         raise TypeError(f"{name}: expected {expected}, got {value!r}")
 

@@ -100,12 +100,14 @@ class Same(nn.Conv2d):
     stride is this.
     """
 
+    PADDING = (1, 2, 1, 2)
+
     def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
         super().__init__(inputs, outputs, 4, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] to [B, outputs, H, W]."""
-        return super().forward(F.pad(x, (1, 2, 1, 2)))
+        return super().forward(F.pad(x, self.PADDING))
 
 
 class Up(nn.ConvTranspose2d):

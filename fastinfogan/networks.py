@@ -75,7 +75,13 @@ def mnist_pair(
 
 
 def pair(
-    networks: str, input_dim: int, q_dim: int, image_size: int, channels: int
+    networks: str,
+    input_dim: int,
+    q_dim: int,
+    image_size: int,
+    channels: int,
+    *,
+    spectral_norm: bool = False,
 ) -> tuple[Generator, Discriminator]:
     """The networks of that name, "mnist" or one of `TABLES`, their weights not yet drawn.
 
@@ -83,11 +89,15 @@ def pair(
         input_dim: width of G's input, [noise | codes].
         q_dim: width of Q's output.
         image_size, channels: of the images. Raises ValueError for a side that they do not take.
+        spectral_norm: D and Q with spectral normalisation in the place of BatchNorm.
     """
+    generator: Generator
+    table = TABLES.get(networks, networks_tables.MNIST)
     if networks == "mnist":
-        return mnist_pair(input_dim, q_dim, image_size, channels)
-    table = TABLES[networks]
-    return (
-        TableGenerator(table, input_dim, image_size, channels),
-        TableDiscriminator(table, q_dim, image_size, channels),
-    )
+        if not spectral_norm:
+            return mnist_pair(input_dim, q_dim, image_size, channels)
+        generator = MnistGenerator(input_dim, image_size, channels)
+    else:
+        generator = TableGenerator(table, input_dim, image_size, channels)
+    of_d = table.normalised_spectrally() if spectral_norm else table
+    return generator, TableDiscriminator(of_d, q_dim, image_size, channels)

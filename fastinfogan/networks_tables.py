@@ -10,7 +10,7 @@ none for MNIST; with stride 1 their generators would make 16×16 and 32×32 imag
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .layers import BatchNorm, Conv, Parts, Same, Stats, Up, follows
 from .networks_base import Discriminator, Generator, check_side
-from .spectral import Spectral, SpectralConv, SpectralLinear
+from .spectral import Spectral, SpectralConv, SpectralLinear, SpectralSame
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,15 @@ class Table:
     output: Literal["sigmoid", "tanh"] = "sigmoid"
     slope: float = 0.1  # of D's and Q's leaky ReLU
     up_slope: float = 0.0  # of the up-convolutions'; 0 is ReLU
-    spectral: bool = False  # D's and Q's weights are spectrally normalised (strides all 2)
+    spectral: bool = False  # D's and Q's weights are spectrally normalised
+
+    def normalised_spectrally(self) -> Table:
+        """The same, but D's and Q's weights spectrally normalised, and no BatchNorm there."""
+        convs, d_fc, q_fc = (
+            tuple(replace(row, bn=False) for row in rows)
+            for rows in (self.convs, self.d_fc, self.q_fc)
+        )
+        return replace(self, convs=convs, d_fc=d_fc, q_fc=q_fc, spectral=True)
 
     @property
     def doublings(self) -> int:
@@ -72,6 +80,16 @@ SVHN = Table(
     g_maps=448,
     ups=(Row(256), Row(128, bn=False), Row(64, bn=False)),
     output="tanh",
+)
+
+# Table 1, whose networks have classes of their own (`networks_mnist`) unless spectrally normalised.
+MNIST = Table(
+    convs=(_PLAIN, Row(128)),
+    d_fc=(Row(1024),),
+    q_fc=(Row(128),),
+    g_fc=(Row(1024),),
+    g_maps=128,
+    ups=(Row(64),),
 )
 
 # Table 4. Q "shares the same network, and only [has] separate output units at the last layer".
@@ -124,7 +142,7 @@ class Block(nn.Module):
 
 
 class Blocks(nn.ModuleList):
-    """Rows one after another, their layers of one kind, but `Same` where the stride is 1."""
+    """Rows one after another, their layers of one kind, but `same` where the stride is 1."""
 
     def __init__(
         self,
@@ -132,10 +150,11 @@ class Blocks(nn.ModuleList):
         inputs: int,
         rows: Iterable[Row],
         slope: float,
+        same: type[Same] = Same,
     ) -> None:
         super().__init__()
         for row in rows:
-            of = Same if row.stride == 1 else kind
+            of = same if row.stride == 1 else kind
             layer = of(inputs, row.width, bias=not row.bn)  # in front of BatchNorm it would cancel
             self.append(Block(layer, BatchNorm(row.width) if row.bn else None, slope))
             inputs = row.width
@@ -190,7 +209,8 @@ class TableDiscriminator(Discriminator):
         check_side(image_size, table.halvings)
         linear: type[nn.Linear] = SpectralLinear if table.spectral else nn.Linear
         conv: type[Conv] = SpectralConv if table.spectral else Conv
-        self.conv = Blocks(conv, channels, table.convs, table.slope)
+        same: type[Same] = SpectralSame if table.spectral else Same
+        self.conv = Blocks(conv, channels, table.convs, table.slope, same)
         side = image_size // 2 ** _halvings(table.convs)
         self.fc = Blocks(linear, side**2 * self.conv.outputs, table.d_fc, table.slope)
         self.head = linear(self.fc.outputs, 1)

@@ -129,7 +129,9 @@ def networks_of(run_config: TrainConfig, found: Checkpoint) -> Loaded:
     """The networks of a checkpoint."""
     spec = run_config.spec()
     sizes = (spec.input_dim, spec.q_dim, run_config.image_size, run_config.channels)
-    generator, discriminator = pair(run_config.networks, *sizes)
+    generator, discriminator = pair(
+        run_config.networks, *sizes, spectral_norm=run_config.spectral_norm
+    )
     saved = found.tensors["model"]
     for name, module in (("generator_ema", generator), ("discriminator", discriminator)):
         prefix = f"{name}."

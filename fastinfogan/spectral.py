@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import Conv, convolve
+from .layers import Conv, Same, convolve
 
 
 class Spectral(nn.Module):
@@ -51,6 +51,18 @@ class SpectralConv(Spectral, Conv):
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] to [B, outputs, H/2, W/2]."""
         return convolve(x, self.normalised(), self.bias)
+
+
+class SpectralSame(Spectral, Same):
+    """`Same` with its weight normalised."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, bias)
+        self._begin()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs, H, W] to [B, outputs, H, W]."""
+        return F.conv2d(F.pad(x, self.PADDING), self.normalised(), self.bias)
 
 
 class SpectralLinear(Spectral, nn.Linear):

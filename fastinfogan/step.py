@@ -54,7 +54,7 @@ __all__ = [
 def build(config: TrainConfig, spec: LatentSpec) -> Networks:
     """The preset's networks with weights drawn from the seed, on the CPU."""
     sizes = (spec.input_dim, spec.q_dim, config.image_size, config.channels)
-    networks = Networks(*pair(config.networks, *sizes))
+    networks = Networks(*pair(config.networks, *sizes, spectral_norm=config.spectral_norm))
     draw = torch.Generator().manual_seed(config.seed)
     for network in networks:
         initialise(network, draw)
@@ -66,7 +66,7 @@ def build_critic(config: TrainConfig, spec: LatentSpec) -> Critic | None:
     if not config.contrastive:
         return None
     sizes = (spec.input_dim, n_factors(spec), config.image_size, 2 * config.channels)
-    critic = Critic(pair(config.networks, *sizes)[1])
+    critic = Critic(pair(config.networks, *sizes, spectral_norm=config.spectral_norm)[1])
     initialise(critic, torch.Generator().manual_seed(config.seed + 1))
     return critic
 

@@ -41,6 +41,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "warp": ("rotate=5,flip=0.5", "rotate=5,flip=0.5"),
     "objective": ("hinge", "hinge"),
     "label_smoothing": ("0.1", 0.1),
+    "spectral_norm": ("", True),  # a flag
     "r1": ("10", 10.0),
     "r2": ("0.5", 0.5),
     "contrastive": ("2", 2.0),
@@ -82,7 +83,8 @@ FREE = {
 
 
 def typed(*names: str) -> list[str]:
-    return [word for name in names for word in (f"--{name.replace('_', '-')}", OTHER[name][0])]
+    words = ((f"--{name.replace('_', '-')}", OTHER[name][0]) for name in names)
+    return [word for pair in words for word in pair if word]
 
 
 class TestCommandLine:

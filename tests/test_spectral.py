@@ -6,18 +6,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastinfogan.flat import Flat, working_copies, working_network
-from fastinfogan.layers import Conv
-from fastinfogan.networks import initialise, pair
-from fastinfogan.spectral import Spectral, SpectralConv, SpectralLinear
+from fastinfogan.layers import BatchNorm, Conv, Same
+from fastinfogan.networks import TABLES, initialise, pair
+from fastinfogan.spectral import Spectral, SpectralConv, SpectralLinear, SpectralSame
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-KINDS = ["conv", "linear"]
+KINDS = ["conv", "same", "linear"]
+NETWORKS = ["mnist", *TABLES]
 
 
 def layer_of(kind: str, seed: int = 0, dtype: torch.dtype = torch.float64):
-    layer: SpectralConv | SpectralLinear
-    layer = SpectralConv(3, 8) if kind == "conv" else SpectralLinear(12, 7)
+    layer: SpectralConv | SpectralSame | SpectralLinear
+    if kind == "linear":
+        layer = SpectralLinear(12, 7)
+    else:
+        layer = SpectralConv(3, 8) if kind == "conv" else SpectralSame(3, 8)
     draw = torch.Generator().manual_seed(seed)
     for p in layer.parameters():
         nn.init.normal_(p, generator=draw)
@@ -26,7 +30,7 @@ def layer_of(kind: str, seed: int = 0, dtype: torch.dtype = torch.float64):
 
 def x_of(kind: str, seed: int = 1) -> Tensor:
     draw = torch.Generator().manual_seed(seed)
-    shape = (5, 3, 8, 8) if kind == "conv" else (5, 12)
+    shape = (5, 12) if kind == "linear" else (5, 3, 8, 8)
     return torch.randn(*shape, generator=draw, dtype=torch.float64)
 
 
@@ -47,6 +51,10 @@ class TestLayers:
         w = layer.weight.detach() / norm(layer.weight)
         if kind == "conv":
             expected = F.conv2d(x, w, layer.bias, stride=2, padding=1)
+        elif kind == "same":
+            plain = Same(3, 8).double()
+            plain.load_state_dict({"weight": w, "bias": layer.bias})
+            expected = plain(x)
         else:
             expected = F.linear(x, w, layer.bias)
         torch.testing.assert_close(layer(x), expected)
@@ -117,12 +125,47 @@ def test_a_convolution_keeps_its_memory_format():
     assert isinstance(layer, Conv)
 
 
+@pytest.mark.parametrize("networks", NETWORKS)
+class TestOption:
+    """--spectral-norm, on any networks."""
+
+    @staticmethod
+    def pair(networks, spectral_norm):
+        return pair(networks, 10, 5, 32, 1, spectral_norm=spectral_norm)
+
+    def test_the_generator_is_as_it_was(self, networks):
+        one, other = (self.pair(networks, on)[0] for on in (False, True))
+        assert str(one) == str(other)
+
+    def test_the_discriminators_weights_are_those_without_it(self, networks):
+        one, other = (self.pair(networks, on)[1] for on in (False, True))
+
+        def weights(network):
+            return [p.shape for p in network.parameters() if p.ndim > 1]
+
+        assert weights(one) == weights(other)
+        assert not any(isinstance(m, BatchNorm) for m in other.modules())
+        of_q = [sum(p.ndim > 1 for p in n.q_parameters()) for n in (one, other)]
+        assert of_q[0] == of_q[1]
+
+    def test_the_scale_of_its_weights_does_not_matter(self, networks):
+        network = self.pair(networks, True)[1]
+        initialise(network, torch.Generator().manual_seed(0))
+        images = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+        before = network.logit(network.trunk(images, "batch"))
+        with torch.no_grad():
+            for layer in TestDiscriminator.layers(network).values():
+                layer.weight.mul_(1000)
+        torch.testing.assert_close(network.logit(network.trunk(images, "batch")), before)
+
+
+@pytest.mark.parametrize("networks", NETWORKS)
 class TestDiscriminator:
     """Its vectors follow where running buffers would."""
 
     @pytest.fixture
-    def discriminator(self):
-        network = pair("dsprites", 10, 5, 32, 1)[1]
+    def discriminator(self, networks):
+        network = pair(networks, 10, 5, 32, 1, spectral_norm=True)[1]
         initialise(network, torch.Generator().manual_seed(0))
         return network
 

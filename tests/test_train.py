@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastinfogan
 from fastinfogan import checkpoint, evaluate, metrics, train
+from fastinfogan.spectral import Spectral
 from fastinfogan.step import DTerms, GTerms, Step
 
 
@@ -72,6 +73,20 @@ def test_another_seed_gives_another_run(data: Path, tmp_path: Path) -> None:
     first, second = (tensors(tmp_path / seed, 2) for seed in ("0", "1"))
     name = "model/generator.fc1.weight"
     assert not torch.equal(first[name], second[name])
+
+
+@pytest.mark.parametrize("step", ["alternating", "shared"])
+def test_a_run_with_spectral_norm_is_resumed_and_its_networks_are_found(
+    data: Path, tmp_path: Path, step: str
+) -> None:
+    options = ("--spectral-norm", "--step", step)
+    assert run(data, tmp_path / "whole", "--steps", "6", *options) == 0
+    assert run(data, tmp_path / "parts", "--steps", "3", *options) == 0
+    assert run(data, tmp_path / "parts", "--steps", "6", *options) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "parts", 6)
+    generator, discriminator, _ = fastinfogan.load(tmp_path / "whole")
+    assert not any(isinstance(m, Spectral) for m in generator.modules())
+    assert any(isinstance(m, Spectral) for m in discriminator.modules())
 
 
 def test_resume_from_a_path_goes_on_in_another_folder(data: Path, tmp_path: Path) -> None:
