@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,6 @@ from typing import Any, NamedTuple
 import filelock
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from . import checkpoint, data, device, evaluate, metrics, parallel, sample, stream
 from .checkpoint import Checkpoint
@@ -24,6 +22,7 @@ from .latents import LatentSpec
 from .losses import info_loss
 from .metrics import Metrics, Stopwatch
 from .parallel import Ranks, StopSignal
+from .progress import Progress
 from .run import Loaded, RunDir, write_json
 from .step import Step
 
@@ -444,53 +443,6 @@ class Training:
 
 def _due(done: int, every: int) -> bool:
     return every > 0 and done % every == 0
-
-
-class Progress:
-    """Rank 0's progress: a bar on a terminal, a line per log interval elsewhere."""
-
-    def __init__(self, config: TrainConfig, spec: LatentSpec, ranks: Ranks, start: int) -> None:
-        self._names = spec.names
-        self._lines = ranks.is_main and not sys.stderr.isatty()
-        self._bar = tqdm(
-            total=config.steps,
-            initial=start,
-            disable=not ranks.is_main or self._lines,
-            unit="update",
-            dynamic_ncols=True,
-            bar_format="{n_fmt}/{total_fmt}|{bar}| {elapsed}<{remaining}{postfix}",
-        )
-        self._steps = config.steps
-        self._batch = config.batch_size * ranks.world_size
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def advance(self) -> None:
-        """One more update."""
-        self._bar.update()
-
-    def show(self, record: dict[str, Any]) -> None:
-        """Images/s, time left and the information of each code, in nats."""
-        rate = record["images_per_second"]
-        bounds = " ".join(f"{n} {record['information'][n]:.2f}" for n in self._names)
-        speed = "" if rate is None else f"{rate:,.0f} images/s, "
-        self._bar.set_postfix_str(f"{speed}nats: {bounds}")
-        if self._lines:
-            left = ""
-            if rate:
-                minutes, seconds = divmod(
-                    int((self._steps - record["step"]) * self._batch / rate), 60
-                )
-                left = f"{minutes}:{seconds:02d} left, "
-            say(f"{record['step']}/{self._steps} {speed}{left}nats: {bounds}", sys.stderr)
-
-    def close(self) -> None:
-        """End the bar's line."""
-        self._bar.close()
 
 
 def main(args: list[str] | None = None) -> int:
