@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from .errors import UserError
-from .invariance import parse_warp
-from .latents import Categorical, Gaussian, LatentSpec, Uniform, parse_codes
+from .invariance import CHANGES, parse_changes, parse_warp
+from .latents import Categorical, LatentSpec, parse_codes
 
 try:
     import tyro
@@ -91,11 +91,14 @@ class TrainConfig:
     """Weight of the information on real images: the categories of an image and of a warped copy
     must tell of each other (Ji et al. 2019, Hu et al. 2017); an extension of InfoGAN. 0: off."""
     follow: float = 0.0
-    """Weight of following: the first two continuous codes move as a real image's slant and stroke
-    width are warped; an extension of InfoGAN. 0: off."""
+    """Weight of following: the first continuous codes move as real images are warped, each with
+    one of the changes that --followed lists; an extension of InfoGAN. 0: off."""
+    followed: str = "slant,width"
+    """What --follow has them follow, in the order of the codes: of slant, width (of strokes), x, y
+    and size. The warp must do it."""
     warp: str = "rotate=20,scale=0.15,shear=0.3,shift=0.06,thickness=0.7"
-    """How --real-info and --follow warp: rotate (degrees), scale, shear, shift (of the side),
-    thickness (pixels), each up to its value, and flip (its probability)."""
+    """How --real-info and --follow warp: rotate (degrees), scale (each axis), zoom (both), shear,
+    shift (of the side), thickness (pixels), each up to its value, and flip (its probability)."""
     objective: Adversarial = "nonsaturating"
     """The adversarial losses; nonsaturating is the paper's. wgan wants --r1 or --spectral-norm."""
     label_smoothing: float = 0.0
@@ -235,10 +238,20 @@ def _check_real_info(config: TrainConfig, spec: LatentSpec) -> None:
     codes = f"got --codes {config.codes}"
     if config.real_info and not any(isinstance(code, Categorical) for code in spec.codes):
         raise UserError(f"--real-info: needs a categorical code, {codes}")
-    if config.follow and not any(isinstance(code, Uniform | Gaussian) for code in spec.codes):
-        raise UserError(f"--follow: needs a continuous code, {codes}")
-    if config.follow and not warp.changes:
-        raise UserError(f"--follow: needs a --warp with shear, rotate or thickness, {config.warp}")
+    try:
+        changes = parse_changes(config.followed)
+    except ValueError as error:
+        raise UserError(f"--followed: {error}") from None
+    if config.follow and not changes:
+        raise UserError(f"--followed: expected one of {', '.join(CHANGES)} or more, got none")
+    if config.follow and spec.n_cont < len(changes):
+        raise UserError(
+            f"--followed: {config.followed} needs as many continuous codes, got {spec.n_cont} of "
+            f"them in --codes {config.codes}"
+        )
+    missing = [change for change in changes if not warp.makes(change)]
+    if config.follow and missing:
+        raise UserError(f"--followed: --warp {config.warp} changes no {' and no '.join(missing)}")
     if (config.real_info or config.follow) and config.routing == "generator-step":
         raise UserError("--real-info: Q must learn in D's step; use --routing openai or head")
 

@@ -6,8 +6,8 @@ the categories that Q gives a real image and a warped copy of it must tell as mu
 each other. Only what a warp leaves alone can, and only if all categories are used. No label is
 seen; what is known beforehand is the choice of warps.
 
-Continuous codes may follow what the categories ignore: the first is to move with a warp's slant,
-the second with its stroke width. Then G, whose images Q must read, gives them that meaning.
+Continuous codes may follow what the categories ignore: one is to move with a warp's slant, say,
+another with its stroke width. Then G, whose images Q must read, gives them that meaning.
 
 The joint distribution is that of a rank's own batch: unlike the paper's losses, two ranks of B are
 not one of 2B.
@@ -35,6 +35,7 @@ from .philox import Stream
 SHARPNESS = 10.0  # multiplies the logits
 BALANCE = 2.0  # weight of the categories' entropy; 1 is the mutual information itself
 FOLLOWED = 0.75  # how far the greatest warp moves a code that follows it; a uniform one spans ±1
+CHANGES = ("slant", "width", "x", "y", "size")  # what a warp does that a code may follow
 _SMALL = 1e-10
 
 
@@ -66,7 +67,7 @@ class Warped(NamedTuple):
     """Copies of images, and what was done to them that a continuous code may follow."""
 
     images: Tensor  # [B, C, H, W]
-    change: Tensor  # [B, 2]: of slant and stroke width, in ±1 of the most that the warp does
+    change: Tensor  # [B, 5], of `CHANGES`: in ±1 of the most that the warp does
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class RealTerms:
     weight: float = 0.0  # of the categories' information
     categories: slice | None = None  # their columns of Q's output
     follow: float = 0.0  # weight of the codes' following
-    followers: tuple[int, ...] = ()  # columns of Q's output, the means of at most two codes
+    followers: tuple[int, ...] = ()  # columns of Q's output, the means of continuous codes
     changes: tuple[int, ...] = ()  # which column of `Warped.change` each follows
 
     def loss(self, q: Tensor, of_warped: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,7 +85,7 @@ class RealTerms:
 
         Args:
             q, of_warped: Q's output [B, q_dim] on real images and on their copies.
-            change: [B, 2], as in `Warped`.
+            change: [B, 5], as in `Warped`.
         """
         wide = torch.promote_types(q.dtype, torch.float32)
         q, of_warped = q.to(wide), of_warped.to(wide)
@@ -109,7 +110,9 @@ class Warp:
 
     Each is uniform in ± its value: `rotate` in degrees, `scale` of each axis, `shear`, `shift` in
     parts of the side, `thickness` in pixels on either side of a bright stroke (at most 1). `flip`
-    is the probability of mirroring left and right.
+    is the probability of mirroring left and right. `zoom` is of both axes alike, from 1/(1 + zoom)
+    to 1 + zoom times the size, uniform in its logarithm. All but shifts and mirroring leave an
+    image's centre of brightness where it is.
     """
 
     rotate: float = 0.0
@@ -118,11 +121,12 @@ class Warp:
     shift: float = 0.0
     flip: float = 0.0
     thickness: float = 0.0
+    zoom: float = 0.0
 
-    @property
-    def changes(self) -> tuple[int, ...]:
-        """The columns of `Warped.change` in which it does anything."""
-        return (0,) * bool(self.rotate or self.shear) + (1,) * bool(self.thickness)
+    def makes(self, change: str) -> bool:
+        """Whether it does that one of `CHANGES`."""
+        of = {"slant": self.rotate or self.shear, "width": self.thickness, "size": self.zoom}
+        return bool(of.get(change, self.shift))
 
     def __call__(
         self,
@@ -140,7 +144,7 @@ class Warp:
         rows = images.shape[0]
         drawn = philox.words(
             rows,
-            8,
+            9,
             seed=seed,
             step=step & 0xFFFFFFFF,
             stream=Stream.WARP,
@@ -150,27 +154,47 @@ class Warp:
         u = philox.uniform(drawn)
         angle, scale_x, scale_y, shear, x, y = (u[:, :6] * 2 - 1).unbind(1)
         angle = angle * math.radians(self.rotate)
-        mirror = 1 - 2 * (u[:, 6] < self.flip).float()
-        scale_x, scale_y = (1 + scale_x * self.scale) * mirror, 1 + scale_y * self.scale
+        scale_x, scale_y = 1 + scale_x * self.scale, 1 + scale_y * self.scale
         shear = shear * self.shear
         cos, sin = angle.cos(), angle.sin()
-        matrix = torch.stack(
+        thicker, larger = (u[:, 7:9] * 2 - 1).unbind(1)
+        # Where a pixel of the copy comes from: turned and scaled about the centre of brightness.
+        linear = torch.stack(
             (
-                *(cos * scale_x, cos * shear - sin * scale_y, x * 2 * self.shift),
-                *(sin * scale_x, sin * shear + cos * scale_y, y * 2 * self.shift),
+                *(cos * scale_x, cos * shear - sin * scale_y),
+                *(sin * scale_x, sin * shear + cos * scale_y),
             ),
             dim=1,
-        ).view(rows, 2, 3)
-        wide = images.to(torch.promote_types(images.dtype, torch.float32))
-        grid = F.affine_grid(matrix.to(wide.dtype), list(images.shape), align_corners=False)
-        warped = F.grid_sample(wide - background, grid, align_corners=False) + background
-        thicker = u[:, 7] * 2 - 1
+        ).view(rows, 2, 2)
+        linear = linear * (1 + self.zoom) ** -larger.view(-1, 1, 1)
+        wide = images.to(torch.promote_types(images.dtype, torch.float32)) - background
+        mirror = torch.ones(rows, 2, 1, device=images.device, dtype=wide.dtype)
+        mirror[:, 0, 0] -= 2 * (u[:, 6] < self.flip)
+        centre = mirror * _centre(wide).unsqueeze(2)  # [B, 2, 1]
+        moved = centre + 2 * self.shift * torch.stack((x, y), 1).to(wide.dtype).unsqueeze(2)
+        linear = linear.to(wide.dtype)
+        matrix = mirror * torch.cat((linear, centre - linear @ moved), 2)
+        grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+        warped = F.grid_sample(wide, grid, align_corners=False) + background
         if self.thickness:
             warped = _thickened(warped, self.thickness * thicker.to(warped.dtype))
         # To first order a turn slants as much as a shear of its angle.
         most = self.shear + math.radians(self.rotate)
         slant = (shear - angle) / most if most else torch.zeros_like(shear)
-        return Warped(warped.to(images.dtype), torch.stack((slant, thicker), 1))
+        return Warped(warped.to(images.dtype), torch.stack((slant, thicker, x, y, larger), 1))
+
+
+def _centre(bright: Tensor) -> Tensor:
+    """The centre of brightness (x, y) [B, 2] of images [B, C, H, W], from -1 to 1 as in a grid."""
+    maps = bright.sum(1)  # [B, H, W]
+    mass = maps.sum((1, 2)).clamp_min(_SMALL)
+    parts = []
+    for dim in (1, 2):  # summed over rows, over columns
+        line = maps.sum(dim)
+        n = line.shape[1]
+        places = (2 * torch.arange(n, device=line.device, dtype=line.dtype) + 1) / n - 1
+        parts.append((line * places).sum(1) / mass)
+    return torch.stack(parts, 1)
 
 
 def _thickened(images: Tensor, by: Tensor) -> Tensor:
@@ -196,3 +220,12 @@ def parse_warp(text: str) -> Warp:
         if not 0 <= values[name] <= most or (name == "scale" and values[name] == 1):
             raise ValueError(f"{name}: expected 0 to {most:g}, got {number}")
     return Warp(**values)
+
+
+def parse_changes(text: str) -> tuple[str, ...]:
+    """The changes of "slant,width" and the like. Raises ValueError."""
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    for name in names:
+        if name not in CHANGES or names.count(name) > 1:
+            raise ValueError(f"expected each of {', '.join(CHANGES)} at most once, got {name!r}")
+    return names

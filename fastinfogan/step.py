@@ -28,7 +28,7 @@ from .gradients import (
     shared_grads,
     unscaled,
 )
-from .invariance import RealTerms, Warped, parse_warp
+from .invariance import CHANGES, RealTerms, Warped, parse_changes, parse_warp
 from .latents import Categorical, Gaussian, LatentBatch, LatentSpec, Uniform
 from .networks import initialise, pair
 from .parallel import Ranks
@@ -90,7 +90,7 @@ def fused_adam(flat: Flat, lr: float, config: TrainConfig) -> torch.optim.Adam:
 
 
 def real_terms(config: TrainConfig, spec: LatentSpec) -> RealTerms | None:
-    """What is asked on real images: of the first categorical and the first continuous codes."""
+    """What is asked on real images: of the first categorical, of the first continuous codes."""
     if not (config.real_info or config.follow):
         return None
     categories: list[slice] = []
@@ -100,13 +100,13 @@ def real_terms(config: TrainConfig, spec: LatentSpec) -> RealTerms | None:
             categories.append(slot.q)
         elif isinstance(code, Uniform | Gaussian):
             means += range(slot.q.start, slot.q.start + code.dim)
-    changes = parse_warp(config.warp).changes[: len(means)]
+    changes = tuple(CHANGES.index(name) for name in parse_changes(config.followed))
     return RealTerms(
         config.real_info,
         categories[0] if categories else None,
         config.follow,
-        tuple(means[: len(changes)]),
-        changes,
+        tuple(means[: len(changes)]) if config.follow else (),
+        changes if config.follow else (),
     )
 
 

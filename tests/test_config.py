@@ -38,6 +38,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "info_ramp": ("40", 40),
     "real_info": ("2.5", 2.5),
     "follow": ("1.5", 1.5),
+    "followed": ("size,x", "size,x"),
     "warp": ("rotate=5,flip=0.5", "rotate=5,flip=0.5"),
     "objective": ("hinge", "hinge"),
     "label_smoothing": ("0.1", 0.1),
@@ -141,7 +142,7 @@ class TestCommandLine:
 
 class TestPresets:
     def test_mnist_differs_from_the_papers_recipe_in_what_it_says_alone(self):
-        extension = {"real_info", "follow", "warp", "info_start", "info_ramp"}
+        extension = {"real_info", "follow", "followed", "warp", "info_start", "info_ramp"}
         rates = {"lr_d", "decay_start", "decay_steps", "steps"}
         ours, papers = PRESETS["mnist"], PRESETS["mnist-paper"]
         fields = extension | rates | {"preset"}

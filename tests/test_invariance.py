@@ -37,6 +37,7 @@ CONFIG = TrainConfig(
     real_info=2.0,
 )
 SPEC = CONFIG.spec()
+TWO = "cat3,uniform,uniform"
 
 
 def predictions(k: int, rows: int, seed: int, dtype=torch.float64) -> Tensor:
@@ -112,13 +113,14 @@ def test_a_flip_mirrors_left_and_right():
 def test_each_warp_reaches_as_far_as_it_says_and_no_further():
     rows, side = 4000, 33
     image = torch.zeros(1, 1, side, side)
-    image[0, 0, 6:9, 16] = 1  # above the middle
+    image[0, 0, 6:9, 16] = image[0, 0, 24:27, 16] = 1  # above the middle and below
     y, x = torch.meshgrid(*[torch.arange(side) - 16.0] * 2, indexing="ij")
 
     def centre(warp: Warp) -> tuple[Tensor, Tensor]:
-        out = warp(image.expand(rows, 1, side, side), seed=0, step=0).images[:, 0]
+        """Of the upper spot."""
+        out = warp(image.expand(rows, 1, side, side), seed=0, step=0).images[:, 0, :16]
         mass = out.sum((1, 2))
-        return (out * y).sum((1, 2)) / mass, (out * x).sum((1, 2)) / mass
+        return (out * y[:16]).sum((1, 2)) / mass, (out * x[:16]).sum((1, 2)) / mass
 
     row, column = centre(Warp(shift=0.1))
     assert column.abs().max() == pytest.approx(0.1 * side, rel=0.05)
@@ -131,6 +133,10 @@ def test_each_warp_reaches_as_far_as_it_says_and_no_further():
     row, _ = centre(Warp(scale=0.2))
     assert row.min() == pytest.approx(-9 / 0.8, rel=0.05)
     assert row.max() == pytest.approx(-9 / 1.2, rel=0.05)
+    row, column = centre(Warp(zoom=0.25))
+    assert row.min() == pytest.approx(-9 * 1.25, rel=0.05)
+    assert row.max() == pytest.approx(-9 / 1.25, rel=0.05)
+    assert column.abs().max() < 0.1
 
 
 def test_a_row_s_warp_depends_on_its_place_in_the_global_batch_alone():
@@ -169,6 +175,37 @@ def test_a_change_of_thickness_is_told_as_it_is_measured():
     assert copies.change[:, 0].abs().max() == 0
 
 
+def centres(images: Tensor) -> Tensor:
+    """(x, y) [N, 2] in parts of the side, from the middle."""
+    side = images.shape[-1]
+    at = (torch.arange(side) + 0.5) / side - 0.5
+    mass = images.sum((1, 2, 3))
+    return torch.stack([(images.sum((1, dim)) * at).sum(1) / mass for dim in (2, 3)], 1)
+
+
+def test_wherever_a_shape_lies_it_turns_and_grows_in_its_place():
+    image = torch.zeros(1, 1, 40, 40)
+    image[..., 8:13, 26:30] = 1
+    warp = Warp(rotate=40, scale=0.2, shear=0.2, zoom=0.3)
+    for background in (0.0, -1.0):
+        images = image.expand(100, 1, 40, 40) + background
+        copies = warp(images, seed=0, step=0, background=background)
+        there = centres(copies.images - background)
+        torch.testing.assert_close(there, centres(image).expand(100, 2), atol=2e-3, rtol=0)
+
+
+def test_a_change_of_place_or_size_is_told_as_it_is_measured():
+    image = torch.zeros(1, 1, 64, 64)
+    image[..., 20:32, 30:40] = 1
+    copies = Warp(shift=0.1, zoom=0.25, rotate=30)(image.expand(300, 1, 64, 64), seed=0, step=0)
+    moved = centres(copies.images) - centres(image)
+    torch.testing.assert_close(moved, 0.1 * copies.change[:, 2:4], atol=2e-3, rtol=0)
+    grown = copies.images.sum((1, 2, 3)) / image.sum()
+    told = math.log(1.25) * copies.change[:, 4]
+    torch.testing.assert_close(grown.log() / 2, told, atol=0.02, rtol=0)
+    assert copies.change.abs().max() <= 1
+
+
 def test_what_comes_in_from_outside_is_the_background():
     images = torch.full((16, 1, 8, 8), -1.0)
     out = Warp(rotate=45, shift=0.3)(images, seed=0, step=0, background=-1.0).images
@@ -186,11 +223,12 @@ def test_no_other_draw_shares_the_warps_random_numbers():
     shift=st.floats(0, 1),
     flip=st.floats(0, 1),
     thickness=st.floats(0, 1),
+    zoom=st.floats(0, 1),
 )
-def test_a_warp_reads_back_what_its_text_says(rotate, scale, shear, shift, flip, thickness):
-    warp = Warp(rotate, scale, shear, shift, flip, thickness)
+def test_a_warp_reads_back_what_its_text_says(rotate, scale, shear, shift, flip, thickness, zoom):
+    warp = Warp(rotate, scale, shear, shift, flip, thickness, zoom)
     text = f"rotate={rotate!r}, scale={scale!r},shear={shear!r},shift={shift!r},flip={flip!r}"
-    text += f", thickness={thickness!r}"
+    text += f", thickness={thickness!r}, zoom={zoom!r}"
     assert parse_warp(text) == warp
 
 
@@ -219,8 +257,14 @@ def test_it_is_refused_without_a_category_or_where_q_would_not_learn_it():
         config_module.check(replace(CONFIG, codes="uniform"))
     with pytest.raises(UserError, match="continuous"):
         config_module.check(replace(CONFIG, follow=1.0, codes="cat3"))
-    with pytest.raises(UserError, match="shear"):
-        config_module.check(replace(CONFIG, follow=1.0, warp="shift=0.1"))
+    with pytest.raises(UserError, match="got 1 of them"):
+        config_module.check(replace(CONFIG, follow=1.0, codes="cat3,uniform"))
+    with pytest.raises(UserError, match="changes no slant and no width"):
+        config_module.check(replace(CONFIG, follow=1.0, warp="shift=0.1", codes=TWO))
+    for followed, told in (("", "got none"), ("slant,turn", "got 'turn'"), ("x,x", "got 'x'")):
+        with pytest.raises(UserError, match=f"^--followed: .*{told}"):
+            config_module.check(replace(CONFIG, follow=1.0, followed=followed, codes=TWO))
+    config_module.check(replace(CONFIG, follow=1.0, followed="y", warp="shift=0.1"))
     with pytest.raises(UserError, match="routing"):
         config_module.check(replace(CONFIG, routing="generator-step"))
 
@@ -239,7 +283,7 @@ def of_step(terms: RealTerms, mode: str):
     d_params, g_params = networks.split("openai")
     draw = torch.Generator().manual_seed(2)
     real, warped = torch.rand(2, 8, 1, 8, 8, generator=draw, dtype=torch.float64).unbind()
-    change = 2 * torch.rand(8, 2, generator=draw, dtype=torch.float64) - 1
+    change = 2 * torch.rand(8, 5, generator=draw, dtype=torch.float64) - 1
     copies = Warped(warped, change)
     latents = SPEC.sample(8, seed=0)
     latents = latents._replace(input=latents.input.double(), continuous=latents.continuous.double())
@@ -264,7 +308,7 @@ def test_it_adds_its_weights_times_its_gradients_to_d_s(mode, weight, follow):
     found = mutual_information(*((10 * q[:, 1:4]).softmax(1) for q in (first, second)))
     assert told.real_information.item() == pytest.approx(found.nats.item() if weight else 0)
     moved = (second - first)[:, [0, 5]]
-    miss = (moved - FOLLOWED * copies.change.flip(1)).square().mean(0).sum()
+    miss = (moved - FOLLOWED * copies.change[:, [1, 0]]).square().mean(0).sum()
     loss = -weight * found.objective + follow * miss
     truth = torch.autograd.grad(loss, list(discriminator.parameters()), allow_unused=True)
     # split() puts Q's parameters last, as the discriminator does
@@ -277,8 +321,10 @@ def test_the_first_codes_of_their_kind_are_asked():
     config = replace(CONFIG, codes="bernoulli,uniform,cat3,cat4,gaussian2:learned", follow=3.0)
     terms = real_terms(config, config.spec())
     assert terms == RealTerms(2.0, slice(2, 5), 3.0, (1, 9), (0, 1))
-    thin = replace(config, warp="thickness=1", codes="cat3,uniform,uniform")
+    thin = replace(config, followed="width", codes="cat3,uniform,uniform")
     assert real_terms(thin, thin.spec()) == RealTerms(2.0, slice(0, 3), 3.0, (3,), (1,))
+    place = replace(config, followed="size, y", codes="cat3,uniform3")
+    assert real_terms(place, place.spec()) == RealTerms(2.0, slice(0, 3), 3.0, (3, 4), (4, 3))
     assert real_terms(replace(config, real_info=0.0, follow=0.0), config.spec()) is None
 
 
@@ -291,7 +337,7 @@ def test_steps_with_it_tell_kinds_of_images_apart(cpu_ranks, mode):
     kinds[0, :, :, :3], kinds[1, :, 5:], kinds[2, :, 3:5, 3:5] = 1, 1, 1
     real = (kinds.repeat(16, 1, 1, 1) + 0.1 * torch.rand(48, 1, 8, 8, generator=draw)).clamp(0, 1)
     told = [float(step(n, real)[0].real_information) for n in range(60)]
-    assert told[0] < 0.2
+    assert told[0] < 0.3
     assert sum(told[-5:]) / 5 > 0.9 * math.log(3)
 
 
