@@ -98,7 +98,8 @@ class TrainConfig:
     and size. The warp must do it."""
     warp: str = "rotate=20,scale=0.15,shear=0.3,shift=0.06,thickness=0.7"
     """How --real-info and --follow warp: rotate (degrees), scale (each axis), zoom (both), shear,
-    shift (of the side), thickness (pixels), each up to its value, and flip (its probability)."""
+    shift (of the side), thickness (pixels), each up to its value, flip (its probability), place
+    (a shape is put anywhere within it from the middle), gamma (of the brightness)."""
     objective: Adversarial = "nonsaturating"
     """The adversarial losses; nonsaturating is the paper's. wgan wants --r1 or --spectral-norm."""
     label_smoothing: float = 0.0

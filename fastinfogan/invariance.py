@@ -67,7 +67,7 @@ class Warped(NamedTuple):
     """Copies of images, and what was done to them that a continuous code may follow."""
 
     images: Tensor  # [B, C, H, W]
-    change: Tensor  # [B, 5], of `CHANGES`: in ±1 of the most that the warp does
+    change: Tensor  # [B, 5], of `CHANGES`: in ±1 of the most that the warp does (place: ±2)
 
 
 @dataclass(frozen=True)
@@ -106,13 +106,16 @@ class RealTerms:
 
 @dataclass(frozen=True)
 class Warp:
-    """Random affine maps, mirroring, thicker and thinner strokes: what a category is to bear.
+    """Random affine maps, mirroring, strokes and brightness: what a category is to bear.
 
     Each is uniform in ± its value: `rotate` in degrees, `scale` of each axis, `shear`, `shift` in
     parts of the side, `thickness` in pixels on either side of a bright stroke (at most 1). `flip`
     is the probability of mirroring left and right. `zoom` is of both axes alike, from 1/(1 + zoom)
     to 1 + zoom times the size, uniform in its logarithm. All but shifts and mirroring leave an
-    image's centre of brightness where it is.
+    image's centre of brightness where it is. `place`, instead of `shift`, puts it anywhere within ±
+    its value of the image's middle, in parts of the side: a copy's place tells nothing of where
+    the shape was. `gamma`: brightness, from 0 at the background to 1, is raised to a power between
+    exp(-gamma) and exp(gamma), uniform in its logarithm.
     """
 
     rotate: float = 0.0
@@ -122,11 +125,13 @@ class Warp:
     flip: float = 0.0
     thickness: float = 0.0
     zoom: float = 0.0
+    place: float = 0.0
+    gamma: float = 0.0
 
     def makes(self, change: str) -> bool:
         """Whether it does that one of `CHANGES`."""
         of = {"slant": self.rotate or self.shear, "width": self.thickness, "size": self.zoom}
-        return bool(of.get(change, self.shift))
+        return bool(of.get(change, self.shift or self.place))
 
     def __call__(
         self,
@@ -144,7 +149,7 @@ class Warp:
         rows = images.shape[0]
         drawn = philox.words(
             rows,
-            9,
+            10,
             seed=seed,
             step=step & 0xFFFFFFFF,
             stream=Stream.WARP,
@@ -171,17 +176,26 @@ class Warp:
         mirror = torch.ones(rows, 2, 1, device=images.device, dtype=wide.dtype)
         mirror[:, 0, 0] -= 2 * (u[:, 6] < self.flip)
         centre = mirror * _centre(wide).unsqueeze(2)  # [B, 2, 1]
-        moved = centre + 2 * self.shift * torch.stack((x, y), 1).to(wide.dtype).unsqueeze(2)
+        moved = torch.stack((x, y), 1).to(wide.dtype).unsqueeze(2)
+        moved = 2 * self.place * moved if self.place else centre + 2 * self.shift * moved
+        if self.place:
+            x, y = ((moved - centre) / (2 * self.place)).squeeze(2).unbind(1)
         linear = linear.to(wide.dtype)
         matrix = mirror * torch.cat((linear, centre - linear @ moved), 2)
         grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
-        warped = F.grid_sample(wide, grid, align_corners=False) + background
+        warped = F.grid_sample(wide, grid, align_corners=False)
+        if self.gamma:
+            power = (self.gamma * (2 * u[:, 9] - 1)).exp().to(wide.dtype).view(-1, 1, 1, 1)
+            whole = 1 - background
+            warped = whole * (warped / whole).clamp(0, 1) ** power
+        warped = warped + background
         if self.thickness:
             warped = _thickened(warped, self.thickness * thicker.to(warped.dtype))
         # To first order a turn slants as much as a shear of its angle.
         most = self.shear + math.radians(self.rotate)
         slant = (shear - angle) / most if most else torch.zeros_like(shear)
-        return Warped(warped.to(images.dtype), torch.stack((slant, thicker, x, y, larger), 1))
+        change = (slant, thicker, x, y, larger)
+        return Warped(warped.to(images.dtype), torch.stack([c.float() for c in change], 1))
 
 
 def _centre(bright: Tensor) -> Tensor:
@@ -216,9 +230,11 @@ def parse_warp(text: str) -> Warp:
             values[name] = float(number)
         except ValueError:
             raise ValueError(f"{name}: expected a number, got {number!r}") from None
-        most = {"rotate": 180.0, "shear": 2.0}.get(name, 1.0)
+        most = {"rotate": 180.0, "shear": 2.0, "gamma": 3.0}.get(name, 1.0)
         if not 0 <= values[name] <= most or (name == "scale" and values[name] == 1):
             raise ValueError(f"{name}: expected 0 to {most:g}, got {number}")
+    if values.get("shift") and values.get("place"):
+        raise ValueError("shift and place: expected one of them, got both")
     return Warp(**values)
 
 

@@ -206,6 +206,34 @@ def test_a_change_of_place_or_size_is_told_as_it_is_measured():
     assert copies.change.abs().max() <= 1
 
 
+def test_a_copys_place_tells_nothing_of_the_images():
+    images = torch.zeros(2, 1, 64, 64)
+    images[0, :, 20:32, 10:20] = images[1, :, 34:46, 44:54] = 1
+    both = images.repeat_interleave(200, 0)
+    copies = Warp(place=0.2, rotate=90, zoom=0.2)(both, seed=0, step=0)
+    there = centres(copies.images)
+    assert 0.19 < there.abs().max() < 0.201
+    for half in there.split(200):
+        assert half.mean(0).abs().max() < 0.02
+    moved = (there - centres(both)) / 0.2
+    torch.testing.assert_close(moved, copies.change[:, 2:4], atol=0.01, rtol=0)
+
+
+def test_gamma_bends_the_scale_of_brightness_and_leaves_its_ends():
+    brightness = torch.linspace(0, 1, 64).view(1, 1, 8, 8).expand(500, 1, 8, 8)
+    for background in (0.0, -1.0):
+        images = background + (1 - background) * brightness
+        copies = Warp(gamma=0.5)(images, seed=0, step=0, background=background).images
+        bent = ((copies - background) / (1 - background)).flatten(1)
+        torch.testing.assert_close(bent[:, 0], torch.zeros(500), atol=1e-3, rtol=0)
+        torch.testing.assert_close(bent[:, -1], torch.ones(500), atol=1e-3, rtol=0)
+        powers = bent[:, 20].log() / brightness.flatten(1)[:, 20].log()
+        assert powers.min() == pytest.approx(math.exp(-0.5), rel=0.01)
+        assert powers.max() == pytest.approx(math.exp(0.5), rel=0.01)
+        expected = brightness.flatten(1) ** powers.unsqueeze(1)
+        torch.testing.assert_close(bent, expected, atol=1e-3, rtol=0)
+
+
 def test_what_comes_in_from_outside_is_the_background():
     images = torch.full((16, 1, 8, 8), -1.0)
     out = Warp(rotate=45, shift=0.3)(images, seed=0, step=0, background=-1.0).images
@@ -224,12 +252,14 @@ def test_no_other_draw_shares_the_warps_random_numbers():
     flip=st.floats(0, 1),
     thickness=st.floats(0, 1),
     zoom=st.floats(0, 1),
+    place=st.floats(0, 1),
+    gamma=st.floats(0, 3),
 )
-def test_a_warp_reads_back_what_its_text_says(rotate, scale, shear, shift, flip, thickness, zoom):
-    warp = Warp(rotate, scale, shear, shift, flip, thickness, zoom)
-    text = f"rotate={rotate!r}, scale={scale!r},shear={shear!r},shift={shift!r},flip={flip!r}"
-    text += f", thickness={thickness!r}, zoom={zoom!r}"
-    assert parse_warp(text) == warp
+def test_a_warp_reads_back_what_its_text_says(**values):
+    if values["shift"]:
+        values["place"] = 0.0
+    text = ", ".join(f"{name}={value!r}" for name, value in values.items())
+    assert parse_warp(text) == Warp(**values)
 
 
 @pytest.mark.parametrize(
@@ -243,6 +273,7 @@ def test_a_warp_reads_back_what_its_text_says(rotate, scale, shear, shift, flip,
         ("flip=1.5", "expected 0 to 1"),
         ("shift=-.1", "expected 0 to 1"),
         ("rotate=1,rotate=2", "once"),
+        ("shift=.1,place=.1", "got both"),
     ],
 )
 def test_a_bad_warp_is_told_in_one_line(text, told):
