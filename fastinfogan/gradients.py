@@ -35,6 +35,7 @@ class Objective:
     routing: Routing
     backend: str = "auto"
     real: RealTerms | None = None  # what Q is asked on real images, an extension
+    vat: Tensor | float = 1.0  # multiplies the weight of the adversarial copies
     adversarial: Adversarial = "nonsaturating"
     smoothing: float = 0.0  # D's target for real images is 1 less this
     r1: float = 0.0  # γ of the penalty on D's gradient at real images
@@ -149,6 +150,7 @@ def d_grads(
     scale: Scale = unscaled,
     *,
     warped: Warped | None = None,
+    probes: Tensor | None = None,
     together: bool = True,
 ) -> tuple[Gradients, DTerms]:
     """Gradients of D's loss, −log D(x) − log(1 − D(G(z))) + λ·NLL, in `params`.
@@ -162,6 +164,7 @@ def d_grads(
         latents: a batch of as many rows.
         scale: multiplies the loss (fp16's loss scale).
         warped: warped copies of `real`, in the same order.
+        probes: directions like `real` from which adversarial copies are looked for, if they are.
         together: all images go through D in one pass, those of a kind normalised by their own
             statistics; the same as a pass for each, to rounding.
     """
@@ -171,7 +174,8 @@ def d_grads(
     copies = [] if warped is None else [warped.images]
     kinds = [x.to(fake.dtype) for x in (real, fake, *copies)]
     of_real, of_fake, *of_warped = _features(networks, kinds, together)
-    total, terms, _ = _d_loss(networks, objective, of_real, of_fake, latents, warped, *of_warped)
+    copied = Copied(warped, of_warped[0], kinds[0], probes) if warped is not None else None
+    total, terms, _ = _d_loss(networks, objective, of_real, of_fake, latents, copied)
     if objective.r1 or objective.r2:
         total = total + objective.penalty(networks.discriminator, *kinds[:2])
     with asking("weights"):
@@ -190,14 +194,22 @@ def _features(
     return tuple(trunk(images, s) for images, s in zip(kinds, stats, strict=True))
 
 
+class Copied(NamedTuple):
+    """What the terms on real images need."""
+
+    warped: Warped
+    features: Tensor  # D's of the warped copies
+    real: Tensor  # the images, in the dtype that D computes in
+    probes: Tensor | None
+
+
 def _d_loss(
     networks: Networks,
     objective: Objective,
     of_real: Tensor,
     of_fake: Tensor,
     latents: LatentBatch,
-    warped: Warped | None = None,
-    of_warped: Tensor | None = None,
+    copied: Copied | None,
 ) -> tuple[Tensor, DTerms, Tensor]:
     """D's loss from its features, and D's logits of real images."""
     discriminator = networks.discriminator
@@ -206,15 +218,21 @@ def _d_loss(
     q = discriminator.q(shared, "batch")
     loss, information, nll = objective.losses("discriminator", logits, q, latents)
     total = loss if objective.routing == "generator-step" else loss + information
-    if warped is None or of_warped is None or objective.real is None:
+    if copied is None or objective.real is None:
         # Q has no loss on real images, but its running statistics are theirs.
         with torch.no_grad():
             discriminator.q(of_real, "update")
         nats = torch.zeros_like(loss)
     else:
-        on_real, on_warped = discriminator.q(of_real, "update"), discriminator.q(of_warped, "batch")
-        of_copies, nats = objective.real.loss(on_real, on_warped, warped.change)
+        on_real = discriminator.q(of_real, "update")
+        on_warped = discriminator.q(copied.features, "batch")
+        of_copies, nats = objective.real.loss(on_real, on_warped, copied.warped.change)
         total = total + of_copies
+        if copied.probes is not None:
+            divergence = objective.real.adversarial(
+                discriminator, copied.real, on_real, copied.probes
+            )
+            total = total + objective.real.vat * objective.vat * divergence
     real_logits, fake_logits = logits.detach().chunk(2)
     on_real, on_fake = _probability(real_logits), _probability(fake_logits)
     return total, DTerms(loss.detach(), on_real, on_fake, nll, nats.detach()), real_logits
@@ -306,6 +324,7 @@ def shared_grads(
     scale: Scale = unscaled,
     *,
     warped: Warped | None = None,
+    probes: Tensor | None = None,
 ) -> tuple[Gradients, DTerms, Gradients, GTerms]:
     """What `d_grads` and `g_grads` give for the same latents and weights, from one pass.
 
@@ -322,9 +341,8 @@ def shared_grads(
     kinds = [x.to(fake.dtype) for x in (real, *copies)]
     of_real, *of_warped = _features(networks, kinds)
     of_fake = discriminator.trunk(seen, "batch")
-    total, d_terms, real_logits = _d_loss(
-        networks, objective, of_real, of_fake, latents, warped, *of_warped
-    )
+    copied = Copied(warped, of_warped[0], kinds[0], probes) if warped is not None else None
+    total, d_terms, real_logits = _d_loss(networks, objective, of_real, of_fake, latents, copied)
     if objective.r1 or objective.r2:
         total = total + objective.penalty(discriminator, kinds[0], seen)
     with asking("weights"):

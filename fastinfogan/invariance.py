@@ -12,8 +12,14 @@ another with its stroke width. Then G, whose images Q must read, gives them that
 The joint distribution is that of a rank's own batch: unlike the paper's losses, two ranks of B are
 not one of 2B.
 
+Warps know only what was thought of. A virtual adversarial copy is the small change of an image that
+alters its categories most, found by their gradient; they are to bear that too, and so no category
+borders on another where there are images.
+
 Mutual information of the two predictions: Ji, Henriques and Vedaldi 2019 ("Invariant information
-clustering", eq. 3); of a prediction and its image under augmentation: Hu et al. 2017 (IMSAT).
+clustering", eq. 3); of a prediction and its image under augmentation, or under an adversarial
+change: Hu et al. 2017 (IMSAT); how that is found: Miyato et al. 2018 ("Virtual adversarial
+training").
 """
 
 from __future__ import annotations
@@ -27,6 +33,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import philox
+from .layers import asking
+from .networks_base import Discriminator
 from .philox import Stream
 
 # Categories start nearly equal, where mutual information is flat: one split grows, the others
@@ -36,6 +44,7 @@ SHARPNESS = 10.0  # multiplies the logits
 BALANCE = 2.0  # weight of the categories' entropy; 1 is the mutual information itself
 FOLLOWED = 0.75  # how far the greatest warp moves a code that follows it; a uniform one spans ±1
 CHANGES = ("slant", "width", "x", "y", "size")  # what a warp does that a code may follow
+PROBE = 1.0  # length of the random step from which the worst direction is looked for
 _SMALL = 1e-10
 
 
@@ -79,6 +88,8 @@ class RealTerms:
     follow: float = 0.0  # weight of the codes' following
     followers: tuple[int, ...] = ()  # columns of Q's output, the means of continuous codes
     changes: tuple[int, ...] = ()  # which column of `Warped.change` each follows
+    vat: float = 0.0  # weight of the virtual adversarial copies
+    radius: float = 1.5  # how far these are from the images
 
     def loss(self, q: Tensor, of_warped: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
         """(what is added to D's loss, the categories' information in nats).
@@ -102,6 +113,43 @@ class RealTerms:
                 miss = moved - FOLLOWED * change[:, which].to(wide)
                 total = total + self.follow * miss.square().mean()
         return total, nats.detach()
+
+    def adversarial(
+        self, discriminator: Discriminator, images: Tensor, q: Tensor, probes: Tensor
+    ) -> Tensor:
+        """KL(p(x) ‖ p(x + r)) of the categories in nats, for the r of length `radius` that makes
+        most of it: Miyato et al. 2018, algorithm 1, one power iteration, from `probes`.
+
+        Two more passes of D, whose batch statistics are the copies' own and which no buffer
+        follows; the first has no gradient in D's parameters.
+
+        Args:
+            images: real ones [B, C, H, W], in the dtype that D computes in.
+            q: Q's output on them, [B, q_dim]; the target, to which no gradient goes.
+            probes: directions [B, C, H, W], of any length.
+        """
+        target = q.detach()
+        probe = (images + PROBE * _unit(probes).to(images.dtype)).detach().requires_grad_()
+        found = self._divergence(discriminator, target, probe)
+        with asking("inputs"):
+            (slope,) = torch.autograd.grad(found, probe)
+        copies = (images + self.radius * _unit(slope).to(images.dtype)).detach()
+        return self._divergence(discriminator, target, copies)
+
+    def _divergence(self, discriminator: Discriminator, target: Tensor, images: Tensor) -> Tensor:
+        q = discriminator.q(discriminator.trunk(images, "batch"), "batch")
+        wide = torch.promote_types(q.dtype, torch.float32)
+        log_p, log_q = (
+            (x[:, self.categories].to(wide) * SHARPNESS).log_softmax(1) for x in (target, q)
+        )
+        return (log_p.exp() * (log_p - log_q)).sum(1).mean()
+
+
+def _unit(directions: Tensor) -> Tensor:
+    """Each row [C, H, W] divided by its length, in fp32 or wider."""
+    wide = directions.to(torch.promote_types(directions.dtype, torch.float32))
+    length = wide.flatten(1).norm(dim=1).clamp_min(_SMALL)
+    return wide / length.view(-1, 1, 1, 1)
 
 
 @dataclass(frozen=True)

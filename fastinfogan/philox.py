@@ -30,6 +30,7 @@ class Stream(IntEnum):
     SAMPLES = 3
     ORDER = 4
     WARP = 5
+    PROBE = 6
     PAIR_LATENTS = 16
     PAIR_FACTORS = 17
 
@@ -95,6 +96,12 @@ def normal(word: Tensor) -> Tensor:
     radius = (uniform(first) + 2.0**-24).log().mul(-2.0).sqrt()
     angle = uniform(second) * (2.0 * math.pi)
     return torch.stack((radius * angle.cos(), radius * angle.sin()), dim=-1).reshape(word.shape)
+
+
+def signs(word: Tensor) -> Tensor:
+    """32-bit words [rows, n] to as many bits' signs, float32 [rows, 32·n] of ±1."""
+    bits = word.unsqueeze(2) >> torch.arange(32, device=word.device)
+    return (1 - 2 * (bits & 1)).to(torch.float32).flatten(1)
 
 
 def below(word: Tensor, n: int) -> Tensor:

@@ -16,7 +16,7 @@ LEAST_RATE = 0.01  # of a learning rate, from the end of its decay on
 
 
 class Schedule:
-    """The weights of the codes, kept up to date in `weights`, and the learning rates."""
+    """The weights of the codes, kept up to date in `weights`, `vat`, and the learning rates."""
 
     def __init__(self, config: TrainConfig, spec: LatentSpec, device: torch.device) -> None:
         self.config = config
@@ -26,6 +26,7 @@ class Schedule:
             dtype=torch.float32,
         )
         self.weights = self._full.clone()  # [n_codes]: λ times each code's own weight
+        self.vat = torch.zeros((), device=device)  # 1 from vat_start on
 
     def set(self, step: int | Tensor, factors: Tensor | None = None) -> None:
         """The weights of update `step` (from 0): none before info_start, all info_ramp later.
@@ -38,6 +39,8 @@ class Schedule:
             torch.mul(full, _between(part, 0.0, 1.0), out=self.weights)
         elif factors is not None:
             self.weights.copy_(full)
+        on = step >= self.config.vat_start
+        self.vat.copy_(on) if isinstance(on, Tensor) else self.vat.fill_(on)
 
     def set_rate(self, optimizer: torch.optim.Optimizer, full: float, step: int | Tensor) -> None:
         """The learning rate of update `step`: a line from `full` to `LEAST_RATE` of it."""

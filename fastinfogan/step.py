@@ -9,6 +9,7 @@ import torch
 import torch._dynamo
 from torch import Tensor, nn
 
+from . import philox
 from .capture import Captured, CaptureFailed, restored
 from .config import TrainConfig
 from .contrastive import Critic, Pairs, contrastive_grads, draw_pairs, n_factors
@@ -91,7 +92,7 @@ def fused_adam(flat: Flat, lr: float, config: TrainConfig) -> torch.optim.Adam:
 
 def real_terms(config: TrainConfig, spec: LatentSpec) -> RealTerms | None:
     """What is asked on real images: of the first categorical, of the first continuous codes."""
-    if not (config.real_info or config.follow):
+    if not (config.real_info or config.follow or config.vat):
         return None
     categories: list[slice] = []
     means: list[int] = []
@@ -107,13 +108,15 @@ def real_terms(config: TrainConfig, spec: LatentSpec) -> RealTerms | None:
         config.follow,
         tuple(means[: len(changes)]) if config.follow else (),
         changes if config.follow else (),
+        config.vat,
+        config.vat_radius,
     )
 
 
 class Functions(NamedTuple):
     """The gradients of this run's networks, eager or compiled."""
 
-    d: Callable[..., tuple[Gradients, DTerms]]  # of real, latents, warped copies
+    d: Callable[..., tuple[Gradients, DTerms]]  # of real, latents, warped copies, probes
     g: Callable[..., tuple[Gradients, GTerms]]  # of latents, G's images if begun, real
     shared: Callable[..., tuple[Gradients, DTerms, Gradients, GTerms]]  # as of D
     contrastive: Callable[[Pairs], tuple[Gradients, Tensor]]  # G's, then the critic's
@@ -161,7 +164,7 @@ class Step:
             network.to(device=ranks.device)
             network.to(memory_format=self.policy.memory_format)  # type: ignore[call-overload]
         self.schedule = Schedule(config, spec, ranks.device)
-        self.warp = parse_warp(config.warp) if config.real_info or config.follow else None
+        self.warp = parse_warp(config.warp) if real_terms(config, spec) else None
         self.balance: Balance | None = None
         if config.balance_codes:
             self.balance = Balance(spec, config.balance_codes, config.backend).to(ranks.device)
@@ -171,6 +174,7 @@ class Step:
             config.routing,
             config.backend,
             real=real_terms(config, spec),
+            vat=self.schedule.vat,
             adversarial=config.objective,
             smoothing=config.label_smoothing,
             r1=config.r1,
@@ -213,14 +217,16 @@ class Step:
             return contrastive_grads(networks.generator, critic, params, pairs, weight, scale)
 
         return Functions(
-            lambda real, latents, warped=None: d_grads(
-                networks, objective, d_params, real, latents, scale, warped=warped
+            lambda real, latents, warped=None, probes=None: d_grads(
+                networks, objective, d_params, real, latents, scale, warped=warped, probes=probes
             ),
             lambda latents, fake, real=None: g_grads(
                 networks, objective, g_params, latents, scale, fake=fake, real=real
             ),
-            lambda real, latents, warped=None: shared_grads(
-                networks, objective, d_params, g_params, real, latents, scale, warped=warped
+            lambda real, latents, warped=None, probes=None: shared_grads(
+                *(networks, objective, d_params, g_params, real, latents, scale),
+                warped=warped,
+                probes=probes,
             ),
             contrastive,
         )
@@ -292,7 +298,7 @@ class Step:
     def _alternating(self, step: int | Tensor, real: Tensor) -> tuple[DTerms, GTerms]:
         """The paper's: G answers the D that has just moved, on latents of its own."""
         latents = self._latents(step, Stream.D_LATENTS, len(real))
-        grads, d_terms = self._gradients.d(real, latents, self._warped(step, real))
+        grads, d_terms = self._gradients.d(real, latents, *self._copies(step, real))
         self.d_flat.collect(grads)
         average = self.ranks.start_average(self.d_flat.grad)
         # What G does before it meets D does not depend on D's update, nor that on this.
@@ -310,8 +316,8 @@ class Step:
     def _shared(self, step: int | Tensor, real: Tensor) -> tuple[DTerms, GTerms]:
         """One pass for both players."""
         latents = self._latents(step, Stream.G_LATENTS, len(real))
-        warped = self._warped(step, real)
-        of_d, d_terms, of_g, g_terms = self._gradients.shared(real, latents, warped)
+        copies = self._copies(step, real)
+        of_d, d_terms, of_g, g_terms = self._gradients.shared(real, latents, *copies)
         self.d_flat.collect(of_d)
         d_average = self.ranks.start_average(self.d_flat.grad)
         self.g_flat.collect(self._contrasted(step, of_g, len(real)))
@@ -350,17 +356,28 @@ class Step:
             first_row=self.ranks.rank * batch,
         )
 
-    def _warped(self, step: int | Tensor, real: Tensor) -> Warped | None:
-        """Warped copies of the real images, where Q is asked about them."""
+    def _copies(self, step: int | Tensor, real: Tensor) -> tuple[Warped | None, Tensor | None]:
+        """Warped copies of the real images, and directions from which to look for adversarial
+        ones, where Q is asked about them."""
         if self.warp is None:
-            return None
-        return self.warp(
-            real,
-            seed=self.config.seed,
-            step=step,
-            first_row=self.ranks.rank * len(real),
-            background=self.networks.generator.image_range[0],
+            return None, None
+        seed, first_row = self.config.seed, self.ranks.rank * len(real)
+        background = self.networks.generator.image_range[0]
+        warped = self.warp(real, seed=seed, step=step, first_row=first_row, background=background)
+        early = isinstance(step, int) and step < self.config.vat_start  # their weight is 0
+        if not self.config.vat or (early and not self.policy.compile):
+            return warped, None
+        pixels = real[0].numel()
+        word = philox.words(
+            len(real),
+            -(-pixels // 32),
+            seed=seed,
+            step=step & 0xFFFFFFFF,
+            stream=Stream.PROBE,
+            first_row=first_row,
+            device=real.device,
         )
+        return warped, philox.signs(word)[:, :pixels].view(real.shape)
 
     def _move(self, flat: Flat, optimizer: torch.optim.Adam) -> None:
         if self.scaler is None:

@@ -20,7 +20,16 @@ CONFIG = TrainConfig(image_size=8, batch_size=8, noise=5, codes="cat3,uniform,be
 SPEC = CONFIG.spec()
 MODES: list[StepMode] = ["alternating", "shared"]
 RECIPE = replace(  # what the `mnist` preset adds
-    CONFIG, real_info=3.0, follow=3.0, info_start=1, info_ramp=2, decay_start=1, decay_steps=3
+    CONFIG,
+    real_info=3.0,
+    follow=3.0,
+    followed="slant",
+    vat=1.0,
+    vat_start=1,
+    info_start=1,
+    info_ramp=2,
+    decay_start=1,
+    decay_steps=3,
 )
 
 

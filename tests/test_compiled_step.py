@@ -25,6 +25,8 @@ SPEC = CONFIG.spec()
 RECIPE = {
     "real_info": 3.0,
     "follow": 3.0,
+    "vat": 1.0,
+    "vat_start": 1,
     "info_start": 1,
     "info_ramp": 2,
     "decay_start": 2,

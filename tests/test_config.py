@@ -40,6 +40,9 @@ OTHER: dict[str, tuple[str, Any]] = {
     "follow": ("1.5", 1.5),
     "followed": ("size,x", "size,x"),
     "warp": ("rotate=5,flip=0.5", "rotate=5,flip=0.5"),
+    "vat": ("2", 2.0),
+    "vat_start": ("7", 7),
+    "vat_radius": ("0.5", 0.5),
     "objective": ("hinge", "hinge"),
     "label_smoothing": ("0.1", 0.1),
     "spectral_norm": ("", True),  # a flag
@@ -151,7 +154,15 @@ class TestPresets:
 
     def test_the_papers_recipe_has_no_extension(self):
         config = PRESETS["mnist-paper"]
-        off = ("real_info", "follow", "info_start", "info_ramp", "decay_steps", "label_smoothing")
+        off = (
+            "real_info",
+            "follow",
+            "vat",
+            "info_start",
+            "info_ramp",
+            "decay_steps",
+            "label_smoothing",
+        )
         assert not any(getattr(config, name) for name in off)
 
     def test_mnist_paper_has_the_papers_values(self):

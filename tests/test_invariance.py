@@ -17,6 +17,7 @@ from fastinfogan.factors import slant
 from fastinfogan.gradients import d_grads, shared_grads
 from fastinfogan.invariance import (
     FOLLOWED,
+    PROBE,
     RealTerms,
     Warp,
     Warped,
@@ -303,14 +304,14 @@ def test_it_is_refused_without_a_category_or_where_q_would_not_learn_it():
 # In the step
 
 
-def of_step(terms: RealTerms, mode: str):
+def of_step(terms: RealTerms, mode: str, probes: Tensor | None = None, on: float = 1.0):
     networks = build(CONFIG, SPEC)
     for network in networks:
         network.double()
         draw = torch.Generator().manual_seed(1)
         for p in network.parameters():
             torch.nn.init.normal_(p, 0.1, 0.1, generator=draw)
-    goal = Objective(SPEC, torch.zeros(3, dtype=torch.float64), "openai", "auto", terms)
+    goal = Objective(SPEC, torch.zeros(3, dtype=torch.float64), "openai", "auto", terms, on)
     d_params, g_params = networks.split("openai")
     draw = torch.Generator().manual_seed(2)
     real, warped = torch.rand(2, 8, 1, 8, 8, generator=draw, dtype=torch.float64).unbind()
@@ -320,11 +321,14 @@ def of_step(terms: RealTerms, mode: str):
     latents = latents._replace(input=latents.input.double(), continuous=latents.continuous.double())
     if mode == "shared":
         grads, told, *_ = shared_grads(
-            networks, goal, d_params, g_params, real, latents, warped=copies
+            networks, goal, d_params, g_params, real, latents, warped=copies, probes=probes
         )
     else:
         grads, told = d_grads(
-            networks, goal, d_params, real, latents, warped=copies, together=mode == "together"
+            *(networks, goal, d_params, real, latents),
+            warped=copies,
+            probes=probes,
+            together=mode == "together",
         )
     return networks.discriminator, real, copies, grads, told
 
@@ -376,6 +380,128 @@ def test_without_it_no_image_is_warped(cpu_ranks, monkeypatch):
     monkeypatch.setattr(Warp, "__call__", lambda *_, **__: pytest.fail("an image was warped"))
     step = Step(replace(CONFIG, real_info=0.0), SPEC, cpu_ranks("no"))
     assert float(step(0, torch.rand(8, 1, 8, 8))[0].real_information) == 0
+
+
+# Virtual adversarial copies
+
+
+class Linear(torch.nn.Module):
+    """A discriminator whose logits are linear in the image."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(weight)
+
+    def trunk(self, images: Tensor, stats: str) -> Tensor:
+        assert stats == "batch"
+        return images.flatten(1)
+
+    def q(self, features: Tensor, stats: str) -> Tensor:
+        return features @ self.weight.T
+
+
+def linear_case():
+    draw = torch.Generator().manual_seed(0)
+    weight = 0.1 * torch.randn(4, 16, generator=draw, dtype=torch.float64)
+    images = torch.rand(5, 1, 4, 4, generator=draw, dtype=torch.float64)
+    probes = torch.randn(5, 1, 4, 4, generator=draw)
+    return Linear(weight), images, probes
+
+
+def divergence(network, images: Tensor, moved: Tensor) -> Tensor:
+    """KL of the first three columns, row by row."""
+    p, q = ((10 * network.q(x.flatten(1), "batch")[:, :3]).softmax(1) for x in (images, moved))
+    return (p * (p / q).log()).sum(1)
+
+
+def test_the_adversarial_change_is_nearly_the_worst_of_its_length():
+    network, images, probes = linear_case()
+    terms = RealTerms(categories=slice(0, 3), vat=1.0, radius=0.3)
+    q = network.q(images.flatten(1), "batch")
+    found = terms.adversarial(network, images, q, probes).detach()
+    draw = torch.Generator().manual_seed(1)
+    others = torch.randn(2000, *images.shape, generator=draw, dtype=torch.float64)
+    others = 0.3 * others / others.flatten(2).norm(dim=2).view(2000, 5, 1, 1, 1)
+    tried = torch.stack([divergence(network, images, images + r).detach() for r in others])
+    assert float(found) > float(tried.mean(1).max())
+    # and no better than the best of each row that gradient ascent finds
+    r = others[tried.argmax(0), torch.arange(5)].clone()
+    for _ in range(500):
+        r.requires_grad_()
+        (slope,) = torch.autograd.grad(divergence(network, images, images + r).sum(), r)
+        r = (r + slope).detach()
+        r = 0.3 * r / r.flatten(1).norm(dim=1).view(5, 1, 1, 1)
+    best = float(divergence(network, images, images + r).mean().detach())
+    assert 0.6 * best < float(found) <= best * (1 + 1e-9)
+
+
+def test_its_gradient_goes_to_the_copies_and_not_to_the_target_or_the_search():
+    network, images, probes = linear_case()
+    terms = RealTerms(categories=slice(0, 3), vat=1.0, radius=0.3)
+    q = network.q(images.flatten(1), "batch")
+    found = terms.adversarial(network, images, q, probes)
+    (got,) = torch.autograd.grad(found, network.weight)
+    # found again by hand, with the target and the change as constants
+    start = (images + PROBE * probes / probes.flatten(1).norm(dim=1).view(5, 1, 1, 1)).double()
+    start.requires_grad_()
+    (slope,) = torch.autograd.grad(divergence(network, images, start).mean(), start)
+    moved = images + 0.3 * slope / slope.flatten(1).norm(dim=1).view(5, 1, 1, 1)
+    target = (10 * q[:, :3]).softmax(1).detach()
+    log_q = (10 * network.q(moved.flatten(1), "batch")[:, :3]).log_softmax(1)
+    loss = (target * (target.log() - log_q)).sum(1).mean()
+    (expected,) = torch.autograd.grad(loss, network.weight)
+    torch.testing.assert_close(got, expected)
+    assert float(got[3].abs().max()) == 0
+
+
+@pytest.mark.parametrize("mode", ["together", "apart", "shared"])
+def test_it_is_added_for_its_weight_to_d_s_loss_alone(mode):
+    probes = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    terms = RealTerms(2.0, slice(1, 4), vat=3.0, radius=0.5)
+    discriminator, real, _, grads, _ = of_step(terms, mode, probes, on=0.5)
+    _, _, _, without, _ = of_step(terms, mode)
+    buffers = {k: v.clone() for k, v in discriminator.named_buffers()}
+    on_real = discriminator(real, "batch")[1]
+    loss = 1.5 * terms.adversarial(discriminator, real, on_real, probes)
+    assert all(torch.equal(buffers[k], v) for k, v in discriminator.named_buffers())
+    truth = torch.autograd.grad(loss, list(discriminator.parameters()), allow_unused=True)
+    for got, base, t in zip(grads, without, truth, strict=True):
+        extra = torch.zeros_like(base) if t is None else t
+        torch.testing.assert_close(got - base, extra, atol=1e-9, rtol=1e-7)
+
+
+def test_the_copies_are_looked_for_from_vat_start_on(cpu_ranks, monkeypatch):
+    config = replace(CONFIG, vat=1.0, vat_start=2)
+    step = Step(config, SPEC, cpu_ranks("no"))
+    seen = []
+    eager = step._gradients.d
+
+    def d(*args):
+        seen.append((args[3], float(step.schedule.vat)))
+        return eager(*args)
+
+    monkeypatch.setattr(step, "_gradients", step._gradients._replace(d=d))
+    real = torch.rand(8, 1, 8, 8)
+    for n in range(5):
+        step(n, real)
+    assert [probes is None for probes, _ in seen] == [True, True, False, False, False]
+    assert [on for _, on in seen] == [0, 0, 1, 1, 1]
+    assert set(seen[2][0].unique().tolist()) == {-1, 1}
+    assert not torch.equal(seen[2][0], seen[3][0])
+
+
+def test_rows_of_probes_depend_on_their_place_in_the_global_batch_alone(cpu_ranks):
+    step = Step(replace(CONFIG, vat=1.0), SPEC, cpu_ranks("no"))
+
+    def probes(rows: int, at: int | Tensor = 3) -> Tensor:
+        found = step._copies(at, torch.rand(rows, 1, 8, 8))[1]
+        assert found is not None
+        return found
+
+    whole = probes(8)
+    step.ranks.rank = 1
+    assert torch.equal(probes(4), whole[4:])
+    assert torch.equal(probes(4, torch.tensor(3)), whole[4:])
 
 
 # What changes over a run

@@ -149,3 +149,13 @@ def test_all_permutations_are_equally_likely():
         counts[order] = counts.get(order, 0) + 1
     assert len(counts) == 24
     assert stats.chisquare(list(counts.values())).pvalue > P_VALUE
+
+
+def test_signs_are_a_words_bits_and_both_are_as_frequent():
+    word = philox.words(3, 2, seed=0)
+    signs = philox.signs(word)
+    assert signs.shape == (3, 64)
+    bits = [[1 - 2 * ((int(w) >> i) & 1) for w in row for i in range(32)] for row in word]
+    assert signs.tolist() == bits
+    many = philox.signs(philox.words(1000, 25, seed=1))
+    assert abs(float(many.mean())) < 4 * many.numel() ** -0.5
