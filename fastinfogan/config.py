@@ -94,8 +94,8 @@ class TrainConfig:
     """Weight of following: the first continuous codes move as real images are warped, each with
     one of the changes that --followed lists; an extension of InfoGAN. 0: off."""
     followed: str = "slant,width"
-    """What --follow has them follow, in the order of the codes: of slant, width (of strokes), x, y
-    and size. The warp must do it."""
+    """What --follow has them follow, in the order of the codes, as far as these go: of slant, width
+    (of strokes), x, y and size. The warp must do it."""
     warp: str = "rotate=20,scale=0.15,shear=0.3,shift=0.06,thickness=0.7"
     """How --real-info and --follow warp: rotate (degrees), scale (each axis), zoom (both), shear,
     shift (of the side), thickness (pixels), each up to its value, flip (its probability), place
@@ -258,12 +258,9 @@ def _check_real_info(config: TrainConfig, spec: LatentSpec) -> None:
         raise UserError(f"--followed: {error}") from None
     if config.follow and not changes:
         raise UserError(f"--followed: expected one of {', '.join(CHANGES)} or more, got none")
-    if config.follow and spec.n_cont < len(changes):
-        raise UserError(
-            f"--followed: {config.followed} needs as many continuous codes, got {spec.n_cont} of "
-            f"them in --codes {config.codes}"
-        )
-    missing = [change for change in changes if not warp.makes(change)]
+    if config.follow and not spec.n_cont:
+        raise UserError(f"--follow: needs a continuous code, {codes}")
+    missing = [change for change in changes[: spec.n_cont] if not warp.makes(change)]
     if config.follow and missing:
         raise UserError(f"--followed: --warp {config.warp} changes no {' and no '.join(missing)}")
     if (config.real_info or config.follow or config.vat) and config.routing == "generator-step":

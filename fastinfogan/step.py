@@ -101,7 +101,8 @@ def real_terms(config: TrainConfig, spec: LatentSpec) -> RealTerms | None:
             categories.append(slot.q)
         elif isinstance(code, Uniform | Gaussian):
             means += range(slot.q.start, slot.q.start + code.dim)
-    changes = tuple(CHANGES.index(name) for name in parse_changes(config.followed))
+    names = parse_changes(config.followed)[: len(means)]
+    changes = tuple(CHANGES.index(name) for name in names)
     return RealTerms(
         config.real_info,
         categories[0] if categories else None,

@@ -289,8 +289,7 @@ def test_it_is_refused_without_a_category_or_where_q_would_not_learn_it():
         config_module.check(replace(CONFIG, codes="uniform"))
     with pytest.raises(UserError, match="continuous"):
         config_module.check(replace(CONFIG, follow=1.0, codes="cat3"))
-    with pytest.raises(UserError, match="got 1 of them"):
-        config_module.check(replace(CONFIG, follow=1.0, codes="cat3,uniform"))
+    config_module.check(replace(CONFIG, follow=1.0, codes="cat3,uniform", warp="shear=0.1"))
     with pytest.raises(UserError, match="changes no slant and no width"):
         config_module.check(replace(CONFIG, follow=1.0, warp="shift=0.1", codes=TWO))
     for followed, told in (("", "got none"), ("slant,turn", "got 'turn'"), ("x,x", "got 'x'")):
@@ -358,6 +357,8 @@ def test_the_first_codes_of_their_kind_are_asked():
     assert terms == RealTerms(2.0, slice(2, 5), 3.0, (1, 9), (0, 1))
     thin = replace(config, followed="width", codes="cat3,uniform,uniform")
     assert real_terms(thin, thin.spec()) == RealTerms(2.0, slice(0, 3), 3.0, (3,), (1,))
+    one = replace(config, followed="width, slant", codes="cat3,uniform")
+    assert real_terms(one, one.spec()) == RealTerms(2.0, slice(0, 3), 3.0, (3,), (1,))
     place = replace(config, followed="size, y", codes="cat3,uniform3")
     assert real_terms(place, place.spec()) == RealTerms(2.0, slice(0, 3), 3.0, (3, 4), (4, 3))
     assert real_terms(replace(config, real_info=0.0, follow=0.0), config.spec()) is None
