@@ -108,8 +108,15 @@ def everything(s: Step) -> list[Tensor]:
 
 
 class TestStep:
-    @pytest.mark.parametrize("mode", ["alternating", "shared"])
-    @pytest.mark.parametrize("options", [{}, RECIPE], ids=["plain", "recipe"])
+    @pytest.mark.parametrize(
+        ("options", "mode"),
+        [
+            pytest.param(RECIPE, "alternating", id="recipe-alternating"),
+            pytest.param(RECIPE, "shared", id="recipe-shared", marks=pytest.mark.slow),
+            pytest.param({}, "alternating", id="plain-alternating", marks=pytest.mark.slow),
+            pytest.param({}, "shared", id="plain-shared", marks=pytest.mark.slow),
+        ],
+    )
     def test_it_is_compiled_once_for_two_hundred_updates(
         self, cpu_ranks, mode: StepMode, options: dict[str, Any]
     ):

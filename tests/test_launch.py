@@ -49,9 +49,8 @@ def newest(out: Path) -> int:
     return max(int(p.name.split("-")[1]) for p in (out / "checkpoints").glob("step-*"))
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_exits_with_128_plus_its_number_and_the_run_goes_on_as_if_nothing_was(
     data: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -163,6 +162,7 @@ def test_a_run_whose_launcher_is_killed_saves_and_stops(data: Path, tmp_path: Pa
     assert newest(tmp_path) == int(match[1])
 
 
+@pytest.mark.slow
 def test_the_console_script_has_the_three_commands(data: Path, tmp_path: Path) -> None:
     def script(*args: str) -> tuple[int, str, str]:
         process = launch("-m", "fastinfogan", *args)

@@ -266,6 +266,7 @@ def test_two_ranks_resume_to_the_same_weights_and_moments(data: Path, tmp_path: 
         torch.testing.assert_close(whole[name], parts[name])
 
 
+@pytest.mark.slow
 def test_two_ranks_differ_from_one_that_sees_half_as_much(data: Path, tmp_path: Path) -> None:
     """The second rank's images and latents take part: its gradients are averaged in."""
     code, _, errors = train(data, tmp_path / "two", "--steps", "1")

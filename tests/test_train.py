@@ -55,8 +55,15 @@ def last_line(capsys: pytest.CaptureFixture[str]) -> str:
 # Resume
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("log_every", ["5", "4"], ids=["on-the-grid", "inside-an-interval"])
+@pytest.mark.parametrize(
+    ("precision", "log_every"),
+    [
+        ("fp32", "4"),  # inside an interval
+        ("bf16", "5"),  # on the grid
+        pytest.param("fp32", "5", marks=pytest.mark.slow),
+        pytest.param("bf16", "4", marks=pytest.mark.slow),
+    ],
+)
 def test_20_updates_equal_10_and_a_resume_and_10_bit_for_bit(
     data: Path, tmp_path: Path, precision: str, log_every: str
 ) -> None:
@@ -75,7 +82,7 @@ def test_another_seed_gives_another_run(data: Path, tmp_path: Path) -> None:
     assert not torch.equal(first[name], second[name])
 
 
-@pytest.mark.parametrize("step", ["alternating", "shared"])
+@pytest.mark.parametrize("step", ["alternating", pytest.param("shared", marks=pytest.mark.slow)])
 def test_a_run_with_spectral_norm_is_resumed_and_its_networks_are_found(
     data: Path, tmp_path: Path, step: str
 ) -> None:
