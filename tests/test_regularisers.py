@@ -72,7 +72,9 @@ def test_the_penalty_is_the_mean_of_the_squared_slopes():
     torch.testing.assert_close(gradient_penalty(discriminator, x).detach(), expected)
 
 
-@pytest.mark.parametrize("networks", ["mnist", "dsprites", pytest.param("chairs", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "networks", ["mnist", "dsprites", pytest.param("chairs", marks=pytest.mark.slow)]
+)
 def test_the_penaltys_gradient_is_that_of_finite_differences(networks: NetworksName):
     """That the double backward really happens, in every one of D's parameters."""
     config = replace(CONFIG, networks=networks, image_size=32)
