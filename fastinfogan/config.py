@@ -263,8 +263,13 @@ def _check_real_info(config: TrainConfig, spec: LatentSpec) -> None:
     missing = [change for change in changes[: spec.n_cont] if not warp.makes(change)]
     if config.follow and missing:
         raise UserError(f"--followed: --warp {config.warp} changes no {' and no '.join(missing)}")
-    if (config.real_info or config.follow or config.vat) and config.routing == "generator-step":
-        raise UserError("--real-info: Q must learn in D's step; use --routing openai or head")
+    asked = [
+        f"--{n.replace('_', '-')}" for n in ("real_info", "follow", "vat") if getattr(config, n)
+    ]
+    if asked and config.routing == "generator-step":
+        raise UserError(f"{asked[0]}: Q must learn in D's step; use --routing openai or head")
+    if config.vat and config.precision == "fp16":
+        raise UserError("--vat: fp16 is too narrow for its gradients; use bf16 or fp32")
 
 
 def _check_regularisers(config: TrainConfig, spec: LatentSpec) -> None:

@@ -174,7 +174,7 @@ def d_grads(
     copies = [] if warped is None else [warped.images]
     kinds = [x.to(fake.dtype) for x in (real, fake, *copies)]
     of_real, of_fake, *of_warped = _features(networks, kinds, together)
-    copied = Copied(warped, of_warped[0], kinds[0], probes) if warped is not None else None
+    copied = Copied(kinds[0], warped, of_warped, probes)
     total, terms, _ = _d_loss(networks, objective, of_real, of_fake, latents, copied)
     if objective.r1 or objective.r2:
         total = total + objective.penalty(networks.discriminator, *kinds[:2])
@@ -197,9 +197,9 @@ def _features(
 class Copied(NamedTuple):
     """What the terms on real images need."""
 
-    warped: Warped
-    features: Tensor  # D's of the warped copies
     real: Tensor  # the images, in the dtype that D computes in
+    warped: Warped | None
+    features: Sequence[Tensor]  # D's of the warped copies, where there are any
     probes: Tensor | None
 
 
@@ -209,7 +209,7 @@ def _d_loss(
     of_real: Tensor,
     of_fake: Tensor,
     latents: LatentBatch,
-    copied: Copied | None,
+    copied: Copied,
 ) -> tuple[Tensor, DTerms, Tensor]:
     """D's loss from its features, and D's logits of real images."""
     discriminator = networks.discriminator
@@ -218,21 +218,19 @@ def _d_loss(
     q = discriminator.q(shared, "batch")
     loss, information, nll = objective.losses("discriminator", logits, q, latents)
     total = loss if objective.routing == "generator-step" else loss + information
-    if copied is None or objective.real is None:
+    terms, nats = objective.real, torch.zeros_like(loss)
+    if terms is None or copied.warped is None:
         # Q has no loss on real images, but its running statistics are theirs.
         with torch.no_grad():
-            discriminator.q(of_real, "update")
-        nats = torch.zeros_like(loss)
+            on_real = discriminator.q(of_real, "update")
     else:
         on_real = discriminator.q(of_real, "update")
-        on_warped = discriminator.q(copied.features, "batch")
-        of_copies, nats = objective.real.loss(on_real, on_warped, copied.warped.change)
+        on_warped = discriminator.q(copied.features[0], "batch")
+        of_copies, nats = terms.loss(on_real, on_warped, copied.warped.change)
         total = total + of_copies
-        if copied.probes is not None:
-            divergence = objective.real.adversarial(
-                discriminator, copied.real, on_real, copied.probes
-            )
-            total = total + objective.real.vat * objective.vat * divergence
+    if terms is not None and copied.probes is not None:
+        divergence = terms.adversarial(discriminator, copied.real, on_real, copied.probes)
+        total = total + terms.vat * objective.vat * divergence
     real_logits, fake_logits = logits.detach().chunk(2)
     on_real, on_fake = _probability(real_logits), _probability(fake_logits)
     return total, DTerms(loss.detach(), on_real, on_fake, nll, nats.detach()), real_logits
@@ -341,7 +339,7 @@ def shared_grads(
     kinds = [x.to(fake.dtype) for x in (real, *copies)]
     of_real, *of_warped = _features(networks, kinds)
     of_fake = discriminator.trunk(seen, "batch")
-    copied = Copied(warped, of_warped[0], kinds[0], probes) if warped is not None else None
+    copied = Copied(kinds[0], warped, of_warped, probes)
     total, d_terms, real_logits = _d_loss(networks, objective, of_real, of_fake, latents, copied)
     if objective.r1 or objective.r2:
         total = total + objective.penalty(discriminator, kinds[0], seen)

@@ -76,7 +76,7 @@ class Warped(NamedTuple):
     """Copies of images, and what was done to them that a continuous code may follow."""
 
     images: Tensor  # [B, C, H, W]
-    change: Tensor  # [B, 5], of `CHANGES`: in ±1 of the most that the warp does (place: ±2)
+    change: Tensor  # [B, 5], of `CHANGES`: in ±1 of the most that the warp does; by `place` more
 
 
 @dataclass(frozen=True)

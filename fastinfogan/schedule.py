@@ -39,8 +39,9 @@ class Schedule:
             torch.mul(full, _between(part, 0.0, 1.0), out=self.weights)
         elif factors is not None:
             self.weights.copy_(full)
-        on = step >= self.config.vat_start
-        self.vat.copy_(on) if isinstance(on, Tensor) else self.vat.fill_(on)
+        if self.config.vat:
+            on = step >= self.config.vat_start
+            self.vat.copy_(on) if isinstance(on, Tensor) else self.vat.fill_(on)
 
     def set_rate(self, optimizer: torch.optim.Optimizer, full: float, step: int | Tensor) -> None:
         """The learning rate of update `step`: a line from `full` to `LEAST_RATE` of it."""

@@ -165,7 +165,7 @@ class Step:
             network.to(device=ranks.device)
             network.to(memory_format=self.policy.memory_format)  # type: ignore[call-overload]
         self.schedule = Schedule(config, spec, ranks.device)
-        self.warp = parse_warp(config.warp) if real_terms(config, spec) else None
+        self.warp = parse_warp(config.warp) if config.real_info or config.follow else None
         self.balance: Balance | None = None
         if config.balance_codes:
             self.balance = Balance(spec, config.balance_codes, config.backend).to(ranks.device)
@@ -360,11 +360,11 @@ class Step:
     def _copies(self, step: int | Tensor, real: Tensor) -> tuple[Warped | None, Tensor | None]:
         """Warped copies of the real images, and directions from which to look for adversarial
         ones, where Q is asked about them."""
-        if self.warp is None:
-            return None, None
         seed, first_row = self.config.seed, self.ranks.rank * len(real)
-        background = self.networks.generator.image_range[0]
-        warped = self.warp(real, seed=seed, step=step, first_row=first_row, background=background)
+        warped = None
+        if self.warp is not None:
+            low = self.networks.generator.image_range[0]
+            warped = self.warp(real, seed=seed, step=step, first_row=first_row, background=low)
         early = isinstance(step, int) and step < self.config.vat_start  # their weight is 0
         if not self.config.vat or (early and not self.policy.compile):
             return warped, None

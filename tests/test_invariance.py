@@ -296,14 +296,19 @@ def test_it_is_refused_without_a_category_or_where_q_would_not_learn_it():
         with pytest.raises(UserError, match=f"^--followed: .*{told}"):
             config_module.check(replace(CONFIG, follow=1.0, followed=followed, codes=TWO))
     config_module.check(replace(CONFIG, follow=1.0, followed="y", warp="shift=0.1"))
-    with pytest.raises(UserError, match="routing"):
-        config_module.check(replace(CONFIG, routing="generator-step"))
+    for option in ("real_info", "follow", "vat"):
+        config = replace(CONFIG, real_info=0.0, routing="generator-step", codes=TWO)
+        told = f"^--{option.replace('_', '-')}: .*--routing openai"
+        with pytest.raises(UserError, match=told):
+            config_module.check(replace(config, **{option: 1.0}))
+    with pytest.raises(UserError, match="^--vat: fp16"):
+        config_module.check(replace(CONFIG, vat=1.0, precision="fp16"))
 
 
 # In the step
 
 
-def of_step(terms: RealTerms, mode: str, probes: Tensor | None = None, on: float = 1.0):
+def of_step(terms: RealTerms, mode: str, probes: Tensor | None = None, on=1.0, warp=True):
     networks = build(CONFIG, SPEC)
     for network in networks:
         network.double()
@@ -316,16 +321,17 @@ def of_step(terms: RealTerms, mode: str, probes: Tensor | None = None, on: float
     real, warped = torch.rand(2, 8, 1, 8, 8, generator=draw, dtype=torch.float64).unbind()
     change = 2 * torch.rand(8, 5, generator=draw, dtype=torch.float64) - 1
     copies = Warped(warped, change)
+    given = copies if warp else None
     latents = SPEC.sample(8, seed=0)
     latents = latents._replace(input=latents.input.double(), continuous=latents.continuous.double())
     if mode == "shared":
         grads, told, *_ = shared_grads(
-            networks, goal, d_params, g_params, real, latents, warped=copies, probes=probes
+            networks, goal, d_params, g_params, real, latents, warped=given, probes=probes
         )
     else:
         grads, told = d_grads(
             *(networks, goal, d_params, real, latents),
-            warped=copies,
+            warped=given,
             probes=probes,
             together=mode == "together",
         )
@@ -461,12 +467,17 @@ def test_it_is_added_for_its_weight_to_d_s_loss_alone(mode):
     terms = RealTerms(2.0, slice(1, 4), vat=3.0, radius=0.5)
     discriminator, real, _, grads, _ = of_step(terms, mode, probes, on=0.5)
     _, _, _, without, _ = of_step(terms, mode)
+    alone = replace(terms, weight=0.0)
+    *_, lone, _ = of_step(alone, mode, probes, on=0.5, warp=False)
+    *_, none, _ = of_step(alone, mode, warp=False)
     buffers = {k: v.clone() for k, v in discriminator.named_buffers()}
     on_real = discriminator(real, "batch")[1]
     loss = 1.5 * terms.adversarial(discriminator, real, on_real, probes)
     assert all(torch.equal(buffers[k], v) for k, v in discriminator.named_buffers())
     truth = torch.autograd.grad(loss, list(discriminator.parameters()), allow_unused=True)
-    for got, base, t in zip(grads, without, truth, strict=True):
+    for (got, base), t in zip(
+        [*zip(grads, without, strict=True), *zip(lone, none, strict=True)], truth * 2, strict=True
+    ):
         extra = torch.zeros_like(base) if t is None else t
         torch.testing.assert_close(got - base, extra, atol=1e-9, rtol=1e-7)
 

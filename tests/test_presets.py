@@ -11,6 +11,7 @@ from torch import Tensor
 from fastinfogan import losses, step
 from fastinfogan.config import NetworksName, Preset, StepMode, TrainConfig, check, parse
 from fastinfogan.errors import UserError
+from fastinfogan.invariance import parse_warp
 from fastinfogan.latents import Categorical, LatentSpec, Uniform
 from fastinfogan.networks import TABLES
 from fastinfogan.presets import PRESETS
@@ -183,6 +184,9 @@ class TestValues:
         ours = PRESETS["fashion-mnist"]
         expected = replace(PRESETS["mnist"], preset="fashion-mnist", data="fashion-mnist")
         assert ours == replace(expected, follow=0.0, warp=ours.warp)
+        warp = parse_warp(ours.warp)
+        assert warp.gamma > 0
+        assert warp.flip == 0  # all its shoes point one way
 
 
 class TestSizes:
