@@ -263,9 +263,8 @@ def _check_real_info(config: TrainConfig, spec: LatentSpec) -> None:
     missing = [change for change in changes[: spec.n_cont] if not warp.makes(change)]
     if config.follow and missing:
         raise UserError(f"--followed: --warp {config.warp} changes no {' and no '.join(missing)}")
-    asked = [
-        f"--{n.replace('_', '-')}" for n in ("real_info", "follow", "vat") if getattr(config, n)
-    ]
+    names = ("real_info", "follow", "vat")
+    asked = [f"--{name.replace('_', '-')}" for name in names if getattr(config, name)]
     if asked and config.routing == "generator-step":
         raise UserError(f"{asked[0]}: Q must learn in D's step; use --routing openai or head")
     if config.vat and config.precision == "fp16":

@@ -296,12 +296,15 @@ def test_it_is_refused_without_a_category_or_where_q_would_not_learn_it():
         with pytest.raises(UserError, match=f"^--followed: .*{told}"):
             config_module.check(replace(CONFIG, follow=1.0, followed=followed, codes=TWO))
     config_module.check(replace(CONFIG, follow=1.0, followed="y", warp="shift=0.1"))
-    for option in ("real_info", "follow", "vat"):
-        config = replace(CONFIG, real_info=0.0, routing="generator-step", codes=TWO)
-        told = f"^--{option.replace('_', '-')}: .*--routing openai"
-        with pytest.raises(UserError, match=told):
-            config_module.check(replace(config, **{option: 1.0}))
-    with pytest.raises(UserError, match="^--vat: fp16"):
+    none = replace(CONFIG, real_info=0.0, routing="generator-step", codes=TWO)
+    for config, option in (
+        (replace(none, real_info=1.0), "--real-info"),
+        (replace(none, follow=1.0), "--follow"),
+        (replace(none, vat=1.0), "--vat"),
+    ):
+        with pytest.raises(UserError, match=f"^{option}: .*--routing openai"):
+            config_module.check(config)
+    with pytest.raises(UserError, match=r"^--vat: fp16"):
         config_module.check(replace(CONFIG, vat=1.0, precision="fp16"))
 
 
