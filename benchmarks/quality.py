@@ -61,7 +61,7 @@ class Config:
     name: str = ""
     """What the figures are filed under; the preset and the options by default."""
     options: str = ""
-    """More options for the command, as typed: "--step shared"."""
+    """More options for the command, as typed: --options="--step shared"."""
     checkpoint_every: int = 100
     """Updates between checkpoints, so between looks at the code's accuracy; they are dropped."""
 

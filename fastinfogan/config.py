@@ -99,13 +99,16 @@ class TrainConfig:
     warp: str = "rotate=20,scale=0.15,shear=0.3,shift=0.06,thickness=0.7"
     """How --real-info and --follow warp: rotate (degrees), scale (each axis), zoom (both), shear,
     shift (of the side), thickness (pixels), each up to its value, flip (its probability), place
-    (a shape is put anywhere within it from the middle), gamma (of the brightness)."""
+    (a shape is put anywhere within it from the middle), gamma (of the brightness), stroke (the
+    probability of a short bright line that is drawn on the copy)."""
     vat: float = 0.0
     """Weight of virtual adversarial copies: the categories must bear the small change of a real
     image that alters them most (Hu et al. 2017, Miyato et al. 2018); an extension of InfoGAN, of
     two more passes of D. 0: off."""
     vat_start: int = 0
     """Updates before that: too early it holds together what the warps have yet to part."""
+    vat_stop: int = 0
+    """Update from which there are none again; 0: they stay."""
     vat_radius: float = 1.5
     """Euclidean length of that change."""
     objective: Adversarial = "nonsaturating"
@@ -203,6 +206,7 @@ _AT_LEAST = {
     "info_start": 0,
     "info_ramp": 0,
     "vat_start": 0,
+    "vat_stop": 0,
     "decay_start": 0,
     "decay_steps": 0,
     "log_every": 1,
@@ -252,6 +256,11 @@ def _check_real_info(config: TrainConfig, spec: LatentSpec) -> None:
             raise UserError(f"{option}: needs a categorical code, {codes}")
     if not 0 < config.vat_radius < float("inf"):
         raise UserError(f"--vat-radius: expected a number > 0, got {config.vat_radius}")
+    if 0 < config.vat_stop <= config.vat_start:
+        raise UserError(
+            f"--vat-stop: expected 0 or more than --vat-start {config.vat_start}, "
+            f"got {config.vat_stop}"
+        )
     try:
         changes = parse_changes(config.followed)
     except ValueError as error:

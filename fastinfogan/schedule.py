@@ -26,7 +26,7 @@ class Schedule:
             dtype=torch.float32,
         )
         self.weights = self._full.clone()  # [n_codes]: λ times each code's own weight
-        self.vat = torch.zeros((), device=device)  # 1 from vat_start on
+        self.vat = torch.zeros((), device=device)  # 1 from vat_start to vat_stop
 
     def set(self, step: int | Tensor, factors: Tensor | None = None) -> None:
         """The weights of update `step` (from 0): none before info_start, all info_ramp later.
@@ -40,8 +40,13 @@ class Schedule:
         elif factors is not None:
             self.weights.copy_(full)
         if self.config.vat:
-            on = step >= self.config.vat_start
+            on = self.vat_at(step)
             self.vat.copy_(on) if isinstance(on, Tensor) else self.vat.fill_(on)
+
+    def vat_at(self, step: int | Tensor) -> bool | Tensor:
+        """Whether update `step` has adversarial copies."""
+        on = step >= self.config.vat_start
+        return on & (step < self.config.vat_stop) if self.config.vat_stop else on
 
     def set_rate(self, optimizer: torch.optim.Optimizer, full: float, step: int | Tensor) -> None:
         """The learning rate of update `step`: a line from `full` to `LEAST_RATE` of it."""

@@ -365,8 +365,8 @@ class Step:
         if self.warp is not None:
             low = self.networks.generator.image_range[0]
             warped = self.warp(real, seed=seed, step=step, first_row=first_row, background=low)
-        early = isinstance(step, int) and step < self.config.vat_start  # their weight is 0
-        if not self.config.vat or (early and not self.policy.compile):
+        off = isinstance(step, int) and not self.schedule.vat_at(step)  # their weight is 0
+        if not self.config.vat or (off and not self.policy.compile):
             return warped, None
         pixels = real[0].numel()
         word = philox.words(

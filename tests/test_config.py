@@ -42,6 +42,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "warp": ("rotate=5,flip=0.5", "rotate=5,flip=0.5"),
     "vat": ("2", 2.0),
     "vat_start": ("7", 7),
+    "vat_stop": ("9", 9),
     "vat_radius": ("0.5", 0.5),
     "objective": ("hinge", "hinge"),
     "label_smoothing": ("0.1", 0.1),

@@ -1,0 +1,70 @@
+"""What changes over a run: λ, the adversarial copies' weight, the learning rates."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastinfogan.config import TrainConfig
+from fastinfogan.schedule import LEAST_RATE, Schedule
+from fastinfogan.step import Step
+
+CONFIG = TrainConfig(
+    image_size=8,
+    batch_size=8,
+    noise=2,
+    codes="uniform,cat3,bernoulli",
+    precision="fp32",
+)
+SPEC = CONFIG.spec()
+
+
+def test_lambda_rises_from_nothing_to_its_value_in_a_line():
+    config = replace(CONFIG, info_weight=2.0, info_start=10, info_ramp=4, codes="cat3,uniform*0.5")
+    schedule = Schedule(config, config.spec(), torch.device("cpu"))
+    weights = schedule.weights
+    told = []
+    for step in (0, 9, 10, 11, 13, 14, 500):
+        schedule.set(step)
+        told.append(weights.tolist())
+        schedule.set(torch.tensor(step))
+        assert weights.tolist() == told[-1]
+    assert told == [[0, 0], [0, 0], [0.5, 0.25], [1, 0.5], [2, 1], [2, 1], [2, 1]]
+
+
+def test_learning_rates_fall_in_a_line_and_stay_at_a_hundredth():
+    config = replace(CONFIG, decay_start=100, decay_steps=50)
+    schedule = Schedule(config, SPEC, torch.device("cpu"))
+    p = torch.nn.Parameter(torch.zeros(1))
+    for lr in (0.5, torch.tensor(0.5)):
+        adam = torch.optim.Adam([p], lr=lr, capturable=False, foreach=False)
+        for step, part in ((0, 1), (100, 1), (125, 0.5), (150, LEAST_RATE), (9999, LEAST_RATE)):
+            for n in (step, torch.tensor(step)) if isinstance(lr, Tensor) else (step,):
+                schedule.set_rate(adam, 0.5, n)
+                assert float(adam.param_groups[0]["lr"]) == pytest.approx(0.5 * part)
+
+
+def test_a_step_trains_at_the_schedule_s_rates_and_weights(cpu_ranks):
+    config = replace(CONFIG, info_start=1, decay_start=1, decay_steps=2, real_info=0.0)
+    step = Step(config, SPEC, cpu_ranks("no"))
+    rates, weights = [], []
+    for n in range(4):
+        step(n, torch.rand(8, 1, 8, 8))
+        rates.append(step.g_optimizer.param_groups[0]["lr"] / config.lr_g)
+        weights.append(float(step.objective.weights[0]))
+    assert rates == pytest.approx([1, 1, 0.5, 0.01])
+    assert weights == [0, 1, 1, 1]
+
+
+def test_adversarial_copies_have_a_first_and_a_last_update():
+    config = replace(CONFIG, vat=2.0, vat_start=3, vat_stop=5)
+    schedule = Schedule(config, SPEC, torch.device("cpu"))
+    for step, on in ((0, 0), (2, 0), (3, 1), (4, 1), (5, 0), (900, 0)):
+        for n in (step, torch.tensor(step)):
+            schedule.set(n)
+            assert float(schedule.vat) == on
+    schedule = Schedule(replace(config, vat_stop=0), SPEC, torch.device("cpu"))
+    for step, on in ((2, 0), (3, 1), (900, 1)):
+        schedule.set(step)
+        assert float(schedule.vat) == on
