@@ -275,7 +275,7 @@ def _thickened(images: Tensor, by: Tensor) -> Tensor:
 def _lines(u: Tensor, side: int) -> Tensor:
     """Short lines with round ends on 0, [B, 1, side, side], of four uniform numbers each, [B, 4].
 
-    Of MNIST's 28 pixels they are 3 wide and 7 to 11 long; their middles lie within 8 of the image's.
+    Of MNIST's 28 pixels they are 3 wide and 7 to 11 long, 8 or less from the middle on each axis.
     """
     pixel = 28 / side
     place = (torch.arange(side, device=u.device, dtype=u.dtype) + 0.5) * pixel - 14
