@@ -16,7 +16,7 @@ from torch import Tensor
 
 Function = Callable[..., Tensor]
 WARM_UPS = 3
-TOLERANCE = 0.05  # of a tensor's largest value: that of atomics' order in low precision, no more
+TOLERANCE = 0.1  # of what an update changes: signs that rounding turns, no more
 
 
 class Graphs(Protocol):
@@ -71,6 +71,8 @@ class Captured:
         function: changes nothing but `state`, in place, and gives one tensor.
         state: all that it changes.
         inputs: an example of its arguments.
+        agree: is told what went wrong, "" if nothing, and says it, or what went wrong elsewhere:
+            ranks that average within the function must all replay it or none.
 
     Raises CaptureFailed where it cannot be captured or where a replay, tried on the present state,
     does not do what the function does. The state is then, as ever, what it was before.
@@ -82,8 +84,10 @@ class Captured:
         state: Sequence[Tensor],
         inputs: Sequence[Tensor],
         graphs: Graphs | None = None,
+        agree: Callable[[str], str] = str,
     ) -> None:
         graphs = graphs or CudaGraphs()
+        failure = ""
         self._inputs = [t.clone() for t in inputs]
 
         def work() -> Tensor:
@@ -99,22 +103,25 @@ class Captured:
             with restored(state):
                 self._replay, self._result = graphs.capture(work)
         except Exception as error:  # CUDA, NCCL, a library: whatever it is, eager still runs
-            raise CaptureFailed(str(error).partition("\n")[0] or type(error).__name__) from error
-        self._compare(work, state)
+            failure = str(error).partition("\n")[0] or type(error).__name__
+        if failure := agree(failure):
+            raise CaptureFailed(failure)
+        worst = self._compare(work, state)
+        if not worst <= TOLERANCE:
+            failure = f"a replay differs from the update it was captured from by {worst:.1g} of it"
+        if failure := agree(failure):
+            raise CaptureFailed(failure)
 
-    def _compare(self, work: Callable[[], Tensor], state: Sequence[Tensor]) -> None:
+    def _compare(self, work: Callable[[], Tensor], state: Sequence[Tensor]) -> float:
+        before = [t.detach().clone() for t in state]
         with restored(state):
             result = work().clone()
             expected = [t.detach().clone() for t in state]
         with restored(state):
             self._replay()
-            apart = [_distance(a, b) for a, b in zip(state, expected, strict=True)]
-            apart.append(_distance(self._result, result))
-            worst = float(torch.stack(apart).max())
-        if not worst <= TOLERANCE:
-            raise CaptureFailed(
-                f"a replay differs from the update it was captured from by {worst:.1g}"
-            )
+            apart = [_distance(*three) for three in zip(state, expected, before, strict=True)]
+            apart.append(_distance(self._result, result, torch.zeros_like(result)))
+            return float(torch.stack(apart).max())
 
     def __call__(self, *inputs: Tensor | int) -> Tensor:
         """Replay on these inputs. The result is the caller's."""
@@ -127,8 +134,11 @@ class Captured:
         return self._result.clone()
 
 
-def _distance(a: Tensor, b: Tensor) -> Tensor:
-    """Largest difference over the largest value; NaN where only one has a NaN."""
-    a, b = a.detach().double(), b.detach().double()
-    apart = torch.where(a.isnan() & b.isnan(), 0.0, (a - b).abs())
-    return apart.max() / b.abs().max().clamp(min=1e-30) if a.numel() else apart.sum()
+def _distance(a: Tensor, expected: Tensor, before: Tensor) -> Tensor:
+    """Sum of the differences over that of the changes; NaN where only one has a NaN.
+
+    Not entry by entry: Adam's first step is ± the rate, whatever the gradient's size.
+    """
+    a, expected, before = (t.detach().double() for t in (a, expected, before))
+    off = torch.where(a.isnan() & expected.isnan(), 0.0, (a - expected).abs()).sum()
+    return torch.where(off == 0, off, off / (expected - before).abs().nansum())

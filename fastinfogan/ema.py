@@ -20,7 +20,7 @@ class Ema:
     def __init__(self, source: nn.Module, decay: float) -> None:
         self.decay = decay
         self.module = copy.deepcopy(source).eval().requires_grad_(False)
-        self._flat = Flat(self.module.parameters())
+        self.flat = Flat(self.module.parameters())
         self._source = list(source.parameters())
         self._buffers = list(self.module.buffers()), list(source.buffers())
 
@@ -34,13 +34,13 @@ class Ema:
         if isinstance(n, Tensor):
             count = n.double()
             kept = ((count + 1) / (count + 10)).clamp(max=self.decay)
-            weight: float | Tensor = (1.0 - kept).to(self._flat.value.dtype)
+            weight: float | Tensor = (1.0 - kept).to(self.flat.value.dtype)
         else:
             weight = 1.0 - min(self.decay, (1 + n) / (10 + n))
         if flat is not None:
-            value = self._flat.value.detach()
+            value = self.flat.value.detach()
             value.lerp_(flat[: len(value)], weight)
         else:
-            for mine, theirs in zip(self._flat.params, self._source, strict=True):
+            for mine, theirs in zip(self.flat.params, self._source, strict=True):
                 mine.lerp_(theirs, weight)
         torch._foreach_copy_(*self._buffers)

@@ -88,6 +88,7 @@ class Ranks:
         update writes (D's parameters, moments and gradients), nor does D's update read what they
         write (G's activations and running buffers), so the weights are those of the update done in
         order. D's pass over those images reads D's parameters: `wait` and D's Adam come before it.
+        (Compiled, G's images are in one graph with D's pass over them: only latents are early.)
 
         With NCCL this can be captured in a CUDA graph, if `wait` is captured with it.
         """
@@ -144,6 +145,10 @@ class Ranks:
         with self._together():
             dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._host)
         return int(flag)
+
+    def first_failure(self, failure: str) -> str:
+        """What failed on the lowest rank on which something did, told to all; "" if on none."""
+        return next(filter(None, self._gather(failure)), "")
 
     def agree(self, facts: Mapping[str, object]) -> None:
         """Raise UserError on every rank where one's facts are not rank 0's. Rank 0 prints it."""

@@ -43,6 +43,10 @@ class Policy:
             "step_reason": self.reason,
         }
 
+    def without_compile(self, why: str) -> Policy:
+        """The same where the compiler failed."""
+        return replace(self, compile=False, reason=f"not compiled: {why}")
+
     def without_capture(self, why: str) -> Policy:
         """The same where the capture failed."""
         return replace(self, capture=False, reason=f"not captured: {why}")

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 import torch._dynamo
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 
 from . import philox
 from .capture import Captured, CaptureFailed, restored
@@ -246,24 +247,48 @@ class Step:
             return []
         if self.scaler is not None:
             self.scaler.scale(torch.zeros((), device=real.device))  # it makes its tensors now
-        with restored(self._state()):
-            self._update(0, real)
+        told = self._compile(real)
         if not self.policy.capture:
-            return []
+            return told
         step = torch.zeros((), dtype=torch.int64, device=real.device)
         try:
-            self._captured = Captured(self._packed_update, self._state(), (step, real))
+            self._captured = Captured(
+                self._packed_update,
+                self._state(),
+                (step, real),
+                agree=self.ranks.first_failure,
+            )
         except CaptureFailed as error:
             self.policy = self.policy.without_capture(str(error))
-            return [f"the update runs without a CUDA graph: {error}"]
+            told.append(f"the update runs without a CUDA graph: {error}")
+        return told
+
+    def _compile(self, real: Tensor) -> list[str]:
+        """A first update, for which the compiler runs; without it where it fails unasked."""
+        try:
+            with restored(self._state()):
+                self._update(0, real)
+        except TorchDynamoException as error:
+            why = " ".join(str(error).strip().splitlines()[:2])  # the backend, what it said
+            # Other ranks wait in an all-reduce for what this one has not computed.
+            if self.config.compile == "on" or self.ranks.world_size > 1:
+                raise UserError(f"torch.compile failed, use --compile off: {why}") from error
+            self.policy = self.policy.without_compile(why)
+            self._gradients = self._eager()
+            return [f"the update is not compiled: {why}"]
         return []
 
     def _state(self) -> list[Tensor]:
-        """All that an update changes."""
-        tensors = [*self.optimizer_tensors().values()]
+        """All that an update changes, parameters and moments in their buffers."""
+        tensors: list[Tensor] = [self.ema.flat.value]
+        for flat, optimizer in (
+            (self.d_flat, self.d_optimizer),
+            (self.g_flat, self.g_optimizer),
+        ):
+            tensors += [flat.value, *optimizer.state[flat.value].values()]
+            tensors += [] if flat.working is None else [flat.working]
         for module in self.modules().values():
-            tensors += [*module.parameters(), *module.buffers()]
-        tensors += [f.working for f in (self.d_flat, self.g_flat) if f.working is not None]
+            tensors += module.buffers()
         if self.scaler is not None:
             tensors += [self.scaler._scale, self.scaler._growth_tracker]  # type: ignore[list-item]
         return [t.detach() for t in tensors if isinstance(t, Tensor)]

@@ -117,6 +117,62 @@ class TestCaptured:
             Captured(count_up(state), [state], [torch.ones(2)], Wrong())
         assert state.tolist() == [0, 0]
 
+    def test_a_replay_that_does_half_of_the_work_is_found_out(self):
+        class Half(Recorded):
+            """A graph without what the function does to the second tensor, and that is little."""
+
+            def capture(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+                result = work()
+
+                def replay() -> None:
+                    kept = second.clone()
+                    result.copy_(work())
+                    second.copy_(kept)
+
+                return replay, result
+
+        first, second = torch.zeros(50), torch.full((50,), 100.0)
+
+        def function(x: Tensor) -> Tensor:
+            first.add_(x)
+            second.add_(0.001 * x)
+            return first * 2
+
+        with pytest.raises(CaptureFailed, match=r"a replay differs .* by 1 of it$"):
+            Captured(function, [first, second], [torch.ones(50)], Half())
+
+    def test_a_few_signs_that_rounding_turns_are_no_difference(self):
+        """Adam's first step is ± the rate, be the gradient 1 or 1e-12."""
+        runs = 0
+
+        def function(x: Tensor) -> Tensor:
+            nonlocal runs
+            runs += 1
+            gradient = x.clone()
+            gradient[0] = 1e-12 * (-1) ** runs
+            state.sub_(0.001 * gradient.sign())
+            return gradient
+
+        state = torch.zeros(50)
+        Captured(function, [state], [torch.ones(50)], Recorded())
+
+    @pytest.mark.parametrize("graphs", [Recorded, Refused, Wrong])
+    def test_where_another_rank_cannot_replay_it_none_does(self, graphs):
+        """As after a capture that this rank alone brought about, so after a comparison."""
+        for of_rounds in (["no memory", ""], ["", "a replay differs"]):
+            state, rounds = torch.zeros(2), iter(of_rounds)
+            said: list[str] = []
+
+            def agree(mine: str, said: list[str] = said, rounds=rounds) -> str:
+                said.append(mine)
+                return next(rounds) or mine
+
+            with pytest.raises(CaptureFailed):
+                Captured(count_up(state), [state], [torch.ones(2)], graphs(), agree)
+            assert state.tolist() == [0, 0]
+            stopped_at_once = graphs is Refused or of_rounds[0]
+            assert len(said) == (1 if stopped_at_once else 2)  # as many rounds on every rank
+
     def test_restored_puts_back_what_an_exception_left(self):
         state = torch.zeros(2)
 

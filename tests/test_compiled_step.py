@@ -13,6 +13,7 @@ from fastinfogan.config import Routing, StepMode, TrainConfig
 from fastinfogan.errors import UserError
 from fastinfogan.gradients import Networks, Objective, d_grads, g_grads, shared_grads
 from fastinfogan.latents import LatentBatch
+from fastinfogan.policy import Policy
 from fastinfogan.step import Step, build, compiled
 
 pytestmark = pytest.mark.usefixtures("one_thread", "_compiler")
@@ -107,7 +108,36 @@ def everything(s: Step) -> list[Tensor]:
     return [t.clone() for t in s._state()]
 
 
+def broken(graph: object, inputs: object) -> None:
+    raise RuntimeError("no compiler here\nand much more")
+
+
 class TestStep:
+    def test_where_the_compiler_fails_unasked_the_step_is_eager_and_says_so(
+        self, cpu_ranks, monkeypatch
+    ):
+        monkeypatch.setattr(step, "COMPILER", broken)
+        ranks = cpu_ranks("no")
+        s = Step(CONFIG, SPEC, ranks, Policy(compile=True))
+        before = everything(s)
+        (line,) = s.prepare(batch(0))
+        assert line.startswith("the update is not compiled: ")
+        assert "no compiler here" in line
+        assert "\n" not in line
+        assert not s.policy.compile
+        assert s.policy.reason.startswith("not compiled: ")
+        assert all(torch.equal(a, b) for a, b in zip(before, everything(s), strict=True))
+        eager = Step(CONFIG, SPEC, ranks, Policy())
+        for n in range(2):
+            s(n, batch(n)), eager(n, batch(n))
+        assert all(torch.equal(a, b) for a, b in zip(everything(eager), everything(s), strict=True))
+
+    def test_where_it_fails_as_asked_that_is_an_error_of_one_line(self, cpu_ranks, monkeypatch):
+        monkeypatch.setattr(step, "COMPILER", broken)
+        s = Step(replace(CONFIG, compile="on"), SPEC, cpu_ranks("no"))
+        with pytest.raises(UserError, match=r"^torch.compile failed, use --compile off: .+$"):
+            s.prepare(batch(0))
+
     @pytest.mark.parametrize(
         ("options", "mode"),
         [

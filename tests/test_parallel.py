@@ -75,6 +75,7 @@ tensors = [torch.tensor([1.0 + r]), torch.arange(4.0).reshape(2, 2).T.add(r), to
 ranks.broadcast_(tensors)
 said["broadcast"] = [t.tolist() for t in tensors]
 said["minimum"] = ranks.minimum(torch.tensor([5 - r, 3 + r])).tolist()
+said["first_failure"] = [ranks.first_failure(f"no memory on {r}" * r), ranks.first_failure("")]
 said["most_urgent"] = [ranks.most_urgent(15 * r), ranks.most_urgent(2 - r)]
 said["on_main"] = ranks.on_main(lambda: f"by rank {ranks.rank}")
 
@@ -125,6 +126,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
         ("start_average", [True, True]),
         ("broadcast", [[1.0], [[0.0, 2.0], [1.0, 3.0]], 0]),
         ("minimum", [4, 3]),
+        ("first_failure", ["no memory on 1", ""]),
         ("most_urgent", [15, 2]),
         ("on_main", "by rank 0"),
         ("agree", None),

@@ -235,7 +235,7 @@ def test_h_is_trained_with_g_and_kept_and_no_part_of_the_average(cpu_ranks, netw
     head = {n for n in state if ".head." in n}  # H's own logit plays no part
     assert moved - head == state - head
     assert not {n for n in moved & head if n.endswith(("weight", "bias"))}
-    assert len(step.ema._flat.params) == len(list(step.networks.generator.parameters()))
+    assert len(step.ema.flat.params) == len(list(step.networks.generator.parameters()))
 
 
 # In the step
@@ -252,9 +252,7 @@ def test_updates_in_bf16_stay_finite_and_differ_by_the_option(cpu_ranks, mode, o
     assert all(t.isfinite().all() for t in other._state())
     weights = [
         torch.equal(a.value, b.value)
-        for a, b in zip(
-            (plain.d_flat, plain.ema._flat), (other.d_flat, other.ema._flat), strict=True
-        )
+        for a, b in zip((plain.d_flat, plain.ema.flat), (other.d_flat, other.ema.flat), strict=True)
     ]
     assert any(weights) == (option == {"objective": "nonsaturating"})
 
