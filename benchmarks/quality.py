@@ -3,12 +3,16 @@
 Each seed is the command that users run, in a process of its own, with its start-up. When it has
 finished, its eval.json, and the code accuracy of its early checkpoints on the test images, become
 one line of --out. Run again, it goes on: a finished seed is left alone, an interrupted one resumes
-from its last checkpoint. At the end it prints all seeds, their median and range. Labels are read
-by the evaluation alone. Seconds mean something on a quiet machine only.
+from its last checkpoint; figures of another recipe are not filed under the same name. At the end it
+prints all seeds, their median and range. Labels are read by the evaluation alone. Seconds mean
+something on a quiet machine only; they are those of `python -m fastinfogan.train`, to which
+`accelerate launch` adds its own start.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import math
 import os
@@ -25,13 +29,15 @@ import numpy as np
 import torch
 import tyro
 
-from fastinfogan import checkpoint, data
-from fastinfogan.evaluate import score_codes
+from fastinfogan import checkpoint, data, stream
+from fastinfogan.config import MAY_CHANGE, TrainConfig, parse
+from fastinfogan.evaluate import MOST_REAL, score_codes, scored_code
 from fastinfogan.metrics import read
 from fastinfogan.run import RunDir, networks_of
 
 LEVELS = (0.9, 0.95)  # code accuracies to time
 LEVELS_WITHIN = 1000  # updates of which every checkpoint is looked at; later only each so many
+FACTORS = ("slant", "stroke_width")
 SHOWN = {
     "code_accuracy": "code accuracy",
     "nmi": "NMI",
@@ -39,6 +45,8 @@ SHOWN = {
     "obedience": "obedience",
     "slant": "slant ρ",
     "stroke_width": "width ρ",
+    "factorvae": "FactorVAE",
+    "mig": "MIG",
     "images_per_second": "images/s",
     "seconds": "seconds",
     "peak_mib": "peak MiB",
@@ -71,6 +79,14 @@ class Config:
         return self.name or " ".join(filter(None, (self.preset, self.options)))
 
 
+def recipe(config: Config) -> dict[str, Any]:
+    """What makes the weights of a run beside its seed, where it is not `TrainConfig`'s default."""
+    run = parse([config.preset, *config.options.split()])
+    told = (MAY_CHANGE - {"steps", "data"}) | {"seed"}
+    fields = dataclasses.asdict(run).items()
+    return {k: v for k, v in fields if k not in told and v != getattr(TrainConfig(), k)}
+
+
 def train(config: Config, seed: int, folder: Path) -> dict[str, float | None]:
     """Run or resume the command. When it began, its seconds, its peak; None where it resumed."""
     fresh = not (folder / "config.yaml").exists()
@@ -84,8 +100,9 @@ def train(config: Config, seed: int, folder: Path) -> dict[str, float | None]:
     except KeyboardInterrupt:  # the run has it too, and saves
         process.wait()
         raise
+    process.returncode = os.waitstatus_to_exitcode(status)
     if status:
-        raise SystemExit(f"seed {seed}: the run ended with {os.waitstatus_to_exitcode(status)}")
+        raise SystemExit(f"seed {seed}: the run ended with {process.returncode}")
     if not fresh:  # this process saw a part of the run
         return {"began": None, "seconds": None, "peak_mib": None}
     return {
@@ -100,10 +117,15 @@ def accuracies(run: RunDir) -> list[tuple[int, float, float]]:
     run_config = run.read_config()
     assert run_config is not None
     side, channels = run_config.image_size, run_config.channels
-    test = data.load(run_config.data, image_size=side, channels=channels, stream="never")["test"]
+    reading: stream.Mode = "always" if data.can_stream(run_config.data) else "never"
+    test = data.load(run_config.data, image_size=side, channels=channels, stream=reading)["test"]
     if test.labels is None:
         return []
-    images, labels = torch.from_numpy(test.images[:]), test.labels.astype(np.int64)
+    rows = stream.evenly(len(test), MOST_REAL)
+    labels = test.labels[rows].astype(np.int64)
+    if scored_code(run_config.spec(), len(np.unique(labels))) is None:
+        return []
+    images = torch.from_numpy(test.images[rows])
     found = []
     for path in reversed(checkpoint.list_newest_first(run.checkpoints)):
         step = checkpoint.step_of(path)
@@ -111,8 +133,6 @@ def accuracies(run: RunDir) -> list[tuple[int, float, float]]:
             continue
         loaded = networks_of(run_config, checkpoint.load(path))
         scores = score_codes(loaded[1], loaded[2], images, loaded[0].image_range, labels)
-        if scores["code_accuracy"] is None:
-            return []
         found.append((step, scores["code_accuracy"], path.stat().st_mtime))
     return found
 
@@ -127,6 +147,7 @@ def measure(config: Config, seed: int) -> dict[str, Any]:
     record: dict[str, Any] = {
         "name": config.filed,
         "seed": seed,
+        "recipe": recipe(config),
         "updates": result["step"],
         "threads": json.loads(run.environment.read_text())["threads"],
         "images_per_second": median(rates) if rates else None,
@@ -149,14 +170,29 @@ def measure(config: Config, seed: int) -> dict[str, Any]:
 
 
 def value(record: dict[str, Any], key: str) -> float | None:
-    """A figure of a record or of its evaluation; of the factors the best code's |ρ|."""
+    """A figure of a record or of its evaluation; |ρ| of slant and stroke width with a code each."""
     result = record["result"]
-    if key in ("slant", "stroke_width"):
-        codes = (result.get("factors") or {}).get(key) or {}
-        rhos = [abs(c["within"]) for c in codes.values() if c["within"] is not None]
-        return max(rhos, default=None)
-    found = record.get(key, result.get(key))
+    if key in FACTORS:
+        return _correlations(result.get("factors") or {}).get(key)
+    found = record.get(key, result.get(key, (result.get("disentanglement") or {}).get(key)))
+    if found is None and key.startswith("seconds_to_"):
+        # What was not reached counts as later than all that was; what was not timed not at all.
+        reached = key.replace("seconds", "updates") in record or not record.get("accuracies")
+        return None if reached else math.inf
     return None if found is None else float(found)
+
+
+def _correlations(factors: dict[str, Any]) -> dict[str, float]:
+    """|ρ| of each factor within categories, of distinct codes, by the best of all such choices."""
+    found = [factors[name] for name in FACTORS if name in factors]
+    if len(found) < len(FACTORS):
+        return {}
+    choices = itertools.permutations(found[0], len(FACTORS))
+    rhos = [
+        [abs(of[code]["within"] or 0.0) for of, code in zip(found, codes, strict=True)]
+        for codes in choices
+    ]
+    return dict(zip(FACTORS, max(rhos, key=sum), strict=True)) if rhos else {}
 
 
 def records_of(path: Path, name: str) -> dict[int, dict[str, Any]]:
@@ -174,8 +210,10 @@ def table(records: dict[int, dict[str, Any]]) -> str:
     ]
 
     def shown(number: float | None) -> str:
-        if number is None or math.isinf(number):
+        if number is None:
             return "–"
+        if math.isinf(number):
+            return "not reached"
         return (
             f"{number:.0f}"
             if number >= 100
@@ -189,16 +227,22 @@ def table(records: dict[int, dict[str, Any]]) -> str:
             f"| {seed} | " + " | ".join(shown(value(records[seed], k)) for k in keys) + " |"
         )
     columns = [[value(r, k) for r in records.values()] for k in keys]
-    # What was not reached counts as later than all that was.
-    full = [[math.inf if v is None else v for v in column] for column in columns]
+    full = [[v for v in column if v is not None] for column in columns]
     lines.append("| median | " + " | ".join(shown(median(c)) for c in full) + " |")
-    ranges = [f"{shown(min(c))}–{shown(max(c))}".replace("––", "–") for c in full]
+    ranges = [f"{shown(min(c))}–{shown(max(c))}" for c in full]
     lines.append("| range | " + " | ".join(ranges) + " |")
     return "\n".join(lines)
 
 
 def main(config: Config) -> None:
     """Measure the seeds that are missing, then print all."""
+    ours = recipe(config)
+    for seed, record in records_of(config.out, config.filed).items():
+        if record.get("recipe") != ours:
+            raise SystemExit(
+                f"{config.out} has seed {seed} of another recipe under {config.filed!r}: "
+                f"expected {ours}, got {record.get('recipe')}; give --name"
+            )
     for seed in config.seeds:
         if seed in records_of(config.out, config.filed):
             continue

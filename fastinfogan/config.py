@@ -87,6 +87,8 @@ class TrainConfig:
     """Updates before λ counts: until then the codes are shaped by --real-info alone."""
     info_ramp: int = 0
     """Updates over which λ then rises to its value."""
+    info_from: float = 0.0
+    """Part of λ that counts before --info-start and from which it rises; above 1 it falls."""
     real_info: float = 0.0
     """Weight of the information on real images: the categories of an image and of a warped copy
     must tell of each other (Ji et al. 2019, Hu et al. 2017); an extension of InfoGAN. 0: off."""
@@ -126,6 +128,8 @@ class TrainConfig:
     contrastive: float = 0.0
     """Weight of InfoGAN-CR's term (Lin et al. 2020): a network of its own names the factor of the
     code that two generated images share, and G helps it; 0: off."""
+    contrastive_start: int = 0
+    """Updates before it counts."""
     balance_codes: float = 0.0
     """Decay of the running averages by which the codes' weights are scaled until their gradients
     are alike, say 0.99; 0: off."""
@@ -205,6 +209,7 @@ _AT_LEAST = {
     "noise": 0,
     "info_start": 0,
     "info_ramp": 0,
+    "contrastive_start": 0,
     "vat_start": 0,
     "vat_stop": 0,
     "decay_start": 0,
@@ -225,7 +230,7 @@ def check(config: TrainConfig) -> None:
         value = getattr(config, name)
         if value < least:
             raise UserError(f"--{name.replace('_', '-')}: expected at least {least}, got {value}")
-    weights = ("info_weight", "real_info", "follow", "vat", "r1", "r2", "contrastive")
+    weights = ("info_weight", "info_from", "real_info", "follow", "vat", "r1", "r2", "contrastive")
     for name in ("lr_d", "lr_g", *weights):
         value = getattr(config, name)
         if not 0 <= value < float("inf"):

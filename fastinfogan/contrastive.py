@@ -97,7 +97,7 @@ def contrastive_grads(
     critic: Critic,
     params: Sequence[nn.Parameter],
     pairs: Pairs,
-    weight: float,
+    weight: float | Tensor,
     scale: Callable[[Tensor], Tensor],
 ) -> tuple[tuple[Tensor, ...], Tensor]:
     """Gradients of weight · cross entropy (eq. 4) in `params`, and the cross entropy in nats.

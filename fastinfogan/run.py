@@ -65,19 +65,24 @@ class RunDir:
             raise UserError(f"{self.config}: {error}") from None
         return found
 
-    def read_matching(self) -> tuple[str, list[int | None]]:
+    def read_matching(self, step: int) -> tuple[str, list[int | None]]:
         """The categorical code that was scored, and the label matched to each of its categories.
 
-        Raises UserError where no evaluation left one.
+        Raises UserError where no evaluation of update `step` left one.
         """
         try:
             found = json.loads(self.evaluation.read_text())
-            code, matching = found["code_scored"], found["matching"]
+            of, code, matching = found["step"], found["code_scored"], found["matching"]
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(
                 f"{self.path} has no matching of categories with labels yet; "
                 f"run `fastinfogan evaluate {self.path}` first"
             ) from None
+        if of != step:
+            raise UserError(
+                f"{self.evaluation} is of update {of}, the newest checkpoint of {step}; "
+                f"run `fastinfogan evaluate {self.path}` again"
+            )
         if code is None or matching is None:
             raise UserError(
                 f"{self.evaluation} matches no categories with labels: it needs a categorical code "

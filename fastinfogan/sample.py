@@ -157,14 +157,14 @@ def find_order(
 
 def sample(config: SampleConfig) -> None:
     """The command."""
-    from .run import RunDir, load
+    from .run import RunDir, load_all
 
     if config.rows < 1:
         raise UserError(f"--rows: expected at least 1, got {config.rows}")
-    generator, _, spec = load(config.run)
+    (generator, _, spec), _, found = load_all(config.run)
     matching = None
     if config.ordered:
-        scored, matching = RunDir(config.run).read_matching()
+        scored, matching = RunDir(config.run).read_matching(found.step)
         chosen = [find_order(spec, config.traverse, scored, matching)]
     elif config.traverse is not None:
         chosen = [find_code(spec, config.traverse)]

@@ -16,7 +16,7 @@ LEAST_RATE = 0.01  # of a learning rate, from the end of its decay on
 
 
 class Schedule:
-    """The weights of the codes, kept up to date in `weights`, `vat`, and the learning rates."""
+    """The weights of the codes and of two more terms, kept up to date, and the learning rates."""
 
     def __init__(self, config: TrainConfig, spec: LatentSpec, device: torch.device) -> None:
         self.config = config
@@ -27,21 +27,26 @@ class Schedule:
         )
         self.weights = self._full.clone()  # [n_codes]: λ times each code's own weight
         self.vat = torch.zeros((), device=device)  # 1 from vat_start to vat_stop
+        self.contrastive = torch.zeros((), device=device)  # 1 from contrastive_start on
 
     def set(self, step: int | Tensor, factors: Tensor | None = None) -> None:
-        """The weights of update `step` (from 0): none before info_start, all info_ramp later.
+        """The weights of update `step` (from 0): info_from of them before info_start, all of them
+        info_ramp later.
 
         factors: what multiplies them beside, [n_codes], where the codes are balanced.
         """
         full = self._full if factors is None else self._full * factors
         if self.config.info_start or self.config.info_ramp:
             part = (step + 1 - self.config.info_start) / max(self.config.info_ramp, 1)
-            torch.mul(full, _between(part, 0.0, 1.0), out=self.weights)
+            first = self.config.info_from
+            part = first + (1 - first) * _between(part, 0.0, 1.0)
+            torch.mul(full, part, out=self.weights)
         elif factors is not None:
             self.weights.copy_(full)
         if self.config.vat:
-            on = self.vat_at(step)
-            self.vat.copy_(on) if isinstance(on, Tensor) else self.vat.fill_(on)
+            _set(self.vat, self.vat_at(step))
+        if self.config.contrastive:
+            _set(self.contrastive, step >= self.config.contrastive_start)
 
     def vat_at(self, step: int | Tensor) -> bool | Tensor:
         """Whether update `step` has adversarial copies."""
@@ -59,6 +64,10 @@ class Schedule:
                 group["lr"].fill_(rate) if isinstance(rate, float) else group["lr"].copy_(rate)
             else:
                 group["lr"] = rate
+
+
+def _set(switch: Tensor, on: bool | Tensor) -> None:
+    switch.copy_(on) if isinstance(on, Tensor) else switch.fill_(on)
 
 
 def _between(value: float | Tensor, low: float, high: float) -> float | Tensor:

@@ -211,12 +211,14 @@ class Step:
         networks, objective = self.working, self.objective
         d_params, g_params = self.d_params, self.g_params
         critic, weight = self.working_critic, self.config.contrastive
+        switch = self.schedule.contrastive
         own = list(networks.generator.parameters())
 
         def contrastive(pairs: Pairs) -> tuple[Gradients, Tensor]:
             assert critic is not None
             params = [*own, *critic.parameters()]
-            return contrastive_grads(networks.generator, critic, params, pairs, weight, scale)
+            of = (networks.generator, critic, params, pairs, weight * switch)
+            return contrastive_grads(*of, scale)
 
         return Functions(
             lambda real, latents, warped=None, probes=None: d_grads(
@@ -358,6 +360,9 @@ class Step:
         """G's gradients with those of the contrastive term, if there is one, and its critic's."""
         if self.critic is None:
             return grads
+        early = isinstance(step, int) and step < self.config.contrastive_start  # its weight is 0
+        if early and not self.policy.compile:
+            return (*grads, *(torch.zeros_like(p) for p in self.critic.parameters()))
         pairs = draw_pairs(
             self.spec,
             batch // 2,

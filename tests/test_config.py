@@ -36,6 +36,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "info_weight": ("0.1", 0.1),
     "info_start": ("30", 30),
     "info_ramp": ("40", 40),
+    "info_from": ("0.5", 0.5),
     "real_info": ("2.5", 2.5),
     "follow": ("1.5", 1.5),
     "followed": ("size,x", "size,x"),
@@ -50,6 +51,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "r1": ("10", 10.0),
     "r2": ("0.5", 0.5),
     "contrastive": ("2", 2.0),
+    "contrastive_start": ("70", 70),
     "balance_codes": ("0.99", 0.99),
     "routing": ("head", "head"),
     "step": ("shared", "shared"),
@@ -206,7 +208,7 @@ class TestCheck:
             ("threads", -1),
             *(
                 (name, value)
-                for name in ("lr_d", "lr_g", "info_weight", "r1", "r2", "contrastive")
+                for name in ("lr_d", "lr_g", "info_weight", "info_from", "r1", "r2", "contrastive")
                 for value in (-1e-9, float("nan"), float("inf"), float("-inf"))
             ),
             *(

@@ -488,7 +488,7 @@ class TestDigits:
         assert json.loads(run.evaluation.read_text()) == written
         assert written["step"] == 7
         assert "contingency" not in written
-        assert run.read_matching() == ("c1_categorical", list(ORDER))
+        assert run.read_matching(7) == ("c1_categorical", list(ORDER))
         y, x = TestPicture.blues(run.samples / "contingency.png")
         assert np.corrcoef(y, x)[0, 1] > 0.95
 

@@ -238,6 +238,30 @@ def test_h_is_trained_with_g_and_kept_and_no_part_of_the_average(cpu_ranks, netw
     assert len(step.ema.flat.params) == len(list(step.networks.generator.parameters()))
 
 
+def test_before_its_start_h_is_neither_asked_nor_moved(cpu_ranks):
+    config = replace(CONFIG, contrastive=2.0, contrastive_start=2)
+    late, never = Step(config, SPEC, cpu_ranks()), Step(CONFIG, SPEC, cpu_ranks())
+    at_once = Step(replace(config, contrastive_start=0), SPEC, cpu_ranks())
+    critic = [p.clone() for p in late.modules()["critic"].parameters()]
+    for n in range(2):
+        late(n, batch(n)), never(n, batch(n))
+    torch.testing.assert_close(late.ema.flat.value, never.ema.flat.value, rtol=0, atol=0)
+    kept = zip(critic, late.modules()["critic"].parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in kept)
+    with Work() as without:
+        never(2, batch(2))
+    with Work() as work:
+        late(2, batch(2))
+    assert work.convolutions > without.convolutions
+    # by a number on the device, as in a graph, the same
+    graphed = Step(config, SPEC, cpu_ranks())
+    eager = Step(config, SPEC, cpu_ranks())
+    for n in range(3):
+        graphed._update(torch.tensor(n), batch(n)), eager(n, batch(n))
+    assert torch.equal(graphed.ema.flat.value, eager.ema.flat.value)
+    assert not torch.equal(at_once.ema.flat.value, eager.ema.flat.value)
+
+
 # In the step
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -206,7 +207,8 @@ class TestOrdered:
     def made(self, tmp_path, monkeypatch):
         """A maker of such a folder."""
         echo = Echo(1, 0.0, 1.0)  # white where the category is 0
-        monkeypatch.setattr(run, "load", lambda path: (echo, None, SPEC))
+        newest = SimpleNamespace(step=7)
+        monkeypatch.setattr(run, "load_all", lambda path: ((echo, None, SPEC), None, newest))
 
         def make(text: str | None) -> Path:
             if text is not None:
@@ -216,8 +218,8 @@ class TestOrdered:
         return make
 
     @staticmethod
-    def evaluation(code: str = "c1_categorical", matching=(2, 3, 1, 0)) -> str:
-        return json.dumps({"code_scored": code, "matching": matching and list(matching)})
+    def evaluation(code: str = "c1_categorical", matching=(2, 3, 1, 0), step: int = 7) -> str:
+        return json.dumps({"step": step, "code_scored": code, "matching": list(matching)})
 
     @pytest.mark.parametrize("traverse", [None, "c1", "0"])
     def test_it_shows_the_scored_code_alone_in_the_order_of_its_labels(self, made, traverse):
@@ -235,7 +237,8 @@ class TestOrdered:
             ("{", None, "run `fastinfogan evaluate"),
             ("[]", None, "run `fastinfogan evaluate"),
             ('{"code_scored": "c1_categorical"}', None, "run `fastinfogan evaluate"),
-            ('{"code_scored": null, "matching": null}', None, "labelled images"),
+            ('{"step": 7, "code_scored": null, "matching": null}', None, "labelled images"),
+            (evaluation(step=5), None, "is of update 5, the newest checkpoint of 7; run"),
             (evaluation(), "c3", "labels are matched to c1_categorical"),
             (evaluation(), "c9", "no such code"),
             (evaluation("c7_categorical"), None, "no code of this run"),

@@ -33,6 +33,16 @@ def test_lambda_rises_from_nothing_to_its_value_in_a_line():
     assert told == [[0, 0], [0, 0], [0.5, 0.25], [1, 0.5], [2, 1], [2, 1], [2, 1]]
 
 
+@pytest.mark.parametrize(("first", "parts"), [(0.25, (0.25, 0.25, 0.625, 1)), (3, (3, 3, 2, 1))])
+def test_lambda_may_begin_at_a_part_or_a_multiple_of_its_value(first, parts):
+    config = replace(CONFIG, info_start=10, info_ramp=2, info_from=first, codes="cat3*2")
+    schedule = Schedule(config, config.spec(), torch.device("cpu"))
+    for step, part in zip((0, 9, 10, 11), parts, strict=True):
+        for n in (step, torch.tensor(step)):
+            schedule.set(n)
+            assert schedule.weights.tolist() == [2 * part]
+
+
 def test_learning_rates_fall_in_a_line_and_stay_at_a_hundredth():
     config = replace(CONFIG, decay_start=100, decay_steps=50)
     schedule = Schedule(config, SPEC, torch.device("cpu"))

@@ -74,6 +74,21 @@ def test_20_updates_equal_10_and_a_resume_and_10_bit_for_bit(
     assert_same_run(tmp_path / "whole", tmp_path / "parts", 20)
 
 
+def test_labels_are_never_seen_in_training(tmp_path: Path) -> None:
+    """The default recipe's weights are the same with labels, with wrong ones and without any."""
+    write_images(tmp_path / "right.npz")
+    with np.load(tmp_path / "right.npz") as held:
+        images, labels = held["images"], held["labels"]
+    np.savez(tmp_path / "wrong.npz", images=images, labels=np.roll(labels, 7) * 5)
+    np.savez(tmp_path / "none.npz", images=images)
+    for name in ("right", "wrong", "none"):
+        assert run(tmp_path / f"{name}.npz", tmp_path / name, "--steps", "4") == 0
+    for name in ("wrong", "none"):
+        assert_same_run(tmp_path / "right", tmp_path / name, 4)
+    told = [json.loads((tmp_path / name / "eval.json").read_text()) for name in ("wrong", "none")]
+    assert [result["labels"] for result in told] == [True, False]
+
+
 def test_another_seed_gives_another_run(data: Path, tmp_path: Path) -> None:
     for seed in ("0", "1"):
         assert run(data, tmp_path / seed, "--steps", "2", "--seed", seed) == 0
