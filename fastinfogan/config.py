@@ -90,7 +90,7 @@ class TrainConfig:
     info_from: float = 0.0
     """Part of λ that counts before --info-start and from which it rises; above 1 it falls."""
     real_info: float = 0.0
-    """Weight of the information on real images: the categories (of the first categorical code) of an
+    """Weight of the information on real images: the categories (the first categorical code's) of an
     image and of a warped copy must tell of each other (Ji et al. 2019, Hu et al. 2017); an
     extension of InfoGAN. 0: off."""
     follow: float = 0.0
