@@ -35,7 +35,6 @@ class Objective:
     routing: Routing
     backend: str = "auto"
     real: RealTerms | None = None  # what Q is asked on real images, an extension
-    vat: Tensor | float = 1.0  # multiplies the weight of the adversarial copies
     adversarial: Adversarial = "nonsaturating"
     smoothing: float = 0.0  # D's target for real images is 1 less this
     r1: float = 0.0  # γ of the penalty on D's gradient at real images
@@ -230,7 +229,7 @@ def _d_loss(
         total = total + of_copies
     if terms is not None and copied.probes is not None:
         divergence = terms.adversarial(discriminator, copied.real, on_real, copied.probes)
-        total = total + terms.vat * objective.vat * divergence
+        total = total + terms.vat * divergence
     real_logits, fake_logits = logits.detach().chunk(2)
     on_real, on_fake = _probability(real_logits), _probability(fake_logits)
     return total, DTerms(loss.detach(), on_real, on_fake, nll, nats.detach()), real_logits

@@ -16,7 +16,8 @@ LEAST_RATE = 0.01  # of a learning rate, from the end of its decay on
 
 
 class Schedule:
-    """The weights of the codes and of two more terms, kept up to date, and the learning rates."""
+    """The weights of the codes and of the contrastive term, kept up to date, the learning rates,
+    and which updates have adversarial copies."""
 
     def __init__(self, config: TrainConfig, spec: LatentSpec, device: torch.device) -> None:
         self.config = config
@@ -26,7 +27,6 @@ class Schedule:
             dtype=torch.float32,
         )
         self.weights = self._full.clone()  # [n_codes]: λ times each code's own weight
-        self.vat = torch.zeros((), device=device)  # 1 from vat_start to vat_stop
         self.contrastive = torch.zeros((), device=device)  # 1 from contrastive_start on
 
     def set(self, step: int | Tensor, factors: Tensor | None = None) -> None:
@@ -43,15 +43,20 @@ class Schedule:
             torch.mul(full, part, out=self.weights)
         elif factors is not None:
             self.weights.copy_(full)
-        if self.config.vat:
-            _set(self.vat, self.vat_at(step))
         if self.config.contrastive:
-            _set(self.contrastive, step >= self.config.contrastive_start)
+            on = step >= self.config.contrastive_start
+            self.contrastive.copy_(on) if isinstance(on, Tensor) else self.contrastive.fill_(on)
 
-    def vat_at(self, step: int | Tensor) -> bool | Tensor:
-        """Whether update `step` has adversarial copies."""
-        on = step >= self.config.vat_start
-        return on & (step < self.config.vat_stop) if self.config.vat_stop else on
+    def vat_at(self, step: int) -> bool:
+        """Whether update `step` has adversarial copies; known to the host, as it is other work."""
+        begun = self.config.vat > 0 and step >= self.config.vat_start
+        return begun and (not self.config.vat_stop or step < self.config.vat_stop)
+
+    @property
+    def vat_kinds(self) -> tuple[bool, ...]:
+        """What `vat_at` says in one update or another."""
+        always = self.vat_at(0) and not self.config.vat_stop
+        return (True,) if always else (False, True) if self.config.vat else (False,)
 
     def set_rate(self, optimizer: torch.optim.Optimizer, full: float, step: int | Tensor) -> None:
         """The learning rate of update `step`: a line from `full` to `LEAST_RATE` of it."""
@@ -64,10 +69,6 @@ class Schedule:
                 group["lr"].fill_(rate) if isinstance(rate, float) else group["lr"].copy_(rate)
             else:
                 group["lr"] = rate
-
-
-def _set(switch: Tensor, on: bool | Tensor) -> None:
-    switch.copy_(on) if isinstance(on, Tensor) else switch.fill_(on)
 
 
 def _between(value: float | Tensor, low: float, high: float) -> float | Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -115,6 +116,10 @@ def real_terms(config: TrainConfig, spec: LatentSpec) -> RealTerms | None:
     )
 
 
+Copies = tuple[Warped | None, Tensor | None]
+"""Warped ones, and directions from which to look for adversarial ones."""
+
+
 class Functions(NamedTuple):
     """The gradients of this run's networks, eager or compiled."""
 
@@ -176,7 +181,6 @@ class Step:
             config.routing,
             config.backend,
             real=real_terms(config, spec),
-            vat=self.schedule.vat,
             adversarial=config.objective,
             smoothing=config.label_smoothing,
             r1=config.r1,
@@ -202,7 +206,7 @@ class Step:
         if self.critic is not None:
             self.working_critic = working_network(self.critic, copies)
         self._gradients = self._compiled() if self.policy.compile else self._eager()
-        self._captured: Captured | None = None
+        self._captured: dict[bool, Captured] = {}  # without adversarial copies and with them
 
     # How the gradients are computed
 
@@ -254,13 +258,15 @@ class Step:
             return told
         step = torch.zeros((), dtype=torch.int64, device=real.device)
         try:
-            self._captured = Captured(
-                self._packed_update,
-                self._state(),
-                (step, real),
-                agree=self.ranks.first_failure,
-            )
+            for vat in self.schedule.vat_kinds:
+                self._captured[vat] = Captured(
+                    partial(self._packed_update, vat=vat),
+                    self._state(),
+                    (step, real),
+                    agree=self.ranks.first_failure,
+                )
         except CaptureFailed as error:
+            self._captured.clear()
             self.policy = self.policy.without_capture(str(error))
             told.append(f"the update runs without a CUDA graph: {error}")
         return told
@@ -269,7 +275,8 @@ class Step:
         """A first update, for which the compiler runs; without it where it fails unasked."""
         try:
             with restored(self._state()):
-                self._update(0, real)
+                for vat in self.schedule.vat_kinds:
+                    self._update(0, real, vat)
         except TorchDynamoException as error:
             why = " ".join(str(error).strip().splitlines()[:2])  # the backend, what it said
             # Other ranks wait in an all-reduce for what this one has not computed.
@@ -304,29 +311,33 @@ class Step:
 
     def __call__(self, step: int, real: Tensor) -> tuple[DTerms, GTerms]:
         """Update `step` (from 0) on real images [B, C, H, W]."""
-        if self._captured is None:
-            return self._update(step, real)
-        return _unpacked(self._captured(step, real))
+        vat = self.schedule.vat_at(step)
+        if vat not in self._captured:
+            return self._update(step, real, vat)
+        return _unpacked(self._captured[vat](step, real))
 
-    def _packed_update(self, step: Tensor, real: Tensor) -> Tensor:
+    def _packed_update(self, step: Tensor, real: Tensor, vat: bool) -> Tensor:
         """Everything between two looks of the host, as a function of tensors."""
-        return _packed(*self._update(step, real))
+        return _packed(*self._update(step, real, vat))
 
-    def _update(self, step: int | Tensor, real: Tensor) -> tuple[DTerms, GTerms]:
+    def _update(self, step: int | Tensor, real: Tensor, vat: bool) -> tuple[DTerms, GTerms]:
+        """vat: whether it has adversarial copies."""
         self.schedule.set(step, None if self.balance is None else self.balance.factors())
         self.schedule.set_rate(self.d_optimizer, self.config.lr_d, step)
         self.schedule.set_rate(self.g_optimizer, self.config.lr_g, step)
         update = self._shared if self.config.step == "shared" else self._alternating
-        terms = update(step, real)
+        terms = update(step, real, self._copies(step, real, vat))
         if self.scaler is not None:
             self.scaler.update()
         self.ema.update(step, self.g_flat.value.detach())
         return terms
 
-    def _alternating(self, step: int | Tensor, real: Tensor) -> tuple[DTerms, GTerms]:
+    def _alternating(
+        self, step: int | Tensor, real: Tensor, copies: Copies
+    ) -> tuple[DTerms, GTerms]:
         """The paper's: G answers the D that has just moved, on latents of its own."""
         latents = self._latents(step, Stream.D_LATENTS, len(real))
-        grads, d_terms = self._gradients.d(real, latents, *self._copies(step, real))
+        grads, d_terms = self._gradients.d(real, latents, *copies)
         self.d_flat.collect(grads)
         average = self.ranks.start_average(self.d_flat.grad)
         # What G does before it meets D does not depend on D's update, nor that on this.
@@ -341,10 +352,9 @@ class Step:
         self._move(self.g_flat, self.g_optimizer)
         return d_terms, g_terms
 
-    def _shared(self, step: int | Tensor, real: Tensor) -> tuple[DTerms, GTerms]:
+    def _shared(self, step: int | Tensor, real: Tensor, copies: Copies) -> tuple[DTerms, GTerms]:
         """One pass for both players."""
         latents = self._latents(step, Stream.G_LATENTS, len(real))
-        copies = self._copies(step, real)
         of_d, d_terms, of_g, g_terms = self._gradients.shared(real, latents, *copies)
         self.d_flat.collect(of_d)
         d_average = self.ranks.start_average(self.d_flat.grad)
@@ -387,16 +397,14 @@ class Step:
             first_row=self.ranks.rank * batch,
         )
 
-    def _copies(self, step: int | Tensor, real: Tensor) -> tuple[Warped | None, Tensor | None]:
-        """Warped copies of the real images, and directions from which to look for adversarial
-        ones, where Q is asked about them."""
+    def _copies(self, step: int | Tensor, real: Tensor, vat: bool) -> Copies:
+        """Those of the real images that Q is asked about."""
         seed, first_row = self.config.seed, self.ranks.rank * len(real)
         warped = None
         if self.warp is not None:
             low = self.networks.generator.image_range[0]
             warped = self.warp(real, seed=seed, step=step, first_row=first_row, background=low)
-        off = isinstance(step, int) and not self.schedule.vat_at(step)  # their weight is 0
-        if not self.config.vat or (off and not self.policy.compile):
+        if not vat:
             return warped, None
         pixels = real[0].numel()
         word = philox.words(

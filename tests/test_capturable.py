@@ -77,7 +77,7 @@ def warm(request, cpu_ranks) -> tuple[Step, Metrics, Tensor, Tensor]:
 
 
 def update(step: Step, metrics: Metrics, real: Tensor, number: Tensor) -> None:
-    metrics.add(1, *step._update(number, real))
+    metrics.add(1, *step._update(number, real, bool(step.config.vat)))
 
 
 def test_an_update_touches_the_same_memory_in_the_same_order_every_time(warm):
@@ -107,7 +107,7 @@ def test_the_updates_number_may_be_a_tensor(cpu_ranks, mode, precision):
     ranks = cpu_ranks(precision)
     one, other = (Step(replace(CONFIG, step=mode), SPEC, ranks) for _ in range(2))
     for n in range(4):
-        one(n, batch(n)), other._update(torch.tensor(n), batch(n))
+        one(n, batch(n)), other._update(torch.tensor(n), batch(n), False)
         pairs = zip(one._state(), other._state(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
 

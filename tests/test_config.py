@@ -149,6 +149,7 @@ class TestCommandLine:
 class TestPresets:
     def test_mnist_differs_from_the_papers_recipe_in_what_it_says_alone(self):
         extension = {"real_info", "follow", "followed", "warp", "info_start", "info_ramp"}
+        extension |= {"vat", "vat_start", "vat_stop"}
         rates = {"lr_d", "decay_start", "decay_steps", "steps"}
         ours, papers = PRESETS["mnist"], PRESETS["mnist-paper"]
         fields = extension | rates | {"preset"}

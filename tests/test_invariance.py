@@ -344,14 +344,14 @@ def test_it_is_refused_without_a_category_or_where_q_would_not_learn_it():
 # In the step
 
 
-def of_step(terms: RealTerms, mode: str, probes: Tensor | None = None, on=1.0, warp=True):
+def of_step(terms: RealTerms, mode: str, probes: Tensor | None = None, warp=True):
     networks = build(CONFIG, SPEC)
     for network in networks:
         network.double()
         draw = torch.Generator().manual_seed(1)
         for p in network.parameters():
             torch.nn.init.normal_(p, 0.1, 0.1, generator=draw)
-    goal = Objective(SPEC, torch.zeros(3, dtype=torch.float64), "openai", "auto", terms, on)
+    goal = Objective(SPEC, torch.zeros(3, dtype=torch.float64), "openai", "auto", terms)
     d_params, g_params = networks.split("openai")
     draw = torch.Generator().manual_seed(2)
     real, warped = torch.rand(2, 8, 1, 8, 8, generator=draw, dtype=torch.float64).unbind()
@@ -501,14 +501,14 @@ def test_its_gradient_goes_to_the_copies_and_not_to_the_target_or_the_search():
 def test_it_is_added_for_its_weight_to_d_s_loss_alone(mode):
     probes = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(3))
     terms = RealTerms(2.0, slice(1, 4), vat=3.0, radius=0.5)
-    discriminator, real, _, grads, _ = of_step(terms, mode, probes, on=0.5)
+    discriminator, real, _, grads, _ = of_step(terms, mode, probes)
     _, _, _, without, _ = of_step(terms, mode)
     alone = replace(terms, weight=0.0)
-    *_, lone, _ = of_step(alone, mode, probes, on=0.5, warp=False)
+    *_, lone, _ = of_step(alone, mode, probes, warp=False)
     *_, none, _ = of_step(alone, mode, warp=False)
     buffers = {k: v.clone() for k, v in discriminator.named_buffers()}
     on_real = discriminator(real, "batch")[1]
-    loss = 1.5 * terms.adversarial(discriminator, real, on_real, probes)
+    loss = 3 * terms.adversarial(discriminator, real, on_real, probes)
     assert all(torch.equal(buffers[k], v) for k, v in discriminator.named_buffers())
     truth = torch.autograd.grad(loss, list(discriminator.parameters()), allow_unused=True)
     for (got, base), t in zip(
@@ -525,24 +525,23 @@ def test_the_copies_are_looked_for_from_vat_start_to_vat_stop(cpu_ranks, monkeyp
     eager = step._gradients.d
 
     def d(*args):
-        seen.append((args[3], float(step.schedule.vat)))
+        seen.append(args[3])
         return eager(*args)
 
     monkeypatch.setattr(step, "_gradients", step._gradients._replace(d=d))
     real = torch.rand(8, 1, 8, 8)
     for n in range(5):
         step(n, real)
-    assert [probes is None for probes, _ in seen] == [True, True, False, False, True]
-    assert [on for _, on in seen] == [0, 0, 1, 1, 0]
-    assert set(seen[2][0].unique().tolist()) == {-1, 1}
-    assert not torch.equal(seen[2][0], seen[3][0])
+    assert [probes is None for probes in seen] == [True, True, False, False, True]
+    assert set(seen[2].unique().tolist()) == {-1, 1}
+    assert not torch.equal(seen[2], seen[3])
 
 
 def test_rows_of_probes_depend_on_their_place_in_the_global_batch_alone(cpu_ranks):
     step = Step(replace(CONFIG, vat=1.0), SPEC, cpu_ranks("no"))
 
     def probes(rows: int, at: int | Tensor = 3) -> Tensor:
-        found = step._copies(at, torch.rand(rows, 1, 8, 8))[1]
+        found = step._copies(at, torch.rand(rows, 1, 8, 8), True)[1]
         assert found is not None
         return found
 

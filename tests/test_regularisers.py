@@ -257,7 +257,7 @@ def test_before_its_start_h_is_neither_asked_nor_moved(cpu_ranks):
     graphed = Step(config, SPEC, cpu_ranks())
     eager = Step(config, SPEC, cpu_ranks())
     for n in range(3):
-        graphed._update(torch.tensor(n), batch(n)), eager(n, batch(n))
+        graphed._update(torch.tensor(n), batch(n), False), eager(n, batch(n))
     assert torch.equal(graphed.ema.flat.value, eager.ema.flat.value)
     assert not torch.equal(at_once.ema.flat.value, eager.ema.flat.value)
 
@@ -313,7 +313,7 @@ def test_the_updates_number_may_be_a_tensor(cpu_ranks, mode):
     config = replace(CONFIG, step=mode, contrastive=1.0, balance_codes=0.9)
     one, other = (Step(config, SPEC, cpu_ranks("bf16")) for _ in range(2))
     for n in range(3):
-        one(n, batch(n)), other._update(torch.tensor(n), batch(n))
+        one(n, batch(n)), other._update(torch.tensor(n), batch(n), False)
     assert all(torch.equal(a, b) for a, b in zip(one._state(), other._state(), strict=True))
 
 

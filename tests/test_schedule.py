@@ -70,11 +70,15 @@ def test_a_step_trains_at_the_schedule_s_rates_and_weights(cpu_ranks):
 def test_adversarial_copies_have_a_first_and_a_last_update():
     config = replace(CONFIG, vat=2.0, vat_start=3, vat_stop=5)
     schedule = Schedule(config, SPEC, torch.device("cpu"))
-    for step, on in ((0, 0), (2, 0), (3, 1), (4, 1), (5, 0), (900, 0)):
-        for n in (step, torch.tensor(step)):
-            schedule.set(n)
-            assert float(schedule.vat) == on
-    schedule = Schedule(replace(config, vat_stop=0), SPEC, torch.device("cpu"))
-    for step, on in ((2, 0), (3, 1), (900, 1)):
-        schedule.set(step)
-        assert float(schedule.vat) == on
+    updates = (0, 2, 3, 4, 5, 900)
+    assert [schedule.vat_at(n) for n in updates] == [False, False, True, True, False, False]
+    assert schedule.vat_kinds == (False, True)
+    for changes, on, kinds in (
+        ({"vat_stop": 0}, [False, False, True, True, True, True], (False, True)),
+        ({"vat_start": 0}, [True, True, True, True, False, False], (False, True)),
+        ({"vat_start": 0, "vat_stop": 0}, [True] * 6, (True,)),
+        ({"vat": 0.0}, [False] * 6, (False,)),
+    ):
+        schedule = Schedule(replace(config, **changes), SPEC, torch.device("cpu"))
+        assert [schedule.vat_at(n) for n in updates] == on
+        assert schedule.vat_kinds == kinds

@@ -13,5 +13,8 @@ CONFIG = replace(
     preset="fashion-mnist",
     data="fashion-mnist",
     follow=0.0,
+    vat=0.0,
+    vat_start=0,
+    vat_stop=0,
     warp="rotate=10,scale=0.2,shear=0.1,shift=0.06,gamma=0.8",
 )

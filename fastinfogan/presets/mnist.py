@@ -1,12 +1,14 @@
 """MNIST, our best recipe: the paper's, and information on real images (docs/quality.md).
 
 The paper's information loss is at its ceiling long before the categories are the digits, for
-nothing in it looks at real images. Three additions, none of which sees a label, and none of which
+nothing in it looks at real images. Four additions, none of which sees a label, and none of which
 the paper has (`mnist-paper` is without):
 
 - `real_info`: the categories that Q gives a real image and a warped copy must tell of each other
   (Ji et al. 2019, Hu et al. 2017). What a digit is does not change by being turned, slanted or
-  drawn with a thicker pen.
+  drawn with a thicker pen, nor by a bar.
+- `vat`, for 300 updates once the digits are apart: the categories must also bear the worst small
+  change of an image, which draws their borders where there are no images (Hu et al. 2017).
 - λ waits for 200 updates, then rises for 100: real images shape the categories before G does.
 - `follow`: the two uniform codes move with a warp's slant and stroke width, and so come to mean it.
 
@@ -24,6 +26,9 @@ CONFIG = replace(
     real_info=3.0,
     follow=3.0,
     warp="rotate=20,scale=0.15,shear=0.3,shift=0.06,thickness=0.5,stroke=0.5",
+    vat=3.0,
+    vat_start=700,
+    vat_stop=1000,
     info_start=200,
     info_ramp=100,
     lr_d=5e-4,
