@@ -125,7 +125,10 @@ class ImageFolder:
         self, folder: Path, image_size: int, channels: int, names: Sequence[str] | None = None
     ) -> None:
         if not folder.is_dir():
-            raise UserError(f"--data folder:{folder}: no such folder")
+            raise UserError(
+                f"--data folder:{folder}: no such folder; put images there, in sub-folders if you like, "
+                "or name another"
+            )
         check_decodable(channels)
         found: list[tuple[str, ...]] = [(name,) for name in names or ()]
         if names is None and not (found := sorted(_below(folder))):
