@@ -126,8 +126,8 @@ class ImageFolder:
     ) -> None:
         if not folder.is_dir():
             raise UserError(
-                f"--data folder:{folder}: no such folder; put images there, in sub-folders if you like, "
-                "or name another"
+                f"--data folder:{folder}: no such folder; put images there, "
+                "in sub-folders if you like, or name another"
             )
         check_decodable(channels)
         found: list[tuple[str, ...]] = [(name,) for name in names or ()]
