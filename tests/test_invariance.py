@@ -252,7 +252,8 @@ def test_a_stroke_is_a_short_bright_line_on_as_many_copies_as_asked(side):
     places = (torch.arange(side) + 0.5) * 28 / side - 14
     for dim in (1, 2):
         middle = (bright.sum(dim) * places).sum(1)[drawn] / bright.sum((1, 2))[drawn]
-        assert 7.5 < float(middle.abs().max()) < 8.05
+        assert 7.5 < float(middle.max()) < 8.05
+        assert -8.05 < float(middle.min()) < -7.5
 
 
 def test_a_stroke_changes_no_other_draw_and_no_pixel_elsewhere():
