@@ -99,14 +99,15 @@ class Section:
         config, base = self.config(mode), allocated_bytes(self.machine)
         policy = Policy(torch.bfloat16, compile=compiled, capture=True)
         step = Step(config, config.spec(), self.ranks, policy)
-        plain, replayed = partial(step._update, 0, self.real), partial(step, 0, self.real)
+        plain = partial(step._update, 0, self.real, step.schedule.vat_at(0))
+        replayed = partial(step, 0, self.real)
         way = "compiled" if compiled else "eager"
         self.add(mode, way, plain, peak_bytes(self.machine, plain, base), None)
         way = "compiled and captured" if compiled else "captured"
         problems: list[str] = []
         # of the graph's memory no more is seen later on: the peak is that of capturing it
         peak = peak_bytes(self.machine, lambda: problems.extend(step.prepare(self.real)), base)
-        if step._captured is None:
+        if not step._captured:
             reason = problems[0] if problems else "not captured"
             print(f"  {mode}, {way}, B = {self.batch}: {reason}", flush=True)
             self.add(mode, way, None, None, reason)
