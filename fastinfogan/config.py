@@ -282,8 +282,6 @@ def _check_real_info(config: TrainConfig, spec: LatentSpec) -> None:
     asked = [f"--{name.replace('_', '-')}" for name in names if getattr(config, name)]
     if asked and config.routing == "generator-step":
         raise UserError(f"{asked[0]}: Q must learn in D's step; use --routing openai or head")
-    if config.vat and config.precision == "fp16":
-        raise UserError("--vat: fp16 is too narrow for its gradients; use bf16, fp32 or --vat 0")
 
 
 def _check_regularisers(config: TrainConfig, spec: LatentSpec) -> None:

@@ -61,6 +61,8 @@ def choose(config: TrainConfig, ranks: Ranks) -> Policy:
     scaled = ranks.accelerator.scaler is not None
     if config.compile == "on" and scaled:
         raise UserError("--compile on: fp16's loss scale is not compiled; use bf16 or fp32")
+    if config.vat and scaled:
+        raise UserError("--vat: fp16 is too narrow for its gradients; use bf16, fp32 or --vat 0")
     has_compiler = device.type != "cuda" or importlib.util.find_spec("triton") is not None
     if config.compile == "on" and not has_compiler:
         raise UserError("--compile on: triton is not installed; install it or use --compile off")

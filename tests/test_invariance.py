@@ -338,8 +338,6 @@ def test_it_is_refused_without_a_category_or_where_q_would_not_learn_it():
             config_module.check(config)
     with pytest.raises(UserError, match=r"^--vat-stop: .* more than --vat-start 7, got 7"):
         config_module.check(replace(CONFIG, vat_start=7, vat_stop=7))
-    with pytest.raises(UserError, match=r"^--vat: fp16"):
-        config_module.check(replace(CONFIG, vat=1.0, precision="fp16"))
 
 
 # In the step

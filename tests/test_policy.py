@@ -111,6 +111,11 @@ class TestRefusals:
         with pytest.raises(UserError, match="--compile on: triton is not installed"):
             chosen("cuda", compile="on")
 
+    def test_fp16_is_too_narrow_for_adversarial_copies(self):
+        with pytest.raises(UserError, match=r"^--vat: fp16 is too narrow .* --vat 0$"):
+            chosen("cuda", "fp16", vat=1.0)
+        assert chosen("cuda", "bf16", vat=1.0)
+
     def test_a_loss_scale_is_not_compiled(self):
         with pytest.raises(UserError, match="--compile on: fp16"):
             chosen("cuda", "fp16", compile="on")

@@ -518,7 +518,7 @@ def test_weights_that_are_not_finite_are_not_saved(
         (("--codes", "cat1"), "n ≥ 2"),
         (("--codes", "dog4"), "'dog4' is not a code"),
         (("--image-size", "30"), "multiple of 4"),
-        (("--precision", "fp16", "--vat", "0"), "fp16 is for GPUs"),
+        (("--precision", "fp16"), "fp16 is for GPUs"),
         (("--lr-d", "nan"), "--lr-d"),
         (("--resume", "nowhere"), "neither a run nor a checkpoint"),
     ],
