@@ -44,3 +44,17 @@ def test_losses_and_latents_import_nothing_beyond_torch_and_the_standard_library
 
 def test_the_loss_runs_where_no_other_dependency_can_be_imported():
     assert float(run(ALONE)) == pytest.approx(2.302585, abs=1e-6)  # log 10 in fp32
+
+
+LAZY = ("scipy", "sklearn", "matplotlib", "datasets", "torchvision", "pandas", "pyarrow")
+COMMANDS = """
+import sys
+import fastinfogan.cli, fastinfogan.sources, fastinfogan.stream, fastinfogan.train
+print([name for name in sys.argv[1:] if name in sys.modules])
+"""
+
+
+def test_what_only_some_sets_and_the_evaluation_need_is_imported_when_they_need_it():
+    command = [sys.executable, "-c", COMMANDS, *LAZY]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "[]\n", done.stderr
