@@ -7,7 +7,8 @@ each other. Only what a warp leaves alone can, and only if all categories are us
 seen; what is known beforehand is the choice of warps.
 
 Continuous codes may follow what the categories ignore: one is to move with a warp's slant, say,
-another with its stroke width. Then G, whose images Q must read, gives them that meaning.
+another with its stroke width. Then G, whose images Q must read, gives them that meaning. One that
+follows nothing, that no warp is to move, is left what all warps leave alone: a shape, say.
 
 The joint distribution is that of a rank's own batch: unlike the paper's losses, two ranks of B are
 not one of 2B.
@@ -43,7 +44,8 @@ from .philox import Stream
 SHARPNESS = 10.0  # multiplies the logits
 BALANCE = 2.0  # weight of the categories' entropy; 1 is the mutual information itself
 FOLLOWED = 0.75  # how far the greatest warp moves a code that follows it; a uniform one spans ±1
-CHANGES = ("slant", "width", "x", "y", "size")  # what a warp does that a code may follow
+STILL = "nothing"  # followed by a code that no warp is to move
+CHANGES = ("slant", "width", "x", "y", "size", STILL)  # what a warp does that a code may follow
 PROBE = 1.0  # length of the random step from which the worst direction is looked for
 _SMALL = 1e-10
 
@@ -76,7 +78,7 @@ class Warped(NamedTuple):
     """Copies of images, and what was done to them that a continuous code may follow."""
 
     images: Tensor  # [B, C, H, W]
-    change: Tensor  # [B, 5], of `CHANGES`: in ±1 of the most that the warp does; by `place` more
+    change: Tensor  # [B, 6], of `CHANGES`: in ±1 of the most that the warp does; by `place` more
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class RealTerms:
 
         Args:
             q, of_warped: Q's output [B, q_dim] on real images and on their copies.
-            change: [B, 5], as in `Warped`.
+            change: [B, 6], as in `Warped`.
         """
         wide = torch.promote_types(q.dtype, torch.float32)
         q, of_warped = q.to(wide), of_warped.to(wide)
@@ -180,7 +182,12 @@ class Warp:
 
     def makes(self, change: str) -> bool:
         """Whether it does that one of `CHANGES`."""
-        of = {"slant": self.rotate or self.shear, "width": self.thickness, "size": self.zoom}
+        of = {
+            "slant": self.rotate or self.shear,
+            "width": self.thickness,
+            "size": self.zoom,
+            STILL: 1.0,
+        }
         return bool(of.get(change, self.shift or self.place))
 
     def __call__(
@@ -248,7 +255,7 @@ class Warp:
         # To first order a turn slants as much as a shear of its angle.
         most = self.shear + math.radians(self.rotate)
         slant = (shear - angle) / most if most else torch.zeros_like(shear)
-        change = (slant, thicker, x, y, larger)
+        change = (slant, thicker, x, y, larger, torch.zeros_like(x))
         return Warped(warped.to(images.dtype), torch.stack([c.float() for c in change], 1))
 
 
@@ -311,6 +318,6 @@ def parse_changes(text: str) -> tuple[str, ...]:
     """The changes of "slant,width" and the like. Raises ValueError."""
     names = tuple(part.strip() for part in text.split(",") if part.strip())
     for name in names:
-        if name not in CHANGES or names.count(name) > 1:
+        if name not in CHANGES or (names.count(name) > 1 and name != STILL):
             raise ValueError(f"expected each of {', '.join(CHANGES)} at most once, got {name!r}")
     return names

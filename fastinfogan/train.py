@@ -432,7 +432,8 @@ class Training:
             f"{config.preset}: updates {start + 1} to {config.steps} at batch "
             f"{config.batch_size}{ranks}, into {self.dir.path}",
             f"{e['device']}, {e['threads']} threads, {e['precision']} ({e['precision_reason']})",
-            f"{config.step} step, {self.step.policy.name} ({e['step_reason']})",
+            f"{config.step} step, {self.step.policy.name} ({e['step_reason']})"
+            f", {e['memory_format']}",
         )
 
     def _say(self, *lines: str) -> None:
