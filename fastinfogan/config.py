@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from .errors import UserError
-from .invariance import CHANGES, parse_changes, parse_warp
 from .latents import Categorical, LatentSpec, parse_codes
+from .warp import CHANGES, parse_changes, parse_warp
 
 try:
     import tyro

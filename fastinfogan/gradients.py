@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from .adversarial import Player, adversarial_losses
 from .config import Adversarial, Routing
-from .invariance import RealTerms, Warped
+from .invariance import RealTerms
 from .latents import LatentBatch, LatentSpec
 from .layers import Stats, asking
 from .losses import head_loss, info_loss
 from .networks import Discriminator, Generator
 from .regularisers import Balance, gradient_penalty
+from .warp import Warped
 
 Gradients = tuple[Tensor, ...]
 Scale = Callable[[Tensor], Tensor]  # multiplies a loss, by fp16's loss scale

@@ -31,7 +31,7 @@ from .gradients import (
     shared_grads,
     unscaled,
 )
-from .invariance import CHANGES, RealTerms, Warped, parse_changes, parse_warp
+from .invariance import RealTerms
 from .latents import Categorical, Gaussian, LatentBatch, LatentSpec, Uniform
 from .networks import initialise, pair
 from .parallel import Ranks
@@ -39,6 +39,7 @@ from .philox import Stream
 from .policy import Policy, choose
 from .regularisers import Balance
 from .schedule import Schedule
+from .warp import CHANGES, Warped, parse_changes, parse_warp
 
 __all__ = [
     "DTerms",

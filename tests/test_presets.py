@@ -11,11 +11,11 @@ from torch import Tensor
 from fastinfogan import losses, step
 from fastinfogan.config import NetworksName, Preset, StepMode, TrainConfig, check, parse
 from fastinfogan.errors import UserError
-from fastinfogan.invariance import parse_warp
 from fastinfogan.latents import Categorical, LatentSpec, Uniform
 from fastinfogan.networks import TABLES
 from fastinfogan.presets import PRESETS
 from fastinfogan.step import Step, build
+from fastinfogan.warp import parse_warp
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

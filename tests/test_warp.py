@@ -1,0 +1,244 @@
+"""What warps do to images, and what they tell of it."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fastinfogan import config as config_module
+from fastinfogan.config import TrainConfig
+from fastinfogan.errors import UserError
+from fastinfogan.factors import slant
+from fastinfogan.philox import Stream
+from fastinfogan.warp import Warp, parse_warp
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def spot(side: int = 9, row: int = 2, column: int = 4) -> Tensor:
+    image = torch.zeros(1, 1, side, side)
+    image[0, 0, row, column] = 1
+    return image
+
+
+def test_no_warp_leaves_images_as_they_are():
+    images = torch.rand(3, 2, 8, 8)
+    torch.testing.assert_close(Warp()(images, seed=0, step=0).images, images, atol=1e-6, rtol=1e-5)
+
+
+def test_a_flip_mirrors_left_and_right():
+    images = torch.rand(4, 1, 8, 8)
+    flipped = Warp(flip=1.0)(images, seed=3, step=1).images
+    torch.testing.assert_close(flipped, images.flip(3), atol=1e-5, rtol=1e-5)
+    some = Warp(flip=0.5)(images[:1].expand(400, 1, 8, 8), seed=3, step=1).images
+    share = float((some[:, 0] - images[0, 0]).abs().amax((1, 2)).gt(1e-4).float().mean())
+    assert 0.4 < share < 0.6
+
+
+def test_each_warp_reaches_as_far_as_it_says_and_no_further():
+    rows, side = 4000, 33
+    image = torch.zeros(1, 1, side, side)
+    image[0, 0, 6:9, 16] = image[0, 0, 24:27, 16] = 1  # above the middle and below
+    y, x = torch.meshgrid(*[torch.arange(side) - 16.0] * 2, indexing="ij")
+
+    def centre(warp: Warp) -> tuple[Tensor, Tensor]:
+        """Of the upper spot."""
+        out = warp(image.expand(rows, 1, side, side), seed=0, step=0).images[:, 0, :16]
+        mass = out.sum((1, 2))
+        return (out * y[:16]).sum((1, 2)) / mass, (out * x[:16]).sum((1, 2)) / mass
+
+    row, column = centre(Warp(shift=0.1))
+    assert column.abs().max() == pytest.approx(0.1 * side, rel=0.05)
+    row, column = centre(Warp(rotate=20))
+    angle = torch.rad2deg(torch.atan2(column.abs(), -row))
+    assert angle.max() == pytest.approx(20, rel=0.05)
+    row, column = centre(Warp(shear=0.3))
+    assert column.abs().max() == pytest.approx(0.3 * 9, rel=0.07)
+    assert row.sub(-9).abs().max() < 0.3
+    row, _ = centre(Warp(scale=0.2))
+    assert row.min() == pytest.approx(-9 / 0.8, rel=0.05)
+    assert row.max() == pytest.approx(-9 / 1.2, rel=0.05)
+    row, column = centre(Warp(zoom=0.25))
+    assert row.min() == pytest.approx(-9 * 1.25, rel=0.05)
+    assert row.max() == pytest.approx(-9 / 1.25, rel=0.05)
+    assert column.abs().max() < 0.1
+
+
+def test_a_row_s_warp_depends_on_its_place_in_the_global_batch_alone():
+    images = torch.rand(8, 1, 8, 8)
+    warp = parse_warp(TrainConfig().warp)
+    whole = warp(images, seed=5, step=7).images
+    halves = [warp(images[i : i + 4], seed=5, step=7, first_row=i).images for i in (0, 4)]
+    assert torch.equal(torch.cat(halves), whole)
+    assert torch.equal(warp(images, seed=5, step=torch.tensor(7)).images, whole)
+    assert not torch.equal(warp(images, seed=5, step=8).images, whole)
+    assert not torch.equal(warp(images, seed=6, step=7).images, whole)
+
+
+def stroke(side: int = 28, slant: float = 0.0) -> Tensor:
+    """A bar three pixels wide, as high as a digit."""
+    y, x = torch.meshgrid(*[torch.arange(float(side)) - (side - 1) / 2] * 2, indexing="ij")
+    away = (x + slant * y).abs()
+    return ((2 - away).clamp(0, 1) * (y.abs() < side / 3))[None, None]
+
+
+def test_a_change_of_slant_is_told_as_it_is_measured():
+    for warp in (Warp(shear=0.3), Warp(rotate=15), Warp(rotate=15, shear=0.3)):
+        copies = warp(stroke().expand(300, 1, 28, 28), seed=0, step=0)
+        measured = torch.from_numpy(slant(copies.images[:, 0].numpy()))
+        assert torch.corrcoef(torch.stack((measured, copies.change[:, 0])))[0, 1].abs() > 0.99
+        assert copies.change[:, 0].abs().max() <= 1
+
+
+def test_a_change_of_thickness_is_told_as_it_is_measured():
+    copies = Warp(thickness=1.0)(stroke().expand(300, 1, 28, 28), seed=0, step=0)
+    area = copies.images.sum((1, 2, 3))
+    assert torch.corrcoef(torch.stack((area, copies.change[:, 1])))[0, 1] > 0.99
+    # 3 pixels by 18: nearly 1 by 16 at the thinnest, 5 by 20 at the widest
+    assert area.min() == pytest.approx(1 * 16, abs=2)
+    assert area.max() == pytest.approx(5 * 20, abs=2)
+    assert copies.change[:, 0].abs().max() == 0
+
+
+def centres(images: Tensor) -> Tensor:
+    """(x, y) [N, 2] in parts of the side, from the middle."""
+    side = images.shape[-1]
+    at = (torch.arange(side) + 0.5) / side - 0.5
+    mass = images.sum((1, 2, 3))
+    return torch.stack([(images.sum((1, dim)) * at).sum(1) / mass for dim in (2, 3)], 1)
+
+
+def test_wherever_a_shape_lies_it_turns_and_grows_in_its_place():
+    image = torch.zeros(1, 1, 40, 40)
+    image[..., 8:13, 26:30] = 1
+    warp = Warp(rotate=40, scale=0.2, shear=0.2, zoom=0.3)
+    for background in (0.0, -1.0):
+        images = image.expand(100, 1, 40, 40) + background
+        copies = warp(images, seed=0, step=0, background=background)
+        there = centres(copies.images - background)
+        torch.testing.assert_close(there, centres(image).expand(100, 2), atol=2e-3, rtol=0)
+
+
+def test_a_change_of_place_or_size_is_told_as_it_is_measured():
+    image = torch.zeros(1, 1, 64, 64)
+    image[..., 20:32, 30:40] = 1
+    copies = Warp(shift=0.1, zoom=0.25, rotate=30)(image.expand(300, 1, 64, 64), seed=0, step=0)
+    moved = centres(copies.images) - centres(image)
+    torch.testing.assert_close(moved, 0.1 * copies.change[:, 2:4], atol=2e-3, rtol=0)
+    grown = copies.images.sum((1, 2, 3)) / image.sum()
+    told = math.log(1.25) * copies.change[:, 4]
+    torch.testing.assert_close(grown.log() / 2, told, atol=0.02, rtol=0)
+    assert copies.change.abs().max() <= 1
+
+
+def test_a_copys_place_tells_nothing_of_the_images():
+    images = torch.zeros(2, 1, 64, 64)
+    images[0, :, 20:32, 10:20] = images[1, :, 34:46, 44:54] = 1
+    both = images.repeat_interleave(200, 0)
+    copies = Warp(place=0.2, rotate=90, zoom=0.2)(both, seed=0, step=0)
+    there = centres(copies.images)
+    assert 0.19 < there.abs().max() < 0.201
+    for half in there.split(200):
+        assert half.mean(0).abs().max() < 0.02
+    moved = (there - centres(both)) / 0.2
+    torch.testing.assert_close(moved, copies.change[:, 2:4], atol=0.01, rtol=0)
+
+
+def test_gamma_bends_the_scale_of_brightness_and_leaves_its_ends():
+    brightness = torch.linspace(0, 1, 64).view(1, 1, 8, 8).expand(500, 1, 8, 8)
+    for background in (0.0, -1.0):
+        images = background + (1 - background) * brightness
+        copies = Warp(gamma=0.5)(images, seed=0, step=0, background=background).images
+        bent = ((copies - background) / (1 - background)).flatten(1)
+        torch.testing.assert_close(bent[:, 0], torch.zeros(500), atol=1e-3, rtol=0)
+        torch.testing.assert_close(bent[:, -1], torch.ones(500), atol=1e-3, rtol=0)
+        powers = bent[:, 20].log() / brightness.flatten(1)[:, 20].log()
+        assert powers.min() == pytest.approx(math.exp(-0.5), rel=0.01)
+        assert powers.max() == pytest.approx(math.exp(0.5), rel=0.01)
+        expected = brightness.flatten(1) ** powers.unsqueeze(1)
+        torch.testing.assert_close(bent, expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("side", [28, 32])
+def test_a_stroke_is_a_short_bright_line_on_as_many_copies_as_asked(side):
+    rows, dark = 2000, -1.0
+    images = torch.full((rows, 3, side, side), dark)
+    copies = Warp(stroke=0.3)(images, seed=2, step=5, background=dark).images
+    assert torch.equal(copies[:, :1].expand_as(copies), copies)
+    assert float(copies.min()) == dark
+    assert float(copies.max()) == pytest.approx(1.0)
+    bright = (copies[:, 0] - dark) / 2
+    area = bright.sum((1, 2)) * (28 / side) ** 2
+    drawn = area > 0
+    assert 0.26 < float(drawn.float().mean()) < 0.34
+    # 2.6 pixels wide at half height, straight for 4 to 8 of them, with round ends
+    assert area[drawn].min() > 14
+    assert area[drawn].max() < 28
+    places = (torch.arange(side) + 0.5) * 28 / side - 14
+    for dim in (1, 2):
+        middle = (bright.sum(dim) * places).sum(1)[drawn] / bright.sum((1, 2))[drawn]
+        assert 7.5 < float(middle.max()) < 8.05
+        assert -8.05 < float(middle.min()) < -7.5
+
+
+def test_a_stroke_changes_no_other_draw_and_no_pixel_elsewhere():
+    images = torch.rand(40, 1, 28, 28)
+    values = {"rotate": 20.0, "shift": 0.1, "gamma": 0.5}
+    without, with_stroke = (
+        Warp(**values, **more)(images, seed=1, step=2) for more in ({}, {"stroke": 1.0})
+    )
+    assert torch.equal(without.change, with_stroke.change)
+    assert (with_stroke.images >= without.images).all()
+    assert float((with_stroke.images != without.images).float().mean()) < 0.1
+
+
+def test_what_comes_in_from_outside_is_the_background():
+    images = torch.full((16, 1, 8, 8), -1.0)
+    out = Warp(rotate=45, shift=0.3)(images, seed=0, step=0, background=-1.0).images
+    torch.testing.assert_close(out, images)
+
+
+def test_no_other_draw_shares_the_warps_random_numbers():
+    assert len(set(Stream)) == len(Stream.__members__) == len({int(s) for s in Stream})
+
+
+@given(
+    rotate=st.floats(0, 180),
+    scale=st.floats(0, 0.9),
+    shear=st.floats(0, 2),
+    shift=st.floats(0, 1),
+    flip=st.floats(0, 1),
+    thickness=st.floats(0, 1),
+    zoom=st.floats(0, 1),
+    place=st.floats(0, 1),
+    gamma=st.floats(0, 3),
+)
+def test_a_warp_reads_back_what_its_text_says(**values):
+    if values["shift"]:
+        values["place"] = 0.0
+    text = ", ".join(f"{name}={value!r}" for name, value in values.items())
+    assert parse_warp(text) == Warp(**values)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("twist=3", "twist"),
+        ("rotate", "rotate: expected a number"),
+        ("rotate=x", "got 'x'"),
+        ("rotate=nan", "expected 0 to 180"),
+        ("scale=1", "expected 0 to 1"),
+        ("flip=1.5", "expected 0 to 1"),
+        ("shift=-.1", "expected 0 to 1"),
+        ("rotate=1,rotate=2", "once"),
+        ("shift=.1,place=.1", "got both"),
+    ],
+)
+def test_a_bad_warp_is_told_in_one_line(text, told):
+    with pytest.raises(UserError, match=r"^--warp: ") as caught:
+        config_module.check(TrainConfig(real_info=1.0, warp=text))
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
