@@ -4,7 +4,8 @@ For each size a sparse .npy of black 28x28 images and a process of its own, in w
 training updates alternate between the streamed file and black images that lie in memory. Prints the
 anonymous resident memory of that process and of its workers (RssAnon of /proc/PID/status: what the
 kernel cannot give back by dropping pages of the file), and images/s of both. A sparse file has no
-blocks to read: what a disk adds is not in the figures. Then: the time to read MNIST, and from the
+blocks to read: what a disk adds is not in the figures. The same for a folder of PNG files, MNIST's
+digits, which must be decoded. Then: the time to read MNIST, and from the
 start of `python -m fastinfogan.train` to its first update's record. Linux.
 """
 
@@ -23,6 +24,7 @@ import numpy as np
 import psutil
 import torch
 import tyro
+from PIL import Image
 
 from fastinfogan import data, device, parallel
 from fastinfogan.presets import PRESETS
@@ -39,6 +41,8 @@ class StreamingConfig:
 
     gigabytes: tuple[float, ...] = (1, 5, 20)
     """Sizes of the files."""
+    folder: int = 20_000
+    """Images in the folder; 0: none."""
     blocks: int = 8
     """Blocks of updates, streamed and resident each."""
     updates: int = 8
@@ -60,6 +64,17 @@ def sparse(path: Path, n: int) -> Path:
     return path
 
 
+def pngs(folder: Path, n: int) -> Path:
+    """A folder of n of MNIST's digits, each a file."""
+    digits = data.load("mnist", image_size=SIDE, channels=1)["train"].images
+    rows = np.arange(n) % len(digits)
+    out = folder / "digits"
+    out.mkdir()
+    for i, row in enumerate(rows):
+        Image.fromarray(np.asarray(digits[row : row + 1])[0, ..., 0]).save(out / f"{i:06}.png")
+    return out
+
+
 def anonymous() -> list[float]:
     """RssAnon of this process and of each of its children, MiB."""
     here = psutil.Process()
@@ -78,7 +93,8 @@ def measure(config: StreamingConfig, path: Path) -> dict[str, object]:
     ranks = parallel.start(device.accelerate_name(precision), device.use_cpu())
     torch.set_num_threads(device.cpu_threads())
     step = Step(preset, preset.spec(), ranks)
-    images = data.load(f"npy:{path}", image_size=SIDE, channels=1, stream="always")["train"].images
+    spec = f"{'folder' if path.is_dir() else 'npy'}:{path}"
+    images = data.load(spec, image_size=SIDE, channels=1, stream="always")["train"].images
     assert isinstance(images, Streamed)
     order = data.Order(len(images), batch_size=preset.batch_size, seed=0)
     streamed = Stream(images, order.indices, ranks.device, config.workers)
@@ -139,14 +155,13 @@ def main(config: StreamingConfig) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         path = folder / "x.npy"
-        for size in config.gigabytes:
-            n = int(size * 1e9) // SIDE**2
-            child = replace(config, file=sparse(path, n))
-            row = _in_child(child)
+        for size in (*config.gigabytes, 0.0) if config.folder else config.gigabytes:
+            n = int(size * 1e9) // SIDE**2 or config.folder
+            row = _in_child(replace(config, file=sparse(path, n) if size else pngs(folder, n)))
             anon, streamed, resident = row["memory"], row["streamed"], row["resident"]
             fast, slow = median(streamed), median(resident)
             ratios = median(a / b for a, b in zip(streamed, resident, strict=True))
-            print(f"{size:5g} {n:10,} {anon[0]:21.0f} {sum(anon[1:]):8.0f} "
+            print(f"{size or 'PNGs':5} {n:10,} {anon[0]:21.0f} {sum(anon[1:]):8.0f} "
                   f"{fast:20.0f} {slow:9.0f}  {ratios:.3f}", flush=True)  # fmt: skip
         if not config.starts:
             return
