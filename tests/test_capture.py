@@ -254,6 +254,7 @@ class TestStep:
         assert same(everything(captured), everything(eager))
 
 
+@pytest.mark.slow
 def test_a_captured_run_is_saved_and_resumed_like_any_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -88,6 +88,7 @@ def test_kernels_keep_to_their_budgets_and_take_what_the_readme_says(compiled: C
         assert usage["seconds"] < 30, usage
 
 
+@pytest.mark.slow
 def test_another_number_in_the_readme_is_noticed(compiled: Compiled, tmp_path: Path) -> None:
     text = README.read_text()
     if f"triton {version('triton')}" not in text:

@@ -132,6 +132,7 @@ def test_the_launchers_one_thread_and_fp32_do_not_reach_the_run(data: Path, tmp_
         assert environment["precision"] == precision
 
 
+@pytest.mark.slow
 def test_ctrl_c_under_the_launcher_saves_and_the_same_command_goes_on_at_once(
     data: Path, tmp_path: Path
 ) -> None:
@@ -148,6 +149,7 @@ def test_ctrl_c_under_the_launcher_saves_and_the_same_command_goes_on_at_once(
     assert "SIGINT: saved after update" in process.communicate(timeout=60)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX process trees")
 def test_a_run_whose_launcher_is_killed_saves_and_stops(data: Path, tmp_path: Path) -> None:
     launcher = ("-m", "accelerate.commands.launch")

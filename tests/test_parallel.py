@@ -281,6 +281,7 @@ def test_two_ranks_differ_from_one_that_sees_half_as_much(data: Path, tmp_path: 
     assert not torch.equal(one[moment], two[moment])
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_launcher_saves_on_two_ranks(data: Path, tmp_path: Path) -> None:
     options = ("--steps", "100000", "--checkpoint-every", "5")
     process = launch(
@@ -410,7 +411,7 @@ def lost(text: str) -> str:
     return line
 
 
-@pytest.mark.parametrize("dead", [0, 1])
+@pytest.mark.parametrize("dead", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_rank_that_is_killed_ends_the_other_with_1_and_one_line_and_the_run_goes_on(
     data: Path, tmp_path: Path, dead: int
 ) -> None:

@@ -58,7 +58,7 @@ def test_the_host_overhead_is_measured_on_any_machine(tmp_path):
         assert 0 < low <= median <= high
 
 
-@pytest.mark.parametrize("mode", ["alternating", "shared"])
+@pytest.mark.parametrize("mode", [pytest.param("alternating", marks=pytest.mark.slow), "shared"])
 def test_the_training_step_is_timed_against_its_products_and_traced(tmp_path, monkeypatch, mode):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     tiny = ("--step", mode, "--batch-size", "4", "--updates", "1", "--compile", "off")

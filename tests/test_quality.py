@@ -21,6 +21,7 @@ def record(seed: int = 0, **more: Any) -> dict[str, Any]:
     return {"name": "x", "seed": seed, "accuracies": [], "result": result, **more}
 
 
+@pytest.mark.slow
 def test_seeds_are_trained_filed_and_left_alone_when_they_are_there(tmp_path, capfd, monkeypatch):
     import quality
 
