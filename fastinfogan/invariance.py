@@ -7,8 +7,7 @@ each other. Only what a warp leaves alone can, and only if all categories are us
 seen; what is known beforehand is the choice of warps.
 
 Continuous codes may follow what the categories ignore: one is to move with a warp's slant, say,
-another with its stroke width. Then G, whose images Q must read, gives them that meaning. One that
-follows nothing, that no warp is to move, is left what all warps leave alone: a shape, say.
+another with its stroke width. Then G, whose images Q must read, gives them that meaning.
 
 The joint distribution is that of a rank's own batch: unlike the paper's losses, two ranks of B are
 not one of 2B.
@@ -85,7 +84,7 @@ class RealTerms:
 
         Args:
             q, of_warped: Q's output [B, q_dim] on real images and on their copies.
-            change: [B, 6], as in `Warped`.
+            change: [B, 5], as in `Warped`.
         """
         wide = torch.promote_types(q.dtype, torch.float32)
         q, of_warped = q.to(wide), of_warped.to(wide)

@@ -13,8 +13,7 @@ from torch import Tensor
 from . import philox
 from .philox import Stream
 
-STILL = "nothing"  # followed by a code that no warp is to move
-CHANGES = ("slant", "width", "x", "y", "size", STILL)  # what a warp does that a code may follow
+CHANGES = ("slant", "width", "x", "y", "size")  # what a warp does that a code may follow
 _SMALL = 1e-10
 
 
@@ -22,7 +21,7 @@ class Warped(NamedTuple):
     """Copies of images, and what was done to them that a continuous code may follow."""
 
     images: Tensor  # [B, C, H, W]
-    change: Tensor  # [B, 6], of `CHANGES`: in ±1 of the most that the warp does; by `place` more
+    change: Tensor  # [B, 5], of `CHANGES`: in ±1 of the most that the warp does; by `place` more
 
 
 @dataclass(frozen=True)
@@ -53,12 +52,7 @@ class Warp:
 
     def makes(self, change: str) -> bool:
         """Whether it does that one of `CHANGES`."""
-        of = {
-            "slant": self.rotate or self.shear,
-            "width": self.thickness,
-            "size": self.zoom,
-            STILL: 1.0,
-        }
+        of = {"slant": self.rotate or self.shear, "width": self.thickness, "size": self.zoom}
         return bool(of.get(change, self.shift or self.place))
 
     def __call__(
@@ -126,7 +120,7 @@ class Warp:
         # To first order a turn slants as much as a shear of its angle.
         most = self.shear + math.radians(self.rotate)
         slant = (shear - angle) / most if most else torch.zeros_like(shear)
-        change = (slant, thicker, x, y, larger, torch.zeros_like(x))
+        change = (slant, thicker, x, y, larger)
         return Warped(warped.to(images.dtype), torch.stack([c.float() for c in change], 1))
 
 
@@ -189,6 +183,6 @@ def parse_changes(text: str) -> tuple[str, ...]:
     """The changes of "slant,width" and the like. Raises ValueError."""
     names = tuple(part.strip() for part in text.split(",") if part.strip())
     for name in names:
-        if name not in CHANGES or (names.count(name) > 1 and name != STILL):
+        if name not in CHANGES or names.count(name) > 1:
             raise ValueError(f"expected each of {', '.join(CHANGES)} at most once, got {name!r}")
     return names

@@ -155,13 +155,15 @@ def main(config: StreamingConfig) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         path = folder / "x.npy"
-        for size in (*config.gigabytes, 0.0) if config.folder else config.gigabytes:
-            n = int(size * 1e9) // SIDE**2 or config.folder
-            row = _in_child(replace(config, file=sparse(path, n) if size else pngs(folder, n)))
+        sets = [(f"{size:g}", int(size * 1e9) // SIDE**2) for size in config.gigabytes]
+        sets += [("PNGs", config.folder)] if config.folder else []
+        for label, n in sets:
+            files = pngs(folder, n) if label == "PNGs" else sparse(path, n)
+            row = _in_child(replace(config, file=files))
             anon, streamed, resident = row["memory"], row["streamed"], row["resident"]
             fast, slow = median(streamed), median(resident)
             ratios = median(a / b for a, b in zip(streamed, resident, strict=True))
-            print(f"{size or 'PNGs':5} {n:10,} {anon[0]:21.0f} {sum(anon[1:]):8.0f} "
+            print(f"{label:>5} {n:10,} {anon[0]:21.0f} {sum(anon[1:]):8.0f} "
                   f"{fast:20.0f} {slow:9.0f}  {ratios:.3f}", flush=True)  # fmt: skip
         if not config.starts:
             return

@@ -21,7 +21,7 @@ from fastinfogan.invariance import (
     mutual_information,
 )
 from fastinfogan.step import Objective, Step, build, real_terms
-from fastinfogan.warp import CHANGES, Warp, Warped
+from fastinfogan.warp import Warp, Warped
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -95,7 +95,6 @@ def test_it_is_refused_without_a_category_or_where_q_would_not_learn_it():
         with pytest.raises(UserError, match=f"^--followed: .*{told}"):
             config_module.check(replace(CONFIG, follow=1.0, followed=followed, codes=TWO))
     config_module.check(replace(CONFIG, follow=1.0, followed="y", warp="shift=0.1"))
-    config_module.check(replace(CONFIG, follow=1.0, followed="nothing,nothing", codes=TWO))
     none = replace(CONFIG, real_info=0.0, routing="generator-step", codes=TWO)
     for config, option in (
         (replace(none, real_info=1.0), "--real-info"),
@@ -170,20 +169,7 @@ def test_the_first_codes_of_their_kind_are_asked():
     assert real_terms(one, one.spec()) == RealTerms(2.0, slice(0, 3), 3.0, (3,), (1,))
     place = replace(config, followed="size, y", codes="cat3,uniform3")
     assert real_terms(place, place.spec()) == RealTerms(2.0, slice(0, 3), 3.0, (3, 4), (4, 3))
-    still = replace(config, followed="nothing, x, nothing", codes="cat3,uniform3")
-    asked = RealTerms(2.0, slice(0, 3), 3.0, (3, 4, 5), (5, 2, 5))
-    assert real_terms(still, still.spec()) == asked
     assert real_terms(replace(config, real_info=0.0, follow=0.0), config.spec()) is None
-
-
-def test_a_code_that_follows_nothing_is_asked_to_stay_where_it_is():
-    terms = RealTerms(follow=1.0, followers=(1,), changes=(CHANGES.index("nothing"),))
-    warp = Warp(rotate=180, shear=0.3, zoom=0.5, shift=0.1, thickness=0.5)
-    change = warp(torch.rand(4, 1, 8, 8), seed=0, step=0).change
-    draw = torch.Generator().manual_seed(0)
-    q, moved = (torch.randn(4, 3, generator=draw, dtype=torch.float64) for _ in range(2))
-    loss, _ = terms.loss(q, moved, change)
-    torch.testing.assert_close(loss, (moved - q)[:, 1].square().mean())
 
 
 @pytest.mark.parametrize("mode", ["alternating", "shared"])
