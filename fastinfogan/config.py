@@ -98,7 +98,7 @@ class TrainConfig:
     one of the changes that --followed lists; an extension of InfoGAN. 0: off."""
     followed: str = "slant,width"
     """What --follow has them follow, in the order of the codes, as far as these go: of slant, width
-    (of strokes), x, y and size. The warp must do it."""
+    (of strokes), x, y, size and stretch (width over height). The warp must do it."""
     warp: str = "rotate=20,scale=0.15,shear=0.3,shift=0.06,thickness=0.7"
     """How --real-info and --follow warp: rotate (degrees), scale (each axis), zoom (both), shear,
     shift (of the side), thickness (pixels), each up to its value, flip (its probability), place

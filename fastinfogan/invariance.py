@@ -84,7 +84,7 @@ class RealTerms:
 
         Args:
             q, of_warped: Q's output [B, q_dim] on real images and on their copies.
-            change: [B, 5], as in `Warped`.
+            change: [B, 6], as in `Warped`.
         """
         wide = torch.promote_types(q.dtype, torch.float32)
         q, of_warped = q.to(wide), of_warped.to(wide)

@@ -13,7 +13,8 @@ from torch import Tensor
 from . import philox
 from .philox import Stream
 
-CHANGES = ("slant", "width", "x", "y", "size")  # what a warp does that a code may follow
+# What a warp does that a code may follow.
+CHANGES = ("slant", "width", "x", "y", "size", "stretch")
 _SMALL = 1e-10
 
 
@@ -21,7 +22,7 @@ class Warped(NamedTuple):
     """Copies of images, and what was done to them that a continuous code may follow."""
 
     images: Tensor  # [B, C, H, W]
-    change: Tensor  # [B, 5], of `CHANGES`: in ±1 of the most that the warp does; by `place` more
+    change: Tensor  # [B, 6], of `CHANGES`: in ±1 of the most that the warp does; by `place` more
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,12 @@ class Warp:
 
     def makes(self, change: str) -> bool:
         """Whether it does that one of `CHANGES`."""
-        of = {"slant": self.rotate or self.shear, "width": self.thickness, "size": self.zoom}
+        of = {
+            "slant": self.rotate or self.shear,
+            "width": self.thickness,
+            "size": self.zoom or self.scale,
+            "stretch": self.scale,
+        }
         return bool(of.get(change, self.shift or self.place))
 
     def __call__(
@@ -120,8 +126,19 @@ class Warp:
         # To first order a turn slants as much as a shear of its angle.
         most = self.shear + math.radians(self.rotate)
         slant = (shear - angle) / most if most else torch.zeros_like(shear)
-        change = (slant, thicker, x, y, larger)
+        size, stretch = self._sizes(larger, scale_x, scale_y)
+        change = (slant, thicker, x, y, size, stretch)
         return Warped(warped.to(images.dtype), torch.stack([c.float() for c in change], 1))
+
+    def _sizes(self, larger: Tensor, scale_x: Tensor, scale_y: Tensor) -> tuple[Tensor, Tensor]:
+        """How much larger, and how much wider than high, in parts of the most: logarithms."""
+        wider, higher = -scale_x.log(), -scale_y.log()
+        zoom, least = math.log1p(self.zoom), math.log1p(-self.scale)
+        most = zoom - least
+        size = (larger * zoom + (wider + higher) / 2) / most if most else torch.zeros_like(larger)
+        most = math.log1p(self.scale) - least
+        stretch = (wider - higher) / most if most else torch.zeros_like(larger)
+        return size, stretch
 
 
 def _centre(bright: Tensor) -> Tensor:

@@ -134,6 +134,21 @@ def test_a_change_of_place_or_size_is_told_as_it_is_measured():
     assert copies.change.abs().max() <= 1
 
 
+def test_a_stretch_is_told_as_it_is_measured():
+    image = torch.zeros(1, 1, 64, 64)
+    image[..., 24:40, 20:44] = 1
+    for warp in (Warp(scale=0.25), Warp(scale=0.25, zoom=0.3, shift=0.05)):
+        copies = warp(image.expand(300, 1, 64, 64), seed=0, step=0)
+        bright = copies.images[:, 0]
+        wide, high = (bright.sum(dim).amax(1) for dim in (2, 1))
+        told = copies.change[:, 5] * math.log(1.25 / 0.75)
+        torch.testing.assert_close((wide / high / 1.5).log(), told, atol=0.04, rtol=0)
+        told = copies.change[:, 4] * (math.log1p(warp.zoom) - math.log(0.75))
+        grown = (bright.sum((1, 2)) / image.sum()).log() / 2
+        torch.testing.assert_close(grown, told, atol=0.02, rtol=0)
+        assert copies.change.abs().max() <= 1
+
+
 def test_a_copys_place_tells_nothing_of_the_images():
     images = torch.zeros(2, 1, 64, 64)
     images[0, :, 20:32, 10:20] = images[1, :, 34:46, 44:54] = 1
