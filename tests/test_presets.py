@@ -184,10 +184,12 @@ class TestValues:
         ours = PRESETS["fashion-mnist"]
         expected = replace(PRESETS["mnist"], preset="fashion-mnist", data="fashion-mnist")
         expected = replace(expected, vat=0.0, vat_start=0, vat_stop=0)
+        expected = replace(expected, steps=2500, decay_start=1000, decay_steps=1500)
         assert ours == replace(expected, follow=0.0, warp=ours.warp)
         warp = parse_warp(ours.warp)
         assert warp.gamma > 0
         assert warp.flip == 0  # all its shoes point one way
+        assert warp.scale > 0.3  # heels and shafts of any height
 
 
 class TestSizes:
