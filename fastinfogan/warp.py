@@ -131,7 +131,10 @@ class Warp:
         return Warped(warped.to(images.dtype), torch.stack([c.float() for c in change], 1))
 
     def _sizes(self, larger: Tensor, scale_x: Tensor, scale_y: Tensor) -> tuple[Tensor, Tensor]:
-        """How much larger, and how much wider than high, in parts of the most: logarithms."""
+        """How much larger, and how much wider than high, in parts of the most: logarithms.
+
+        The latter adds up only where the copy is not turned as well (`rotate`).
+        """
         wider, higher = -scale_x.log(), -scale_y.log()
         zoom, least = math.log1p(self.zoom), math.log1p(-self.scale)
         most = zoom - least

@@ -95,6 +95,10 @@ def test_it_is_refused_without_a_category_or_where_q_would_not_learn_it():
         with pytest.raises(UserError, match=f"^--followed: .*{told}"):
             config_module.check(replace(CONFIG, follow=1.0, followed=followed, codes=TWO))
     config_module.check(replace(CONFIG, follow=1.0, followed="y", warp="shift=0.1"))
+    for followed, told in (("size", "no size"), ("stretch", "no stretch")):
+        config_module.check(replace(CONFIG, follow=1.0, followed=followed, warp="scale=0.1"))
+        with pytest.raises(UserError, match=f"changes {told}"):
+            config_module.check(replace(CONFIG, follow=1.0, followed=followed, warp="shift=0.1"))
     none = replace(CONFIG, real_info=0.0, routing="generator-step", codes=TWO)
     for config, option in (
         (replace(none, real_info=1.0), "--real-info"),
