@@ -130,8 +130,9 @@ def model_flop(config: TrainConfig) -> int:
     through = q_all + d_all + q_all + of_g_weights  # G's step: Q, then gradients down to G
     if config.routing == "generator-step":
         through += q_all
-    passes = 1 if config.step == "shared" else 2  # of G, and of D over its images
-    return real + fake + through + passes * (g_all + d_all)
+    of_g = 2 if config.step == "alternating" else 1  # passes of G, and of D over its images
+    of_d = 1 if config.step == "shared" else 2
+    return real + fake + through + of_g * g_all + of_d * d_all
 
 
 def large_product(

@@ -6,7 +6,8 @@ Timed is an update on MNIST at the paper's batch of 128, with the reading of its
 adding up of its metrics. The ways:
 
     textbook                 `textbook.py`: fp32, eager
-    alternating, shared      the step in its two modes, eager, in the precision that `train` takes
+    alternating, reused,     the step in its modes, eager, in the precision that `train` takes
+    shared
     … compiled               through torch.compile; on a CPU Inductor takes a minute before
                              (-k "not compiled" leaves it out)
     … compiled and captured  replayed as a CUDA graph, on an NVIDIA GPU
@@ -24,7 +25,7 @@ import itertools
 from collections.abc import Callable
 from functools import cache
 from statistics import median
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 import pytest
@@ -60,6 +61,7 @@ class Way(NamedTuple):
 WAYS: dict[str, Way] = {
     "alternating": Way("alternating"),
     "alternating compiled": Way("alternating", compile=True),
+    "reused": Way("reused"),
     "shared": Way("shared"),
 }
 if GPU:
@@ -126,7 +128,7 @@ def measure(asked: tuple[str, ...]) -> Measured:
     calls: dict[str, Callable[[], object]] = {"peak": peak}
     flop: dict[str, int] = {}
     try:
-        for mode in ("alternating", "shared"):
+        for mode in get_args(StepMode):
             names = [name for name in asked if name in WAYS and WAYS[name].mode == mode]
             if not names and not (mode == "alternating" and TEXTBOOK in asked):
                 continue

@@ -35,7 +35,7 @@ NetworksName = Literal["mnist", "svhn", "faces", "chairs", "dsprites"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Routing = Literal["openai", "head", "generator-step"]
 Adversarial = Literal["nonsaturating", "hinge", "lsgan", "wgan", "relativistic"]
-StepMode = Literal["alternating", "shared"]
+StepMode = Literal["alternating", "reused", "shared"]
 Switch = Literal["auto", "on", "off"]
 
 
@@ -138,8 +138,9 @@ class TrainConfig:
     """Whom the information gradient trains. openai: trunk and Q in D's step, G in G's. head: Q's
     own layers and G, not the trunk. generator-step: G and Q's own layers, both in G's step."""
     step: StepMode = "alternating"
-    """alternating: D moves, then G answers it (the paper's). shared: one pass of G, and of D over
-    its images, serves both, which move at once; faster."""
+    """alternating: D moves, then G answers it, each on latents of its own (the paper's). reused: the
+    same, on the same images, so G makes them once. shared: one pass of G, and of D over its images,
+    serves both, which move at once. Each is faster than the one before."""
     lr_d: float = 2e-4
     """Adam's learning rate for D and Q."""
     lr_g: float = 1e-3

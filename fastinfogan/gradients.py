@@ -151,6 +151,7 @@ def d_grads(
     *,
     warped: Warped | None = None,
     probes: Tensor | None = None,
+    fake: Tensor | None = None,
     together: bool = True,
 ) -> tuple[Gradients, DTerms]:
     """Gradients of D's loss, −log D(x) − log(1 − D(G(z))) + λ·NLL, in `params`.
@@ -165,12 +166,14 @@ def d_grads(
         scale: multiplies the loss (fp16's loss scale).
         warped: warped copies of `real`, in the same order.
         probes: directions like `real` from which adversarial copies are looked for, if they are.
+        fake: G(latents), where it was begun before (by `generate`).
         together: all images go through D in one pass, those of a kind normalised by their own
             statistics; the same as a pass for each, to rounding.
     """
-    generator = networks.generator
-    with torch.no_grad():
-        fake = generator(latents.input, "batch")
+    if fake is None:
+        with torch.no_grad():
+            fake = networks.generator(latents.input, "batch")
+    fake = fake.detach()
     copies = [] if warped is None else [warped.images]
     kinds = [x.to(fake.dtype) for x in (real, fake, *copies)]
     of_real, of_fake, *of_warped = _features(networks, kinds, together)

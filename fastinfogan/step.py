@@ -124,7 +124,7 @@ Copies = tuple[Warped | None, Tensor | None]
 class Functions(NamedTuple):
     """The gradients of this run's networks, eager or compiled."""
 
-    d: Callable[..., tuple[Gradients, DTerms]]  # of real, latents, warped copies, probes
+    d: Callable[..., tuple[Gradients, DTerms]]  # of real, latents, warped copies, probes, G's images
     g: Callable[..., tuple[Gradients, GTerms]]  # of latents, G's images if begun, real
     shared: Callable[..., tuple[Gradients, DTerms, Gradients, GTerms]]  # as of D
     contrastive: Callable[[Pairs], tuple[Gradients, Tensor]]  # G's, then the critic's
@@ -226,8 +226,11 @@ class Step:
             return contrastive_grads(*of, scale)
 
         return Functions(
-            lambda real, latents, warped=None, probes=None: d_grads(
-                networks, objective, d_params, real, latents, scale, warped=warped, probes=probes
+            lambda real, latents, warped=None, probes=None, fake=None: d_grads(
+                *(networks, objective, d_params, real, latents, scale),
+                warped=warped,
+                probes=probes,
+                fake=fake,
             ),
             lambda latents, fake, real=None: g_grads(
                 networks, objective, g_params, latents, scale, fake=fake, real=real
@@ -336,14 +339,21 @@ class Step:
     def _alternating(
         self, step: int | Tensor, real: Tensor, copies: Copies
     ) -> tuple[DTerms, GTerms]:
-        """The paper's: G answers the D that has just moved, on latents of its own."""
-        latents = self._latents(step, Stream.D_LATENTS, len(real))
-        grads, d_terms = self._gradients.d(real, latents, *copies)
+        """The paper's: G answers the D that has just moved, on latents of its own.
+
+        Or on D's (`reused`), whose images it then makes once: G does not move in between.
+        """
+        reused = self.config.step == "reused"
+        latents, fake = self._latents(step, Stream.D_LATENTS, len(real)), None
+        if reused:
+            fake = self._generated(latents)
+        grads, d_terms = self._gradients.d(real, latents, *copies, fake)
         self.d_flat.collect(grads)
         average = self.ranks.start_average(self.d_flat.grad)
-        # What G does before it meets D does not depend on D's update, nor that on this.
-        latents = self._latents(step, Stream.G_LATENTS, len(real))
-        fake = None if self.policy.compile else generate(self.working, latents)
+        if not reused:
+            # What G does before it meets D does not depend on D's update, nor that on this.
+            latents = self._latents(step, Stream.G_LATENTS, len(real))
+            fake = self._generated(latents)
         average.wait()
         self._move(self.d_flat, self.d_optimizer)
         seen = real if self.config.objective == "relativistic" else None
@@ -386,6 +396,10 @@ class Step:
         own = len(list(self.working.generator.parameters()))
         of_g = torch._foreach_add(grads[:own], more[:own])
         return (*of_g, *grads[own:], *more[own:])
+
+    def _generated(self, latents: LatentBatch) -> Tensor | None:
+        """G's images with its graph; compiled functions have the pass in their own."""
+        return None if self.policy.compile else generate(self.working, latents)
 
     def _latents(self, step: int | Tensor, stream: Stream, batch: int) -> LatentBatch:
         """This rank's rows of the global batch."""

@@ -39,7 +39,7 @@ def test_the_models_flop_are_those_that_torch_counts_in_the_alternating_step(cpu
 
 
 @pytest.mark.parametrize("routing", ["openai", "head", "generator-step"])
-@pytest.mark.parametrize("mode", ["alternating", "shared"])
+@pytest.mark.parametrize("mode", ["alternating", "reused", "shared"])
 def test_the_models_flop_are_those_of_the_products_recorded(cpu_ranks, mode, routing):
     from attainable import model_flop, products_of
 

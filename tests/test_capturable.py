@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 CONFIG = TrainConfig(image_size=8, batch_size=8, noise=5, codes="cat3,uniform,bernoulli")
 SPEC = CONFIG.spec()
-MODES: list[StepMode] = ["alternating", "shared"]
+MODES: list[StepMode] = ["alternating", "reused", "shared"]
 RECIPE = replace(  # what the `mnist` preset adds
     CONFIG,
     real_info=3.0,

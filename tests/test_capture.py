@@ -211,7 +211,7 @@ def captured_step(cpu_ranks, monkeypatch):
 
 
 class TestStep:
-    @pytest.mark.parametrize("mode", ["alternating", "shared"])
+    @pytest.mark.parametrize("mode", ["alternating", "reused", "shared"])
     @pytest.mark.parametrize("precision", ["no", "bf16"])
     def test_a_captured_run_is_the_eager_run_bit_for_bit(self, captured_step, mode, precision):
         copies = {"vat": 1.0, "vat_start": 2, "vat_stop": 4}

@@ -157,7 +157,7 @@ class TestStep:
             for n in range(200):
                 s(n, batch(n % 7))
 
-    @pytest.mark.parametrize("mode", ["alternating", "shared"])
+    @pytest.mark.parametrize("mode", ["alternating", pytest.param("reused", marks=pytest.mark.slow), "shared"])
     def test_preparing_it_leaves_no_trace(self, cpu_ranks, mode: StepMode):
         config = replace(CONFIG, compile="on", step=mode)
         warmed, cold = (Step(config, SPEC, cpu_ranks("bf16")) for _ in range(2))
@@ -168,7 +168,7 @@ class TestStep:
         pairs = zip(everything(warmed), everything(cold), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
 
-    @pytest.mark.parametrize("mode", ["alternating", "shared"])
+    @pytest.mark.parametrize("mode", ["alternating", pytest.param("reused", marks=pytest.mark.slow), "shared"])
     @pytest.mark.parametrize(
         "options",
         [

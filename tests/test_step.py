@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ from fastinfogan.step import Networks, Objective, Step, build, d_grads, g_grads,
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROUTINGS: tuple[Routing, ...] = ("openai", "head", "generator-step")
-MODES: tuple[StepMode, ...] = ("alternating", "shared")
+MODES: tuple[StepMode, ...] = get_args(StepMode)
 PRECISIONS = ("no", "bf16")
 WEIGHTS = (0.5, 2.0, 1.5, 0.25)
 CONFIG = TrainConfig(
@@ -624,6 +624,35 @@ class TestStep:
                 # fp32 sums in another order; small weights at the start, so small differences
                 torch.testing.assert_close(a, b, rtol=0, atol=1e-4 * float(b.abs().max()))
 
+    def test_in_the_reused_step_g_answers_the_moved_d_on_the_images_that_d_was_given(
+        self, cpu_ranks, monkeypatch
+    ):
+        step = Step(replace(CONFIG, step="reused"), SPEC, cpu_ranks())
+        apart = copy.deepcopy(step.networks)
+        recorded: dict[str, tuple[Tensor, ...]] = {}
+        moved: list[dict[str, Tensor]] = []
+        spy(monkeypatch, "d_grads", lambda _, out: recorded.update(d=out[0]))
+
+        def of_g(args: Any, out: Any) -> None:
+            recorded["g"] = out[0]
+            moved.append({k: v.clone() for k, v in args[0].discriminator.state_dict().items()})
+
+        spy(monkeypatch, "g_grads", of_g)
+        passes: list[int] = []
+        step.working.generator.register_forward_hook(lambda *_: passes.append(1))
+        step(5, batch(0))
+        assert len(passes) == 1
+        c = SPEC.sample(BATCH, seed=CONFIG.seed, step=5, stream=Stream.D_LATENTS)
+        d_params, g_params = apart.split(CONFIG.routing)
+        of_d = d_grads(apart, step.objective, d_params, batch(0), c)[0]
+        apart.discriminator.load_state_dict(moved[0])
+        expected = {"d": of_d, "g": g_grads(apart, step.objective, g_params, c)[0]}
+        for name, theirs in expected.items():
+            for a, b in zip(recorded[name], theirs, strict=True):
+                torch.testing.assert_close(a, b, rtol=0, atol=1e-4 * float(b.abs().max()))
+        for name, buffer in apart.generator.named_buffers():  # moved once, by this batch
+            torch.testing.assert_close(step.networks.generator.get_buffer(name), buffer)
+
     def test_the_two_steps_draw_latents_of_their_own_keyed_by_seed_and_step(
         self, cpu_ranks, monkeypatch
     ):
@@ -865,6 +894,20 @@ class TestRanks:
             "D's average starts",
             "G_LATENTS are drawn",
             "generate",
+            "D's average is there",
+            "D moves",
+            "g_grads",
+            "G's average starts",
+            "G's average is there",
+            "G moves",
+        ]
+
+    def test_in_the_reused_step_latents_are_drawn_and_images_made_once(self, monkeypatch):
+        assert self.events(monkeypatch, "reused") == [
+            "D_LATENTS are drawn",
+            "generate",
+            "d_grads",
+            "D's average starts",
             "D's average is there",
             "D moves",
             "g_grads",
