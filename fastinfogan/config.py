@@ -104,6 +104,11 @@ class TrainConfig:
     shift (of the side), thickness (pixels), each up to its value, flip (its probability), place
     (a shape is put anywhere within it from the middle), gamma (of the brightness), stroke (the
     probability of a short bright line that is drawn on the copy)."""
+    upright: float = 0.0
+    """Weight of the information on upright copies, instead of --real-info, for bright shapes on a
+    dark ground: the categories of two copies of a real image, moved, turned and scaled until their
+    moments are those of all others, must tell of each other, and the image's must be theirs; an
+    extension of InfoGAN, of two more passes of D. 0: off."""
     vat: float = 0.0
     """Weight of virtual adversarial copies: the categories must bear the small change of a real
     image that alters them most (Hu et al. 2017, Miyato et al. 2018); an extension of InfoGAN, of
@@ -138,9 +143,9 @@ class TrainConfig:
     """Whom the information gradient trains. openai: trunk and Q in D's step, G in G's. head: Q's
     own layers and G, not the trunk. generator-step: G and Q's own layers, both in G's step."""
     step: StepMode = "alternating"
-    """alternating: D moves, then G answers it, each on latents of its own (the paper's). reused: the
-    same, on the same images, so G makes them once. shared: one pass of G, and of D over its images,
-    serves both, which move at once. Each is faster than the one before."""
+    """alternating: D moves, then G answers it, each on latents of its own (the paper's). reused:
+    the same on the same images, which G makes once. shared: one pass of G, and of D over its
+    images, serves both, which move at once. Each is faster than the one before."""
     lr_d: float = 2e-4
     """Adam's learning rate for D and Q."""
     lr_g: float = 1e-3
@@ -232,8 +237,8 @@ def check(config: TrainConfig) -> None:
         value = getattr(config, name)
         if value < least:
             raise UserError(f"--{name.replace('_', '-')}: expected at least {least}, got {value}")
-    weights = ("info_weight", "info_from", "real_info", "follow", "vat", "r1", "r2", "contrastive")
-    for name in ("lr_d", "lr_g", *weights):
+    of_real = ("real_info", "follow", "upright", "vat")
+    for name in ("lr_d", "lr_g", "info_weight", "info_from", *of_real, "r1", "r2", "contrastive"):
         value = getattr(config, name)
         if not 0 <= value < float("inf"):
             raise UserError(f"--{name.replace('_', '-')}: expected a number ≥ 0, got {value}")
@@ -258,8 +263,12 @@ def _check_real_info(config: TrainConfig, spec: LatentSpec) -> None:
     except ValueError as error:
         raise UserError(f"--warp: {error}") from None
     codes = f"got --codes {config.codes}"
-    for option, on in (("--real-info", config.real_info), ("--vat", config.vat)):
-        if on and not any(isinstance(code, Categorical) for code in spec.codes):
+    if config.real_info and config.upright:
+        raise UserError(f"--upright: is instead of --real-info, got {config.real_info:g} for that")
+    of_categories = ("real_info", "vat", "upright")
+    for name in of_categories:
+        option = f"--{name.replace('_', '-')}"
+        if getattr(config, name) and not any(isinstance(code, Categorical) for code in spec.codes):
             raise UserError(f"{option}: needs a categorical code, {codes}")
     if not 0 < config.vat_radius < float("inf"):
         raise UserError(f"--vat-radius: expected a number > 0, got {config.vat_radius}")
@@ -279,7 +288,7 @@ def _check_real_info(config: TrainConfig, spec: LatentSpec) -> None:
     missing = [change for change in changes[: spec.n_cont] if not warp.makes(change)]
     if config.follow and missing:
         raise UserError(f"--followed: --warp {config.warp} changes no {' and no '.join(missing)}")
-    names = ("real_info", "follow", "vat")
+    names = (*of_categories, "follow")
     asked = [f"--{name.replace('_', '-')}" for name in names if getattr(config, name)]
     if asked and config.routing == "generator-step":
         raise UserError(f"{asked[0]}: Q must learn in D's step; use --routing openai or head")

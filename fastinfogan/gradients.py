@@ -151,14 +151,15 @@ def d_grads(
     *,
     warped: Warped | None = None,
     probes: Tensor | None = None,
+    upright: Tensor | None = None,
     fake: Tensor | None = None,
     together: bool = True,
 ) -> tuple[Gradients, DTerms]:
     """Gradients of D's loss, −log D(x) − log(1 − D(G(z))) + λ·NLL, in `params`.
 
-    Or with another adversarial loss in the place of the first two terms. With `warped` the
-    information that Q finds on real images is added, for its weight; and the gradient penalties,
-    if the objective has them.
+    Or with another adversarial loss in the place of the first two terms. With `warped` or `upright`
+    the information that Q finds on real images is added, for its weight; and the gradient
+    penalties, if the objective has them.
 
     Args:
         real: images [B, C, H, W] in the generator's range.
@@ -166,6 +167,7 @@ def d_grads(
         scale: multiplies the loss (fp16's loss scale).
         warped: warped copies of `real`, in the same order.
         probes: directions like `real` from which adversarial copies are looked for, if they are.
+        upright: two upright copies of each image, [2B, C, H, W], all first ones first.
         fake: G(latents), where it was begun before (by `generate`).
         together: all images go through D in one pass, those of a kind normalised by their own
             statistics; the same as a pass for each, to rounding.
@@ -174,15 +176,20 @@ def d_grads(
         with torch.no_grad():
             fake = networks.generator(latents.input, "batch")
     fake = fake.detach()
-    copies = [] if warped is None else [warped.images]
-    kinds = [x.to(fake.dtype) for x in (real, fake, *copies)]
-    of_real, of_fake, *of_warped = _features(networks, kinds, together)
-    copied = Copied(kinds[0], warped, of_warped, probes)
+    kinds = [x.to(fake.dtype) for x in (real, fake, *_kinds(warped, upright))]
+    of_real, of_fake, *of_copies = _features(networks, kinds, together)
+    copied = Copied(kinds[0], warped, of_copies, probes)
     total, terms, _ = _d_loss(networks, objective, of_real, of_fake, latents, copied)
     if objective.r1 or objective.r2:
         total = total + objective.penalty(networks.discriminator, *kinds[:2])
     with asking("weights"):
         return torch.autograd.grad(scale(total), params), terms
+
+
+def _kinds(warped: Warped | None, upright: Tensor | None) -> list[Tensor]:
+    """The copies of real images that D is to see, in parts of as many rows."""
+    parts = [] if upright is None else [*upright.chunk(2)]
+    return parts if warped is None else [warped.images, *parts]
 
 
 def _features(
@@ -202,7 +209,7 @@ class Copied(NamedTuple):
 
     real: Tensor  # the images, in the dtype that D computes in
     warped: Warped | None
-    features: Sequence[Tensor]  # D's of the warped copies, where there are any
+    features: Sequence[Tensor]  # D's of the warped copies and of the upright ones, if there are any
     probes: Tensor | None
 
 
@@ -222,15 +229,19 @@ def _d_loss(
     loss, information, nll = objective.losses("discriminator", logits, q, latents)
     total = loss if objective.routing == "generator-step" else loss + information
     terms, nats = objective.real, torch.zeros_like(loss)
-    if terms is None or copied.warped is None:
+    if terms is None or not copied.features:
         # Q has no loss on real images, but its running statistics are theirs.
         with torch.no_grad():
             on_real = discriminator.q(of_real, "update")
     else:
         on_real = discriminator.q(of_real, "update")
-        on_warped = discriminator.q(copied.features[0], "batch")
-        of_copies, nats = terms.loss(on_real, on_warped, copied.warped.change)
-        total = total + of_copies
+        on_copies = [discriminator.q(x, "batch") for x in copied.features]
+        if copied.warped is not None:
+            of_copies, nats = terms.loss(on_real, on_copies.pop(0), copied.warped.change)
+            total = total + of_copies
+        if on_copies:
+            of_copies, nats = terms.of_upright(on_real, *on_copies)
+            total = total + of_copies
     if terms is not None and copied.probes is not None:
         divergence = terms.adversarial(discriminator, copied.real, on_real, copied.probes)
         total = total + terms.vat * divergence
@@ -326,6 +337,7 @@ def shared_grads(
     *,
     warped: Warped | None = None,
     probes: Tensor | None = None,
+    upright: Tensor | None = None,
 ) -> tuple[Gradients, DTerms, Gradients, GTerms]:
     """What `d_grads` and `g_grads` give for the same latents and weights, from one pass.
 
@@ -338,11 +350,10 @@ def shared_grads(
     discriminator = networks.discriminator
     fake = generate(networks, latents)
     seen = fake.detach().requires_grad_()
-    copies = [] if warped is None else [warped.images]
-    kinds = [x.to(fake.dtype) for x in (real, *copies)]
-    of_real, *of_warped = _features(networks, kinds)
+    kinds = [x.to(fake.dtype) for x in (real, *_kinds(warped, upright))]
+    of_real, *of_copies = _features(networks, kinds)
     of_fake = discriminator.trunk(seen, "batch")
-    copied = Copied(kinds[0], warped, of_warped, probes)
+    copied = Copied(kinds[0], warped, of_copies, probes)
     total, d_terms, real_logits = _d_loss(networks, objective, of_real, of_fake, latents, copied)
     if objective.r1 or objective.r2:
         total = total + objective.penalty(discriminator, kinds[0], seen)

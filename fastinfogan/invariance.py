@@ -39,6 +39,7 @@ from .networks_base import Discriminator
 SHARPNESS = 10.0  # multiplies the logits
 BALANCE = 2.0  # weight of the categories' entropy; 1 is the mutual information itself
 FOLLOWED = 0.75  # how far the greatest warp moves a code that follows it; a uniform one spans ±1
+SPREAD = 3.0  # standard deviation of upright copies' logits, over the batch
 PROBE = 1.0  # length of the random step from which the worst direction is looked for
 _SMALL = 1e-10
 
@@ -78,6 +79,7 @@ class RealTerms:
     changes: tuple[int, ...] = ()  # which column of `Warped.change` each follows
     vat: float = 0.0  # weight of the virtual adversarial copies
     radius: float = 1.5  # how far these are from the images
+    upright: float = 0.0  # weight of the categories of upright copies
 
     def loss(self, q: Tensor, of_warped: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
         """(what is added to D's loss, the categories' information in nats).
@@ -101,6 +103,26 @@ class RealTerms:
                 miss = moved - FOLLOWED * change[:, which].to(wide)
                 total = total + self.follow * miss.square().mean()
         return total, nats.detach()
+
+    def of_upright(self, q: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """(what is added to D's loss, the information of upright copies in nats).
+
+        The copies' categories must tell of each other; the image's are taught by theirs. Copies
+        that are set upright are nearly one image for a network whose slope is bounded (spectral
+        norm), so their logits are standardised over the batch before: else all stay alike.
+
+        Args:
+            q, first, second: Q's output [B, q_dim] on real images and two copies of each.
+        """
+        wide = torch.promote_types(q.dtype, torch.float32)
+        q, *copies = (x[:, self.categories].to(wide) for x in (q, first, second))
+        both = torch.cat(copies)
+        variance, mean = torch.var_mean(both, 0, correction=0)
+        one, other = (SPREAD * (both - mean) / (variance + _SMALL).sqrt()).softmax(1).chunk(2)
+        objective, nats = mutual_information(one, other)
+        taught = (one + other).detach() / 2
+        told = (taught * (SHARPNESS * q).log_softmax(1)).sum(1).mean()
+        return -self.upright * (objective + told), nats.detach()
 
     def adversarial(
         self, discriminator: Discriminator, images: Tensor, q: Tensor, probes: Tensor

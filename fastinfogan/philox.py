@@ -31,6 +31,7 @@ class Stream(IntEnum):
     ORDER = 4
     WARP = 5
     PROBE = 6
+    UPRIGHT = 7
     PAIR_LATENTS = 16
     PAIR_FACTORS = 17
 

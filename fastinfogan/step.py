@@ -11,10 +11,10 @@ import torch._dynamo
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
-from . import philox
 from .capture import Captured, CaptureFailed, restored
 from .config import TrainConfig
 from .contrastive import Critic, Pairs, contrastive_grads, draw_pairs, n_factors
+from .copies import Copier, Copies, real_terms
 from .ema import Ema
 from .errors import UserError
 from .flat import Flat, working_copies, working_network
@@ -31,15 +31,13 @@ from .gradients import (
     shared_grads,
     unscaled,
 )
-from .invariance import RealTerms
-from .latents import Categorical, Gaussian, LatentBatch, LatentSpec, Uniform
+from .latents import LatentBatch, LatentSpec
 from .networks import initialise, pair
 from .parallel import Ranks
 from .philox import Stream
 from .policy import Policy, choose
 from .regularisers import Balance
 from .schedule import Schedule
-from .warp import CHANGES, Warped, parse_changes, parse_warp
 
 __all__ = [
     "DTerms",
@@ -93,38 +91,10 @@ def fused_adam(flat: Flat, lr: float, config: TrainConfig) -> torch.optim.Adam:
     return optimizer
 
 
-def real_terms(config: TrainConfig, spec: LatentSpec) -> RealTerms | None:
-    """What is asked on real images: of the first categorical, of the first continuous codes."""
-    if not (config.real_info or config.follow or config.vat):
-        return None
-    categories: list[slice] = []
-    means: list[int] = []
-    for code, slot in zip(spec.codes, spec.slots, strict=True):
-        if isinstance(code, Categorical):
-            categories.append(slot.q)
-        elif isinstance(code, Uniform | Gaussian):
-            means += range(slot.q.start, slot.q.start + code.dim)
-    names = parse_changes(config.followed)[: len(means)]
-    changes = tuple(CHANGES.index(name) for name in names)
-    return RealTerms(
-        config.real_info,
-        categories[0] if categories else None,
-        config.follow,
-        tuple(means[: len(changes)]) if config.follow else (),
-        changes if config.follow else (),
-        config.vat,
-        config.vat_radius,
-    )
-
-
-Copies = tuple[Warped | None, Tensor | None]
-"""Warped ones, and directions from which to look for adversarial ones."""
-
-
 class Functions(NamedTuple):
     """The gradients of this run's networks, eager or compiled."""
 
-    d: Callable[..., tuple[Gradients, DTerms]]  # of real, latents, warped copies, probes, G's images
+    d: Callable[..., tuple[Gradients, DTerms]]  # of real images, latents, `Copies`, G's images
     g: Callable[..., tuple[Gradients, GTerms]]  # of latents, G's images if begun, real
     shared: Callable[..., tuple[Gradients, DTerms, Gradients, GTerms]]  # as of D
     contrastive: Callable[[Pairs], tuple[Gradients, Tensor]]  # G's, then the critic's
@@ -172,7 +142,8 @@ class Step:
             network.to(device=ranks.device)
             network.to(memory_format=self.policy.memory_format)  # type: ignore[call-overload]
         self.schedule = Schedule(config, spec, ranks.device)
-        self.warp = parse_warp(config.warp) if config.real_info or config.follow else None
+        low, _ = self.networks.generator.image_range
+        self._copies = Copier(config, ranks, low)
         self.balance: Balance | None = None
         if config.balance_codes:
             self.balance = Balance(spec, config.balance_codes, config.backend).to(ranks.device)
@@ -226,19 +197,21 @@ class Step:
             return contrastive_grads(*of, scale)
 
         return Functions(
-            lambda real, latents, warped=None, probes=None, fake=None: d_grads(
+            lambda real, latents, warped=None, probes=None, upright=None, fake=None: d_grads(
                 *(networks, objective, d_params, real, latents, scale),
                 warped=warped,
                 probes=probes,
+                upright=upright,
                 fake=fake,
             ),
             lambda latents, fake, real=None: g_grads(
                 networks, objective, g_params, latents, scale, fake=fake, real=real
             ),
-            lambda real, latents, warped=None, probes=None: shared_grads(
+            lambda real, latents, warped=None, probes=None, upright=None: shared_grads(
                 *(networks, objective, d_params, g_params, real, latents, scale),
                 warped=warped,
                 probes=probes,
+                upright=upright,
             ),
             contrastive,
         )
@@ -411,27 +384,6 @@ class Step:
             stream=stream,
             first_row=self.ranks.rank * batch,
         )
-
-    def _copies(self, step: int | Tensor, real: Tensor, vat: bool) -> Copies:
-        """Those of the real images that Q is asked about."""
-        seed, first_row = self.config.seed, self.ranks.rank * len(real)
-        warped = None
-        if self.warp is not None:
-            low = self.networks.generator.image_range[0]
-            warped = self.warp(real, seed=seed, step=step, first_row=first_row, background=low)
-        if not vat:
-            return warped, None
-        pixels = real[0].numel()
-        word = philox.words(
-            len(real),
-            -(-pixels // 32),
-            seed=seed,
-            step=step & 0xFFFFFFFF,
-            stream=Stream.PROBE,
-            first_row=first_row,
-            device=real.device,
-        )
-        return warped, philox.signs(word)[:, :pixels].view(real.shape)
 
     def _move(self, flat: Flat, optimizer: torch.optim.Adam) -> None:
         if self.scaler is None:

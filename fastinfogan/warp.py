@@ -103,13 +103,13 @@ class Warp:
         wide = images.to(torch.promote_types(images.dtype, torch.float32)) - background
         mirror = torch.ones(rows, 2, 1, device=images.device, dtype=wide.dtype)
         mirror[:, 0, 0] -= 2 * (u[:, 6] < self.flip)
-        centre = mirror * _centre(wide).unsqueeze(2)  # [B, 2, 1]
+        middle = mirror * centre(wide).unsqueeze(2)  # [B, 2, 1]
         moved = torch.stack((x, y), 1).to(wide.dtype).unsqueeze(2)
-        moved = 2 * self.place * moved if self.place else centre + 2 * self.shift * moved
+        moved = 2 * self.place * moved if self.place else middle + 2 * self.shift * moved
         if self.place:
-            x, y = ((moved - centre) / (2 * self.place)).squeeze(2).unbind(1)
+            x, y = ((moved - middle) / (2 * self.place)).squeeze(2).unbind(1)
         linear = linear.to(wide.dtype)
-        matrix = mirror * torch.cat((linear, centre - linear @ moved), 2)
+        matrix = mirror * torch.cat((linear, middle - linear @ moved), 2)
         grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
         warped = F.grid_sample(wide, grid, align_corners=False)
         if self.gamma:
@@ -144,7 +144,7 @@ class Warp:
         return size, stretch
 
 
-def _centre(bright: Tensor) -> Tensor:
+def centre(bright: Tensor) -> Tensor:
     """The centre of brightness (x, y) [B, 2] of images [B, C, H, W], from -1 to 1 as in a grid."""
     maps = bright.sum(1)  # [B, H, W]
     mass = maps.sum((1, 2)).clamp_min(_SMALL)

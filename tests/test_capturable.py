@@ -65,7 +65,10 @@ class Touched(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.fixture(params=[(c, m) for c in (CONFIG, RECIPE) for m in MODES])
+UPRIGHT = replace(RECIPE, real_info=0.0, upright=2.0)  # what comes of `dsprites` with shapes
+
+
+@pytest.fixture(params=[(c, m) for c in (CONFIG, RECIPE, UPRIGHT) for m in MODES])
 def warm(request, cpu_ranks) -> tuple[Step, Metrics, Tensor, Tensor]:
     """A step after two updates, with the inputs that a graph would have."""
     ranks, (config, mode) = cpu_ranks("bf16"), request.param

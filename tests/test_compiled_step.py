@@ -157,7 +157,9 @@ class TestStep:
             for n in range(200):
                 s(n, batch(n % 7))
 
-    @pytest.mark.parametrize("mode", ["alternating", pytest.param("reused", marks=pytest.mark.slow), "shared"])
+    @pytest.mark.parametrize(
+        "mode", ["alternating", pytest.param("reused", marks=pytest.mark.slow), "shared"]
+    )
     def test_preparing_it_leaves_no_trace(self, cpu_ranks, mode: StepMode):
         config = replace(CONFIG, compile="on", step=mode)
         warmed, cold = (Step(config, SPEC, cpu_ranks("bf16")) for _ in range(2))
@@ -168,15 +170,18 @@ class TestStep:
         pairs = zip(everything(warmed), everything(cold), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
 
-    @pytest.mark.parametrize("mode", ["alternating", pytest.param("reused", marks=pytest.mark.slow), "shared"])
+    @pytest.mark.parametrize(
+        "mode", ["alternating", pytest.param("reused", marks=pytest.mark.slow), "shared"]
+    )
     @pytest.mark.parametrize(
         "options",
         [
             {},
             {"objective": "relativistic", "contrastive": 1.0, "balance_codes": 0.9},
             RECIPE,
+            {"upright": 1.0},
         ],
-        ids=["plain", "more", "recipe"],
+        ids=["plain", "more", "recipe", "upright"],
     )
     def test_step_by_step_it_agrees_with_the_eager_one(
         self, cpu_ranks, mode: StepMode, options: dict[str, Any], monkeypatch

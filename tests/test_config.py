@@ -41,6 +41,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "follow": ("1.5", 1.5),
     "followed": ("size,x", "size,x"),
     "warp": ("rotate=5,flip=0.5", "rotate=5,flip=0.5"),
+    "upright": ("0.2", 0.2),
     "vat": ("2", 2.0),
     "vat_start": ("7", 7),
     "vat_stop": ("9", 9),
@@ -161,6 +162,7 @@ class TestPresets:
         off = (
             "real_info",
             "follow",
+            "upright",
             "vat",
             "info_start",
             "info_ramp",

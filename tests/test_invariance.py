@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastinfogan import config as config_module
 from fastinfogan.config import TrainConfig
+from fastinfogan.copies import real_terms
 from fastinfogan.errors import UserError
 from fastinfogan.gradients import d_grads, shared_grads
 from fastinfogan.invariance import (
@@ -20,7 +21,7 @@ from fastinfogan.invariance import (
     RealTerms,
     mutual_information,
 )
-from fastinfogan.step import Objective, Step, build, real_terms
+from fastinfogan.step import Objective, Step, build
 from fastinfogan.warp import Warp, Warped
 
 pytestmark = pytest.mark.usefixtures("one_thread")

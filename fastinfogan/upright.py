@@ -1,0 +1,77 @@
+"""Copies of images that are set upright: what is left is the shape.
+
+A shape's place, size and direction are those of its first two moments (Hu 1962, "Visual pattern
+recognition by moment invariants"). A copy that is moved, turned and scaled until these are the same
+for all tells of none of them, where a random warp would have to drown them in chance.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .warp import centre
+
+NUMBERS = 7  # random ones, of a copy
+AREA = 0.1  # of the image, which an upright shape covers
+# What moments do not fix is left to chance, and so is what tells of the image's pixels (those of a
+# small shape are coarser): each uniform in ± its value, the blur in this range.
+TURN = math.radians(10.0)
+GROWTH = 0.2  # of the logarithm of the area
+SHIFT = 0.03  # of the side
+BLUR = (1.5 / 64, 3 / 64)  # standard deviation, of the side; then the edge is made sharp again
+_SHARPEN = 4.0
+_SMALL = 1e-10
+
+
+def upright(images: Tensor, u: Tensor) -> Tensor:
+    """Upright copies of bright shapes on 0: [B, C, H, W], in the images' dtype.
+
+    The longer principal axis lies along the rows, either way round and mirrored or not by chance.
+
+    Args:
+        images: [B, C, H, W] in 0 … 1.
+        u: uniform numbers in 0 … 1, [B, 7].
+    """
+    rows, _, height, width = images.shape
+    wide = images.to(torch.promote_types(images.dtype, torch.float32))
+    u = u.to(wide.dtype)
+    maps, middle = wide.sum(1), centre(wide)
+    mass = maps.sum((1, 2)).clamp_min(_SMALL)
+    y, x = (_places(n, wide) for n in (height, width))
+    x, y = x - middle[:, :1], y - middle[:, 1:]  # [B, W], [B, H]
+    xx, yy = (maps.sum(1) * x**2).sum(1), (maps.sum(2) * y**2).sum(1)
+    xy = torch.einsum("bhw,bh,bw->b", maps, y, x)
+    axis = torch.atan2(2 * xy, xx - yy) / 2
+    area = AREA * height * width * (GROWTH * (2 * u[:, 0] - 1)).exp()
+    larger = (area / mass).sqrt()
+    angle = axis + math.pi * (u[:, 1] < 0.5) + TURN * (2 * u[:, 2] - 1)
+    mirror = 1 - 2 * (u[:, 3] < 0.5).to(wide.dtype)
+    cos, sin = angle.cos() / larger, angle.sin() / larger
+    linear = torch.stack((cos, -sin * mirror, sin, cos * mirror), 1).view(rows, 2, 2)
+    moved = 2 * SHIFT * (2 * u[:, 4:6] - 1).unsqueeze(2)
+    matrix = torch.cat((linear, middle.unsqueeze(2) - linear @ moved), 2)
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    copies = F.grid_sample(wide, grid, align_corners=False)
+    least, most = (part * width for part in BLUR)
+    soft = _blurred(copies, least + (most - least) * u[:, 6])
+    return ((soft - 0.5) * _SHARPEN + 0.5).clamp(0, 1).to(images.dtype)
+
+
+def _places(n: int, like: Tensor) -> Tensor:
+    """The middles of n pixels from -1 to 1."""
+    return (2 * torch.arange(n, device=like.device, dtype=like.dtype) + 1) / n - 1
+
+
+def _blurred(images: Tensor, sigma: Tensor) -> Tensor:
+    """By Gaussians of these standard deviations [B], of a pixel or more; 0 outside."""
+    along = []
+    for n in images.shape[2:]:
+        at = torch.arange(n, device=images.device, dtype=images.dtype)
+        part = (at - at.unsqueeze(1)) / sigma.view(-1, 1, 1)
+        bell = (-0.5 * part**2).exp() / (math.sqrt(2 * math.pi) * sigma.view(-1, 1, 1))
+        along.append(bell.unsqueeze(1))  # [B, 1, n, n]
+    return along[0] @ images @ along[1]
