@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .latents import LOG_2PI, Gaussian, LatentSpec, Uniform
+from .codes import LOG_2PI
+from .latents import Gaussian, LatentSpec, Uniform
 from .reference import LOG_VARIANCE_LIMIT, arithmetic_dtype, plain_loss
 
 # Classes below which log_softmax along them is up to an order slower than across the batch:

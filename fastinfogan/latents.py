@@ -6,185 +6,39 @@ Notation follows Chen et al., "InfoGAN" (arXiv 1606.03657): noise z, code c, G(z
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import philox
+from .codes import (
+    KINDS,
+    Bernoulli,
+    Categorical,
+    Code,
+    Continuous,
+    Gaussian,
+    Uniform,
+    check,
+    is_int,
+    parse_codes,
+)
 from .philox import Stream
 
-Sigma = Literal["fixed", "learned"]
-LOG_2PI = math.log(2.0 * math.pi)
-
-
-def _check(ok: bool, message: str) -> None:
-    if not ok:
-        raise ValueError(message)
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_finite(*values: object) -> bool:
-    return all(isinstance(v, int | float) and math.isfinite(v) for v in values)
-
-
-class _Code:
-    """What every code has. `weight` is its own λ; `dim` the number of scalars that it holds."""
-
-    kind: ClassVar[str]
-    weight: float
-    dim: int = 1
-
-    def _check_weight(self) -> None:
-        _check(
-            _is_finite(self.weight) and self.weight >= 0,
-            f"weight must be a finite number ≥ 0, got {self.weight!r}",
-        )
-
-    def entropy(self) -> float:
-        """H(c) of the prior, in nats, summed over the code's dims."""
-        raise NotImplementedError
-
-    @property
-    def input_dim(self) -> int:
-        """Columns in G's input."""
-        return self.dim
-
-    @property
-    def q_dim(self) -> int:
-        """Columns in Q's output."""
-        return self.dim
-
-
-@dataclass(frozen=True)
-class Categorical(_Code):
-    """One of n classes, uniformly. One-hot in G's input, n logits in Q's output."""
-
-    n: int
-    weight: float = 1.0
-    kind: ClassVar[str] = "categorical"
-
-    def __post_init__(self) -> None:
-        _check(
-            _is_int(self.n) and self.n >= 2, f"Categorical needs n ≥ 2 classes, got n={self.n!r}"
-        )
-        self._check_weight()
-
-    @property
-    def input_dim(self) -> int:
-        return self.n
-
-    @property
-    def q_dim(self) -> int:
-        return self.n
-
-    def entropy(self) -> float:
-        return math.log(self.n)
-
-
-@dataclass(frozen=True)
-class Bernoulli(_Code):
-    """1 with probability p, else 0. One 0/1 column in G's input, one logit in Q's output."""
-
-    p: float = 0.5
-    weight: float = 1.0
-    kind: ClassVar[str] = "bernoulli"
-
-    def __post_init__(self) -> None:
-        _check(
-            _is_finite(self.p) and 0 < self.p < 1, f"Bernoulli needs 0 < p < 1, got p={self.p!r}"
-        )
-        self._check_weight()
-
-    def entropy(self) -> float:
-        return -self.p * math.log(self.p) - (1 - self.p) * math.log1p(-self.p)
-
-
-class _Continuous(_Code):
-    sigma: Sigma
-
-    def _check_continuous(self) -> None:
-        _check(
-            _is_int(self.dim) and self.dim >= 1,
-            f"a continuous code needs dim ≥ 1, got dim={self.dim!r}",
-        )
-        _check(
-            self.sigma in ("fixed", "learned"),
-            f'sigma must be "fixed" or "learned", got {self.sigma!r}',
-        )
-        self._check_weight()
-
-    @property
-    def q_dim(self) -> int:
-        return self.dim * (2 if self.sigma == "learned" else 1)
-
-    def traverse_range(self) -> tuple[float, float]:
-        """The two ends of a traversal: twice the prior's scale on both sides, as in the paper."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Uniform(_Continuous):
-    """Uniform from low to high in each dim; Gaussian in Q, as in the paper.
-
-    Q gives dim means and, where sigma is "learned", then dim log-variances.
-    """
-
-    low: float = -1.0
-    high: float = 1.0
-    dim: int = 1
-    sigma: Sigma = "fixed"
-    weight: float = 1.0
-    kind: ClassVar[str] = "uniform"
-
-    def __post_init__(self) -> None:
-        _check(
-            _is_finite(self.low, self.high) and self.low < self.high,
-            f"Uniform needs finite low < high, got low={self.low!r}, high={self.high!r}",
-        )
-        self._check_continuous()
-
-    def entropy(self) -> float:
-        return self.dim * math.log(self.high - self.low)
-
-    def traverse_range(self) -> tuple[float, float]:
-        middle, half = (self.low + self.high) / 2, (self.high - self.low) / 2
-        return middle - 2 * half, middle + 2 * half
-
-
-@dataclass(frozen=True)
-class Gaussian(_Continuous):
-    """N(mean, std²) in each dim. Q's columns are those of Uniform."""
-
-    mean: float = 0.0
-    std: float = 1.0
-    dim: int = 1
-    sigma: Sigma = "fixed"
-    weight: float = 1.0
-    kind: ClassVar[str] = "gaussian"
-
-    def __post_init__(self) -> None:
-        _check(
-            _is_finite(self.mean, self.std) and self.std > 0,
-            f"Gaussian needs a finite mean and std > 0, got mean={self.mean!r}, std={self.std!r}",
-        )
-        self._check_continuous()
-
-    def entropy(self) -> float:
-        return self.dim * (0.5 * (LOG_2PI + 1.0) + math.log(self.std))
-
-    def traverse_range(self) -> tuple[float, float]:
-        return self.mean - 2 * self.std, self.mean + 2 * self.std
-
-
-Code = Categorical | Bernoulli | Uniform | Gaussian
-_KINDS: dict[str, type[Code]] = {k.kind: k for k in (Categorical, Bernoulli, Uniform, Gaussian)}
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "Code",
+    "Gaussian",
+    "LatentBatch",
+    "LatentSpec",
+    "Slot",
+    "Uniform",
+    "parse_codes",
+]
 
 
 class LatentBatch(NamedTuple):
@@ -216,15 +70,15 @@ class LatentSpec:
     codes: tuple[Code, ...]
 
     def __post_init__(self) -> None:
-        _check(_is_int(self.noise) and self.noise >= 0, f"noise must be ≥ 0, got {self.noise!r}")
-        _check(
+        check(is_int(self.noise) and self.noise >= 0, f"noise must be ≥ 0, got {self.noise!r}")
+        check(
             isinstance(self.codes, tuple | list),
             f"codes must be a tuple of codes, got {self.codes!r}",
         )
         object.__setattr__(self, "codes", tuple(self.codes))
-        _check(len(self.codes) > 0, "a LatentSpec needs at least one code, got none")
+        check(len(self.codes) > 0, "a LatentSpec needs at least one code, got none")
         for code in self.codes:
-            _check(
+            check(
                 isinstance(code, Code),
                 f"codes must be Categorical, Bernoulli, Uniform or Gaussian, got {code!r}",
             )
@@ -244,7 +98,7 @@ class LatentSpec:
         """Each code with its columns."""
         slots, q, cat, cont = [], 0, 0, 0
         for code in self.codes:
-            if isinstance(code, _Continuous):
+            if isinstance(code, Continuous):
                 target = slice(cont, cont := cont + code.dim)
             else:
                 target = slice(cat, cat := cat + 1)
@@ -254,12 +108,12 @@ class LatentSpec:
     @cached_property
     def n_cat(self) -> int:
         """Columns of `LatentBatch.categorical`."""
-        return sum(not isinstance(code, _Continuous) for code in self.codes)
+        return sum(not isinstance(code, Continuous) for code in self.codes)
 
     @cached_property
     def n_cont(self) -> int:
         """Columns of `LatentBatch.continuous`."""
-        return sum(code.dim for code in self.codes if isinstance(code, _Continuous))
+        return sum(code.dim for code in self.codes if isinstance(code, Continuous))
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -284,7 +138,7 @@ class LatentSpec:
             codes = []
             for entry in data["codes"]:
                 fields = dict(entry)
-                codes.append(_KINDS[fields.pop("kind")](**fields))
+                codes.append(KINDS[fields.pop("kind")](**fields))
             return cls(noise=data["noise"], codes=tuple(codes))
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a latent spec: {data!r} ({error!r})") from None
@@ -317,7 +171,7 @@ class LatentSpec:
                 tensors under TRITON_INTERPRET=1. The first draw of a spec on a device copies its
                 layout there: draw once before capturing a CUDA graph.
         """
-        _check(_is_int(batch) and batch >= 0, f"batch must be an integer ≥ 0, got {batch!r}")
+        check(is_int(batch) and batch >= 0, f"batch must be an integer ≥ 0, got {batch!r}")
         kernel = _kernel(backend, device)
         if kernel is not None:
             return LatentBatch(
@@ -416,29 +270,29 @@ class LatentSpec:
         Returns:
             A batch of rows · steps, row by row.
         """
-        _check(
-            _is_int(code) and 0 <= code < len(self.codes),
+        check(
+            is_int(code) and 0 <= code < len(self.codes),
             f"code must be 0 … {len(self.codes) - 1}, got {code!r}",
         )
-        _check(_is_int(rows) and rows >= 1, f"rows must be ≥ 1, got {rows!r}")
+        check(is_int(rows) and rows >= 1, f"rows must be ≥ 1, got {rows!r}")
         varied, _, target = self.slots[code]
         values: Tensor
-        if isinstance(varied, _Continuous):
+        if isinstance(varied, Continuous):
             steps = 10 if steps is None else steps
-            _check(_is_int(steps) and steps >= 1, f"steps must be ≥ 1, got {steps!r}")
-            _check(
-                _is_int(dim) and 0 <= dim < varied.dim,
+            check(is_int(steps) and steps >= 1, f"steps must be ≥ 1, got {steps!r}")
+            check(
+                is_int(dim) and 0 <= dim < varied.dim,
                 f"dim must be 0 … {varied.dim - 1}, got {dim!r}",
             )
             values = torch.linspace(*varied.traverse_range(), steps, device=device)
         else:
             classes = varied.n if isinstance(varied, Categorical) else 2
             steps = classes if steps is None else steps
-            _check(
-                _is_int(steps) and 1 <= steps <= classes,
+            check(
+                is_int(steps) and 1 <= steps <= classes,
                 f"this code has {classes} values, so steps must be 1 … {classes}, got {steps!r}",
             )
-            _check(dim == 0, f"a discrete code has one dim, got dim={dim!r}")
+            check(dim == 0, f"a discrete code has one dim, got dim={dim!r}")
             values = torch.arange(steps, device=device)
         base = self.sample(rows, device=device, seed=seed)
         categorical, continuous = base.categorical.clone(), base.continuous
@@ -451,7 +305,7 @@ class LatentSpec:
             for t in (base.input[:, : self.noise], categorical, continuous)
         )
         column = target.start + dim
-        (continuous if isinstance(varied, _Continuous) else categorical)[:, column] = values.repeat(
+        (continuous if isinstance(varied, Continuous) else categorical)[:, column] = values.repeat(
             rows
         )
         return self.assemble(noise, categorical, continuous)
@@ -468,7 +322,7 @@ def _threshold(p: float) -> int:
 
 def _kernel(backend: str, device: torch.device | str | None) -> Any:
     """`fastinfogan_kernels.sampling.sample_latents`, or None where PyTorch is to draw."""
-    _check(
+    check(
         backend in ("auto", "reference", "triton"),
         f'backend must be "auto", "reference" or "triton", got {backend!r}',
     )
@@ -488,41 +342,6 @@ def _import_kernel(required: bool) -> Any:
     try:
         from fastinfogan_kernels.sampling import sample_latents
     except ImportError as error:
-        _check(not required, f'backend="triton" needs fastinfogan_kernels and triton: {error}')
+        check(not required, f'backend="triton" needs fastinfogan_kernels and triton: {error}')
         return None
     return sample_latents
-
-
-def parse_codes(text: str) -> tuple[Code, ...]:
-    """Codes from a short text, such as "cat10,uniform,uniform".
-
-    A code is `catN`, `bernoulli`, `uniform` or `gaussian`, the last two with an optional
-    number of dims (`uniform2`) and an optional `:learned` σ; `*W` sets its weight.
-    """
-    return tuple(_parse_code(part.strip()) for part in text.split(","))
-
-
-def _parse_code(text: str) -> Code:
-    body, star, weight_text = text.partition("*")
-    body, colon, option = body.partition(":")
-    name = body.rstrip("0123456789")
-    number = int(body[len(name) :]) if len(body) > len(name) else None
-    explain = (
-        f"{text!r} is not a code; a code is catN, bernoulli, uniform[N][:learned] or "
-        "gaussian[N][:learned], with *W behind it for its weight"
-    )
-    try:
-        weight = float(weight_text) if star else 1.0
-    except ValueError:
-        raise ValueError(explain) from None
-    if name == "cat" and number is not None and not colon:
-        return Categorical(number, weight=weight)
-    if name == "bernoulli" and number is None and not colon:
-        return Bernoulli(weight=weight)
-    if name in ("uniform", "gaussian") and option == ("learned" if colon else ""):
-        dim = 1 if number is None else number
-        sigma: Sigma = "learned" if colon else "fixed"
-        if name == "uniform":
-            return Uniform(dim=dim, sigma=sigma, weight=weight)
-        return Gaussian(dim=dim, sigma=sigma, weight=weight)
-    raise ValueError(explain)

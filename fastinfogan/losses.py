@@ -19,9 +19,10 @@ from torch.autograd import forward_ad
 
 from . import kernel
 from .adversarial import Player, adversarial_losses, player_loss
+from .codes import LOG_2PI
 from .compiled import compiled_loss
 from .grouped import StrayClass, applies, grouped_loss
-from .latents import LOG_2PI, Bernoulli, Categorical, LatentSpec, Uniform
+from .latents import Bernoulli, Categorical, LatentSpec, Uniform
 from .reference import layout, n_classes, plain_loss
 
 __all__ = [

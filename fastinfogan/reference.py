@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .latents import LOG_2PI, Bernoulli, Categorical, Gaussian, LatentSpec, Slot, Uniform
+from .codes import LOG_2PI
+from .latents import Bernoulli, Categorical, Gaussian, LatentSpec, Slot, Uniform
 
 LOG_VARIANCE_LIMIT = 16.0
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from .warp import centre
 
 NUMBERS = 7  # random ones, of a copy
-AREA = 0.1  # of the image, which an upright shape covers
+AREA = 0.2  # of the image, which an upright shape covers
 # What moments do not fix is left to chance, and so is what tells of the image's pixels (those of a
 # small shape are coarser): each uniform in ± its value, the blur in this range.
 TURN = math.radians(10.0)
