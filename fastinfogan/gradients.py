@@ -111,7 +111,8 @@ class DTerms(NamedTuple):
     real: Tensor  # mean of D(x) on real images
     fake: Tensor  # mean of D(G(z))
     nll: Tensor
-    real_information: Tensor  # nats, of real images and their warped copies; 0 where not asked for
+    real_information: Tensor  # nats, of real images and their copies; 0 where not asked for
+    penalty: Tensor  # on D's gradients, with its weights; 0 where there is none
 
 
 class GTerms(NamedTuple):
@@ -119,6 +120,7 @@ class GTerms(NamedTuple):
 
     loss: Tensor  # adversarial
     nll: Tensor
+    contrastive: Tensor  # InfoGAN-CR's cross entropy, nats; 0 where there is none
 
 
 class Networks(NamedTuple):
@@ -181,7 +183,8 @@ def d_grads(
     copied = Copied(kinds[0], warped, of_copies, probes)
     total, terms, _ = _d_loss(networks, objective, of_real, of_fake, latents, copied)
     if objective.r1 or objective.r2:
-        total = total + objective.penalty(networks.discriminator, *kinds[:2])
+        penalty = objective.penalty(networks.discriminator, *kinds[:2])
+        total, terms = total + penalty, terms._replace(penalty=penalty.detach())
     with asking("weights"):
         return torch.autograd.grad(scale(total), params), terms
 
@@ -228,7 +231,8 @@ def _d_loss(
     q = discriminator.q(shared, "batch")
     loss, information, nll = objective.losses("discriminator", logits, q, latents)
     total = loss if objective.routing == "generator-step" else loss + information
-    terms, nats = objective.real, torch.zeros_like(loss)
+    terms, none = objective.real, torch.zeros_like(loss)
+    nats = none
     if terms is None or not copied.features:
         # Q has no loss on real images, but its running statistics are theirs.
         with torch.no_grad():
@@ -247,7 +251,8 @@ def _d_loss(
         total = total + terms.vat * divergence
     real_logits, fake_logits = logits.detach().chunk(2)
     on_real, on_fake = _probability(real_logits), _probability(fake_logits)
-    return total, DTerms(loss.detach(), on_real, on_fake, nll, nats.detach()), real_logits
+    told = DTerms(loss.detach(), on_real, on_fake, nll, nats.detach(), none.detach())
+    return total, told, real_logits
 
 
 def _mean(logits: Tensor) -> Tensor:
@@ -323,7 +328,7 @@ def _g_grads(
     with asking("inputs"):
         of_fake, *of_q = torch.autograd.grad(scale(loss + information), (seen, *params[own:]))
     of_g = torch.autograd.grad(fake, params[:own], of_fake)
-    return (*of_g, *of_q), GTerms(loss.detach(), nll)
+    return (*of_g, *of_q), GTerms(loss.detach(), nll, torch.zeros_like(loss.detach()))
 
 
 def shared_grads(
@@ -356,7 +361,8 @@ def shared_grads(
     copied = Copied(kinds[0], warped, of_copies, probes)
     total, d_terms, real_logits = _d_loss(networks, objective, of_real, of_fake, latents, copied)
     if objective.r1 or objective.r2:
-        total = total + objective.penalty(discriminator, kinds[0], seen)
+        penalty = objective.penalty(discriminator, kinds[0], seen)
+        total, d_terms = total + penalty, d_terms._replace(penalty=penalty.detach())
     with asking("weights"):
         of_d = torch.autograd.grad(scale(total), d_params, retain_graph=True)
     of_g, g_terms = _g_grads(

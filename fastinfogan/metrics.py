@@ -31,19 +31,21 @@ class Metrics:
         codes = len(spec.codes)
         self._losses = [
             *("d_loss", "g_loss", "information on real images"),
+            *("gradient penalty", "contrastive term"),
             *(f"information of {n}" for n in spec.names),
         ]
-        self.sums = torch.zeros(5 + codes, device=ranks.device)
+        self.sums = torch.zeros(7 + codes, device=ranks.device)
         self.count = torch.zeros((), dtype=torch.int64, device=ranks.device)
         self._first_bad = torch.full((), _NEVER, dtype=torch.int64, device=ranks.device)
-        self._bad = torch.zeros(3 + codes, dtype=torch.bool, device=ranks.device)
+        self._bad = torch.zeros(5 + codes, dtype=torch.bool, device=ranks.device)
 
     def add(self, step: int, d: DTerms, g: GTerms) -> None:
         """Count update `step` (from 1). Notes the first one with a non-finite loss."""
-        scalars = torch.stack((d.loss, g.loss, d.real_information, d.real, d.fake))
+        losses = (d.loss, g.loss, d.real_information, d.penalty, g.contrastive)
+        scalars = torch.stack((*losses, d.real, d.fake))
         self.sums += torch.cat((scalars, g.nll))
         self.count += 1
-        bad = ~torch.cat((scalars[:3], d.nll + g.nll)).isfinite()
+        bad = ~torch.cat((scalars[:5], d.nll + g.nll)).isfinite()
         first = bad.any() & (self._first_bad == _NEVER)
         self._bad |= bad & first
         self._first_bad.masked_fill_(first, step)
@@ -77,10 +79,10 @@ class Metrics:
         sums = self.sums.clone()
         self.ranks.average_([sums])
         means = sums / self.count
-        d_loss, g_loss, real_information, d_real, d_fake = means[:5].tolist()
+        d_loss, g_loss, real_information, penalty, contrastive, d_real, d_fake = means[:7].tolist()
         names = self.spec.names
-        nll = dict(zip(names, means[5:].tolist(), strict=True))
-        bound = dict(zip(names, information(means[5:], self.spec).tolist(), strict=True))
+        nll = dict(zip(names, means[7:].tolist(), strict=True))
+        bound = dict(zip(names, information(means[7:], self.spec).tolist(), strict=True))
         return {
             "step": step,
             "images": images,
@@ -90,6 +92,8 @@ class Metrics:
             "d_real": d_real,
             "d_fake": d_fake,
             "real_information": real_information,
+            "penalty": penalty,
+            "contrastive": contrastive,
             "nll": nll,
             "information": bound,
         }

@@ -114,14 +114,14 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _packed(d: DTerms, g: GTerms) -> Tensor:
     """All terms in one vector."""
-    scalars = torch.stack((d.loss, d.real, d.fake, d.real_information, g.loss)).float()
-    return torch.cat((scalars, d.nll.float(), g.nll.float()))
+    of_d, of_g = (torch.stack([x for x in terms if x.dim() == 0]) for terms in (d, g))
+    return torch.cat([x.float() for x in (of_d, of_g, d.nll, g.nll)])
 
 
 def _unpacked(vector: Tensor) -> tuple[DTerms, GTerms]:
-    d_loss, real, fake, real_information, g_loss = vector[:5].unbind()
-    d_nll, g_nll = vector[5:].chunk(2)
-    return DTerms(d_loss, real, fake, d_nll, real_information), GTerms(g_loss, g_nll)
+    loss, real, fake, nats, penalty, g_loss, contrastive = vector[:7].unbind()
+    d_nll, g_nll = vector[7:].chunk(2)
+    return DTerms(loss, real, fake, d_nll, nats, penalty), GTerms(g_loss, g_nll, contrastive)
 
 
 class Step:
@@ -331,7 +331,8 @@ class Step:
         self._move(self.d_flat, self.d_optimizer)
         seen = real if self.config.objective == "relativistic" else None
         grads, g_terms = self._gradients.g(latents, fake, seen)
-        self.g_flat.collect(self._contrasted(step, grads, len(real)))
+        grads, g_terms = self._contrasted(step, grads, g_terms, len(real))
+        self.g_flat.collect(grads)
         self.ranks.start_average(self.g_flat.grad).wait()
         self._move(self.g_flat, self.g_optimizer)
         return d_terms, g_terms
@@ -342,7 +343,8 @@ class Step:
         of_d, d_terms, of_g, g_terms = self._gradients.shared(real, latents, *copies)
         self.d_flat.collect(of_d)
         d_average = self.ranks.start_average(self.d_flat.grad)
-        self.g_flat.collect(self._contrasted(step, of_g, len(real)))
+        of_g, g_terms = self._contrasted(step, of_g, g_terms, len(real))
+        self.g_flat.collect(of_g)
         g_average = self.ranks.start_average(self.g_flat.grad)
         d_average.wait()
         self._move(self.d_flat, self.d_optimizer)
@@ -350,13 +352,15 @@ class Step:
         self._move(self.g_flat, self.g_optimizer)
         return d_terms, g_terms
 
-    def _contrasted(self, step: int | Tensor, grads: Gradients, batch: int) -> Gradients:
+    def _contrasted(
+        self, step: int | Tensor, grads: Gradients, terms: GTerms, batch: int
+    ) -> tuple[Gradients, GTerms]:
         """G's gradients with those of the contrastive term, if there is one, and its critic's."""
         if self.critic is None:
-            return grads
+            return grads, terms
         early = isinstance(step, int) and step < self.config.contrastive_start  # its weight is 0
         if early and not self.policy.compile:
-            return (*grads, *(torch.zeros_like(p) for p in self.critic.parameters()))
+            return (*grads, *(torch.zeros_like(p) for p in self.critic.parameters())), terms
         pairs = draw_pairs(
             self.spec,
             batch // 2,
@@ -365,10 +369,10 @@ class Step:
             step=step,
             first_pair=self.ranks.rank * (batch // 2),
         )
-        more, _ = self._gradients.contrastive(pairs)
+        more, value = self._gradients.contrastive(pairs)
         own = len(list(self.working.generator.parameters()))
         of_g = torch._foreach_add(grads[:own], more[:own])
-        return (*of_g, *grads[own:], *more[own:])
+        return (*of_g, *grads[own:], *more[own:]), terms._replace(contrastive=value)
 
     def _generated(self, latents: LatentBatch) -> Tensor | None:
         """G's images with its graph; compiled functions have the pass in their own."""

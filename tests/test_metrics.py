@@ -21,10 +21,12 @@ from fastinfogan.step import DTerms, GTerms
 SPEC = LatentSpec(noise=2, codes=(Categorical(10), Uniform(-1, 1)))
 
 
-def terms(d=1.0, g=2.0, real=0.7, fake=0.3, d_nll=(0.0, 0.0), g_nll=(0.5, 1.5), bits=0.0):
+def terms(
+    d=1.0, g=2.0, real=0.7, fake=0.3, d_nll=(0.0, 0.0), g_nll=(0.5, 1.5), bits=0.0, more=(0.0, 0.0)
+):
     one = torch.tensor
-    of_d = DTerms(one(d), one(real), one(fake), one(d_nll), one(bits))
-    return of_d, GTerms(one(g), one(g_nll))
+    of_d = DTerms(one(d), one(real), one(fake), one(d_nll), one(bits), one(more[0]))
+    return of_d, GTerms(one(g), one(g_nll), one(more[1]))
 
 
 @pytest.fixture
@@ -35,10 +37,11 @@ def of_run(cpu_ranks):
 class TestSums:
     def test_a_record_holds_the_plain_means_since_the_last(self, of_run):
         draw = torch.Generator().manual_seed(0)
-        values = torch.rand(7, 8, generator=draw)
+        values = torch.rand(7, 11, generator=draw)
         for n, v in enumerate(values, start=1):
-            d, g, real, fake, *nll = v.tolist()
-            of_run.add(n, *terms(d, g, real, fake, d_nll=nll[:2], g_nll=nll[2:]))
+            d, g, real, fake, *nll = v[:8].tolist()
+            bits, *more = v[8:].tolist()
+            of_run.add(n, *terms(d, g, real, fake, nll[:2], nll[2:], bits, more))
         record = of_run.record(7, 7 * 128, 99.5)
         means = values.double().mean(0).tolist()
         # seven fp32 additions of values up to 1
@@ -46,6 +49,9 @@ class TestSums:
         assert record["g_loss"] == pytest.approx(means[1], rel=1e-6)
         assert record["d_real"] == pytest.approx(means[2], rel=1e-6)
         assert record["d_fake"] == pytest.approx(means[3], rel=1e-6)
+        assert record["real_information"] == pytest.approx(means[8], rel=1e-6)
+        assert record["penalty"] == pytest.approx(means[9], rel=1e-6)
+        assert record["contrastive"] == pytest.approx(means[10], rel=1e-6)
         nll = {"c1_categorical": means[6], "c2_uniform": means[7]}
         assert record["nll"] == pytest.approx(nll, rel=1e-6)
         bound = {
@@ -101,6 +107,7 @@ class TestNonFinite:
         [
             ({"d": NAN}, ["d_loss"]),
             ({"g": INF}, ["g_loss"]),
+            ({"more": (INF, NAN)}, ["gradient penalty", "contrastive term"]),
             ({"g_nll": (NAN, 1.0)}, ["information of c1_categorical"]),
             ({"d_nll": (0.0, -INF)}, ["information of c2_uniform"]),
             ({"g_nll": (INF, 0.0), "d_nll": (-INF, 0.0)}, ["information of c1_categorical"]),

@@ -1,6 +1,7 @@
 """Gradient penalties, balanced codes, InfoGAN-CR's pairs: their values, their gradients."""
 
 import copy
+import math
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -279,6 +280,18 @@ def test_updates_in_bf16_stay_finite_and_differ_by_the_option(cpu_ranks, mode, o
         for a, b in zip((plain.d_flat, plain.ema.flat), (other.d_flat, other.ema.flat), strict=True)
     ]
     assert any(weights) == (option == {"objective": "nonsaturating"})
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_a_penalty_and_the_contrast_amount_to_is_told(cpu_ranks, mode):
+    step = Step(replace(CONFIG, step=mode, r1=3.0, contrastive=2.0), SPEC, cpu_ranks("no"))
+    penalty = 1.5 * gradient_penalty(step.working.discriminator, batch(0)).detach()
+    assert step.critic is not None
+    d, g = step(0, batch(0))
+    torch.testing.assert_close(d.penalty, penalty)
+    assert 0 < float(g.contrastive) < 2 * math.log(n_factors(SPEC))
+    d, g = Step(replace(CONFIG, step=mode), SPEC, cpu_ranks("no"))(0, batch(0))
+    assert float(d.penalty) == float(g.contrastive) == 0
 
 
 @pytest.mark.parametrize("mode", MODES)
