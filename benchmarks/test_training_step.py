@@ -65,11 +65,11 @@ WAYS: dict[str, Way] = {
     "shared": Way("shared"),
 }
 if GPU:
-    WAYS["shared compiled"] = Way("shared", compile=True)
+    WAYS |= {f"{mode} compiled": Way(mode, compile=True) for mode in ("reused", "shared")}
 if GPU and torch.version.hip is None:
     WAYS |= {
         f"{mode} compiled and captured": Way(mode, compile=True, capture=True)
-        for mode in ("alternating", "shared")
+        for mode in get_args(StepMode)
     }
 
 

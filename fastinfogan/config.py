@@ -84,7 +84,7 @@ class TrainConfig:
     info_weight: float = 1.0
     """λ, the weight of the information loss; each code's own weight multiplies it."""
     info_start: int = 0
-    """Updates before λ counts: until then the codes are shaped by --real-info alone."""
+    """Updates before λ counts: until then real images alone shape the codes (--real-info)."""
     info_ramp: int = 0
     """Updates over which λ then rises to its value."""
     info_from: float = 0.0
@@ -105,10 +105,10 @@ class TrainConfig:
     (a shape is put anywhere within it from the middle), gamma (of the brightness), stroke (the
     probability of a short bright line that is drawn on the copy)."""
     upright: float = 0.0
-    """Weight of the information on upright copies, instead of --real-info, for bright shapes on a
-    dark ground: the categories of two copies of a real image, moved, turned and scaled until their
-    moments are those of all others, must tell of each other, and the image's must be theirs; an
-    extension of InfoGAN, of two more passes of D. 0: off."""
+    """Weight of the information on upright copies, instead of --real-info, for images of one bright
+    shape on a dark ground: the categories of two copies of a real image, moved, scaled and turned
+    until centre, area and direction are those of all others, must tell of each other, and the
+    image's must be theirs; an extension of InfoGAN. 0: off."""
     vat: float = 0.0
     """Weight of virtual adversarial copies: the categories must bear the small change of a real
     image that alters them most (Hu et al. 2017, Miyato et al. 2018); an extension of InfoGAN, of
@@ -144,8 +144,9 @@ class TrainConfig:
     own layers and G, not the trunk. generator-step: G and Q's own layers, both in G's step."""
     step: StepMode = "alternating"
     """alternating: D moves, then G answers it, each on latents of its own (the paper's). reused:
-    the same on the same images, which G makes once. shared: one pass of G, and of D over its
-    images, serves both, which move at once. Each is faster than the one before."""
+    the same on the same images, which G makes once (twice where it is compiled). shared: one pass
+    of G, and of D over its images, serves both, which move at once. On a CPU each is faster than
+    the one before."""
     lr_d: float = 2e-4
     """Adam's learning rate for D and Q."""
     lr_g: float = 1e-3
@@ -264,7 +265,10 @@ def _check_real_info(config: TrainConfig, spec: LatentSpec) -> None:
         raise UserError(f"--warp: {error}") from None
     codes = f"got --codes {config.codes}"
     if config.real_info and config.upright:
-        raise UserError(f"--upright: is instead of --real-info, got {config.real_info:g} for that")
+        raise UserError(
+            f"--upright: takes the place of --real-info, which is {config.real_info:g} here; "
+            "add --real-info 0"
+        )
     of_categories = ("real_info", "vat", "upright")
     for name in of_categories:
         option = f"--{name.replace('_', '-')}"

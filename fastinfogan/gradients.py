@@ -111,7 +111,7 @@ class DTerms(NamedTuple):
     real: Tensor  # mean of D(x) on real images
     fake: Tensor  # mean of D(G(z))
     nll: Tensor
-    real_information: Tensor  # nats, of real images and their copies; 0 where not asked for
+    real_information: Tensor  # nats, of real and warped images, or of two upright copies; or 0
     penalty: Tensor  # on D's gradients, with its weights; 0 where there is none
 
 
@@ -120,7 +120,7 @@ class GTerms(NamedTuple):
 
     loss: Tensor  # adversarial
     nll: Tensor
-    contrastive: Tensor  # InfoGAN-CR's cross entropy, nats; 0 where there is none
+    contrastive: Tensor  # InfoGAN-CR's cross entropy, nats; 0 before its start or where it is not
 
 
 class Networks(NamedTuple):

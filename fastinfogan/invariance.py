@@ -12,6 +12,9 @@ another with its stroke width. Then G, whose images Q must read, gives them that
 The joint distribution is that of a rank's own batch: unlike the paper's losses, two ranks of B are
 not one of 2B.
 
+Where a category is to bear all of place, size and direction, copies without them say more than
+chance would (`upright`).
+
 Warps know only what was thought of. A virtual adversarial copy is the small change of an image that
 alters its categories most, found by their gradient; they are to bear that too, and so no category
 borders on another where there are images.
@@ -70,7 +73,7 @@ def mutual_information(first: Tensor, second: Tensor, balance: float = BALANCE) 
 
 @dataclass(frozen=True)
 class RealTerms:
-    """What Q is asked on real images and their warped copies."""
+    """What Q is asked on real images and their copies, warped, adversarial or upright."""
 
     weight: float = 0.0  # of the categories' information
     categories: slice | None = None  # their columns of Q's output

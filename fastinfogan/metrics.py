@@ -23,7 +23,8 @@ _NEVER = 2**62
 class Metrics:
     """Sums of the terms of each update since the last record, all on the device.
 
-    NLL and information are those of G's step, whose latents D's step has not seen.
+    NLL and information are those of G's step, whose latents D's step has not seen where the step
+    alternates: so those of different `--step` do not compare.
     """
 
     def __init__(self, spec: LatentSpec, ranks: Ranks) -> None:

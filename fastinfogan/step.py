@@ -114,14 +114,16 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _packed(d: DTerms, g: GTerms) -> Tensor:
     """All terms in one vector."""
-    of_d, of_g = (torch.stack([x for x in terms if x.dim() == 0]) for terms in (d, g))
-    return torch.cat([x.float() for x in (of_d, of_g, d.nll, g.nll)])
+    return torch.cat([x.float().view(-1) for x in (*d, *g)])
 
 
 def _unpacked(vector: Tensor) -> tuple[DTerms, GTerms]:
-    loss, real, fake, nats, penalty, g_loss, contrastive = vector[:7].unbind()
-    d_nll, g_nll = vector[7:].chunk(2)
-    return DTerms(loss, real, fake, d_nll, nats, penalty), GTerms(g_loss, g_nll, contrastive)
+    names = (*DTerms._fields, *GTerms._fields)
+    codes = (len(vector) - len(names)) // 2 + 1  # all but the two NLL are scalars
+    parts = vector.split([codes if name == "nll" else 1 for name in names])
+    terms = [x if name == "nll" else x[0] for name, x in zip(names, parts, strict=True)]
+    n = len(DTerms._fields)
+    return DTerms(*terms[:n]), GTerms(*terms[n:])
 
 
 class Step:
@@ -372,7 +374,8 @@ class Step:
         more, value = self._gradients.contrastive(pairs)
         own = len(list(self.working.generator.parameters()))
         of_g = torch._foreach_add(grads[:own], more[:own])
-        return (*of_g, *grads[own:], *more[own:]), terms._replace(contrastive=value)
+        told = terms._replace(contrastive=value * self.schedule.contrastive)
+        return (*of_g, *grads[own:], *more[own:]), told
 
     def _generated(self, latents: LatentBatch) -> Tensor | None:
         """G's images with its graph; compiled functions have the pass in their own."""

@@ -1,8 +1,10 @@
 """Copies of images that are set upright: what is left is the shape.
 
-A shape's place, size and direction are those of its first two moments (Hu 1962, "Visual pattern
-recognition by moment invariants"). A copy that is moved, turned and scaled until these are the same
-for all tells of none of them, where a random warp would have to drown them in chance.
+A shape's place is its centre, its size its area, its direction the principal axis of its second
+moments (Hu 1962, "Visual pattern recognition by moment invariants"). A copy that is moved, scaled
+and turned until these are the same for all tells of none of them, where a random warp would have to
+drown them in chance. How long it is for its width stays. Where no axis is longer, as in a square,
+the direction is what the pixels make of it.
 """
 
 from __future__ import annotations
@@ -28,9 +30,11 @@ _SMALL = 1e-10
 
 
 def upright(images: Tensor, u: Tensor) -> Tensor:
-    """Upright copies of bright shapes on 0: [B, C, H, W], in the images' dtype.
+    """Upright copies of bright shapes on 0: [B, C, H, W], in the images' dtype, from 0 to 1.
 
     The longer principal axis lies along the rows, either way round and mirrored or not by chance.
+    What is brighter than half of an image's brightest is the shape. One of five times its width or
+    more is cut off at the copy's sides.
 
     Args:
         images: [B, C, H, W] in 0 … 1.
@@ -39,7 +43,8 @@ def upright(images: Tensor, u: Tensor) -> Tensor:
     rows, _, height, width = images.shape
     wide = images.to(torch.promote_types(images.dtype, torch.float32))
     u = u.to(wide.dtype)
-    maps, middle = wide.sum(1), centre(wide)
+    wide = wide / wide.amax((1, 2, 3), keepdim=True).clamp_min(_SMALL)
+    maps, middle = wide.mean(1), centre(wide)
     mass = maps.sum((1, 2)).clamp_min(_SMALL)
     y, x = (_places(n, wide) for n in (height, width))
     x, y = x - middle[:, :1], y - middle[:, 1:]  # [B, W], [B, H]
@@ -67,7 +72,8 @@ def _places(n: int, like: Tensor) -> Tensor:
 
 
 def _blurred(images: Tensor, sigma: Tensor) -> Tensor:
-    """By Gaussians of these standard deviations [B], of a pixel or more; 0 outside."""
+    """By Gaussians of these standard deviations [B], at least of a pixel; 0 outside."""
+    sigma = sigma.clamp_min(1)
     along = []
     for n in images.shape[2:]:
         at = torch.arange(n, device=images.device, dtype=images.dtype)

@@ -258,7 +258,10 @@ def test_before_its_start_h_is_neither_asked_nor_moved(cpu_ranks):
     graphed = Step(config, SPEC, cpu_ranks())
     eager = Step(config, SPEC, cpu_ranks())
     for n in range(3):
-        graphed._update(torch.tensor(n), batch(n), False), eager(n, batch(n))
+        _, ours = graphed._update(torch.tensor(n), batch(n), False)
+        _, theirs = eager(n, batch(n))
+        assert torch.equal(ours.contrastive, theirs.contrastive)
+        assert bool(ours.contrastive) == (n >= 2)
     assert torch.equal(graphed.ema.flat.value, eager.ema.flat.value)
     assert not torch.equal(at_once.ema.flat.value, eager.ema.flat.value)
 

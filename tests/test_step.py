@@ -645,6 +645,11 @@ class TestStep:
         c = SPEC.sample(BATCH, seed=CONFIG.seed, step=5, stream=Stream.D_LATENTS)
         d_params, g_params = apart.split(CONFIG.routing)
         of_d = d_grads(apart, step.objective, d_params, batch(0), c)[0]
+        for name, p in apart.discriminator.named_parameters():
+            assert not torch.equal(p, moved[0][name]), name
+            now = step.networks.discriminator.get_parameter(name)
+            if not name.startswith("q_"):
+                assert torch.equal(now, moved[0][name]), name
         apart.discriminator.load_state_dict(moved[0])
         expected = {"d": of_d, "g": g_grads(apart, step.objective, g_params, c)[0]}
         for name, theirs in expected.items():

@@ -219,7 +219,7 @@ def test_it_is_asked_of_the_first_categorical_code_and_off_by_default(cpu_ranks)
     ("change", "told"),
     [
         ({"codes": "uniform"}, "^--upright: needs a categorical code"),
-        ({"real_info": 1.0}, "^--upright: is instead of --real-info, got 1 for that"),
+        ({"real_info": 1.5}, "^--upright: .*--real-info, which is 1.5 here; add --real-info 0"),
         ({"routing": "generator-step"}, "^--upright: Q must learn in D's step"),
         ({"upright": -1.0}, "^--upright: expected a number ≥ 0, got -1"),
     ],
@@ -230,24 +230,48 @@ def test_what_it_cannot_go_with_is_refused(change, told):
         config_module.check(replace(CONFIG, **change))
 
 
+def squares_and_bars(draw: np.random.Generator) -> Tensor:
+    """Of any place, two sizes and two directions; every other one is a square. [48, 1, 16, 16]."""
+    images = torch.zeros(48, 1, 16, 16)
+    for i, image in enumerate(images):
+        size = int(draw.integers(1, 3))
+        tall, wide = (2 * size, 2 * size) if i % 2 else (size, 4 * size)
+        if draw.random() < 0.5:
+            tall, wide = wide, tall
+        top, left = draw.integers(0, 17 - tall), draw.integers(0, 17 - wide)
+        image[:, top : top + tall, left : left + wide] = 1
+    return images
+
+
 @pytest.mark.parametrize("mode", ["alternating", "shared"])
-def test_steps_with_it_learn_what_is_no_place_size_or_direction(cpu_ranks, mode):
-    """Squares and bars, of all of these."""
-    config = replace(
-        *(CONFIG,), step=mode, codes="cat2", image_size=16, batch_size=48, lr_d=2e-3, upright=3.0
-    )
+def test_steps_with_it_sort_by_what_is_no_place_size_or_direction(cpu_ranks, mode):
+    sizes = replace(CONFIG, codes="cat2", image_size=16, batch_size=48)
+    config = replace(sizes, step=mode, lr_d=2e-3, upright=3.0)
     step = Step(config, config.spec(), cpu_ranks("no"))
     draw = np.random.default_rng(0)
-    told = []
-    for n in range(60):
-        real = torch.zeros(48, 1, 16, 16)
-        for i in range(48):
-            size = int(draw.integers(1, 3))
-            tall, wide = (2 * size, 2 * size) if i % 2 else (size, 4 * size)
-            if draw.random() < 0.5:
-                tall, wide = wide, tall
-            top, left = draw.integers(0, 17 - tall), draw.integers(0, 17 - wide)
-            real[i, :, top : top + tall, left : left + wide] = 1
-        told.append(float(step(n, real)[0].real_information))
+    told = [float(step(n, squares_and_bars(draw))[0].real_information) for n in range(100)]
     assert told[0] < 0.2
     assert sum(told[-5:]) / 5 > 0.8 * math.log(2)
+    real = torch.cat([squares_and_bars(draw) for _ in range(5)])
+    with torch.no_grad():
+        found = step.networks.discriminator.eval()(real)[1].argmax(1)
+    square = torch.arange(48).repeat(5) % 2
+    right = float((found == square).float().mean())
+    assert max(right, 1 - right) > 0.8
+
+
+def test_a_dim_shape_in_colour_gives_the_copy_that_a_bright_gray_one_gives():
+    gray = drawn(2, 4, 7, 9, 12)
+    (expected,) = upright(gray, numbers(STILL))
+    (dim,) = upright(0.3 * gray.repeat(1, 3, 1, 1), numbers(STILL))
+    torch.testing.assert_close(dim, expected.expand(3, -1, -1), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("side", [8, 16, 64])
+def test_blurring_leaves_the_inside_of_an_even_image_as_it_is(side):
+    from fastinfogan.upright import BLUR, _blurred
+
+    even = torch.full((2, 1, side, side), 0.5, dtype=torch.float64)
+    sigma = torch.tensor(BLUR, dtype=torch.float64) * side
+    inside = _blurred(even, sigma)[..., side // 2, side // 2]
+    torch.testing.assert_close(inside, torch.full_like(inside, 0.5), atol=1e-3, rtol=0)
