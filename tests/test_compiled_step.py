@@ -179,7 +179,7 @@ class TestStep:
             {},
             {"objective": "relativistic", "contrastive": 1.0, "balance_codes": 0.9},
             RECIPE,
-            {"upright": 1.0},
+            pytest.param({"upright": 1.0}, marks=pytest.mark.slow),
         ],
         ids=["plain", "more", "recipe", "upright"],
     )

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 import torch
 import torch.nn.functional as F
-from test_step import CONFIG, MODES, SPEC, Work, batch, differing, everything, images, pair
+from test_step import CONFIG, SPEC, Work, batch, differing, everything, images, pair
 from torch import Tensor
 
 from fastinfogan.config import Adversarial, NetworksName
@@ -26,6 +26,7 @@ from fastinfogan.step import Step, build, build_critic
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+MODES = ("alternating", "shared")
 OPTIONS: tuple[dict[str, Any], ...] = (
     *({"objective": name} for name in get_args(Adversarial)),
     {"label_smoothing": 0.1},
