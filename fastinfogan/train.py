@@ -252,9 +252,13 @@ class Training:
         scaler = self.step.scaler
         meta = self.identity | {"scaler": None if scaler is None else scaler.state_dict()}
         folder, keep = self.dir.checkpoints, self.config.keep
-        self.good = self.ranks.on_main(
-            lambda: checkpoint.save(folder, step, self._tensors(), meta, keep)
-        )
+
+        def write() -> Path:
+            # Known here as soon as it is there: the other ranks may be lost before they hear of it.
+            self.good = checkpoint.save(folder, step, self._tensors(), meta, keep)
+            return self.good
+
+        self.good = self.ranks.on_main(write)
 
     def _check_weights(self, step: int) -> None:
         tensors = [t for named in self._tensors().values() for t in named.values()]
