@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .warp import centre
+from .warp import centre, places
 
 NUMBERS = 7  # random ones, of a copy
 AREA = 0.2  # of the image, which an upright shape covers
@@ -46,7 +46,7 @@ def upright(images: Tensor, u: Tensor) -> Tensor:
     wide = wide / wide.amax((1, 2, 3), keepdim=True).clamp_min(_SMALL)
     maps, middle = wide.mean(1), centre(wide)
     mass = maps.sum((1, 2)).clamp_min(_SMALL)
-    y, x = (_places(n, wide) for n in (height, width))
+    y, x = (places(n, wide) for n in (height, width))
     x, y = x - middle[:, :1], y - middle[:, 1:]  # [B, W], [B, H]
     xx, yy = (maps.sum(1) * x**2).sum(1), (maps.sum(2) * y**2).sum(1)
     xy = torch.einsum("bhw,bh,bw->b", maps, y, x)
@@ -64,11 +64,6 @@ def upright(images: Tensor, u: Tensor) -> Tensor:
     least, most = (part * width for part in BLUR)
     soft = _blurred(copies, least + (most - least) * u[:, 6])
     return ((soft - 0.5) * _SHARPEN + 0.5).clamp(0, 1).to(images.dtype)
-
-
-def _places(n: int, like: Tensor) -> Tensor:
-    """The middles of n pixels from -1 to 1."""
-    return (2 * torch.arange(n, device=like.device, dtype=like.dtype) + 1) / n - 1
 
 
 def _blurred(images: Tensor, sigma: Tensor) -> Tensor:

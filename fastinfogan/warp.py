@@ -144,6 +144,11 @@ class Warp:
         return size, stretch
 
 
+def places(n: int, like: Tensor) -> Tensor:
+    """The middles of n pixels, from -1 to 1 as in a grid, on the device and in the dtype of `like`."""
+    return (2 * torch.arange(n, device=like.device, dtype=like.dtype) + 1) / n - 1
+
+
 def centre(bright: Tensor) -> Tensor:
     """The centre of brightness (x, y) [B, 2] of images [B, C, H, W], from -1 to 1 as in a grid."""
     maps = bright.sum(1)  # [B, H, W]
@@ -151,9 +156,7 @@ def centre(bright: Tensor) -> Tensor:
     parts = []
     for dim in (1, 2):  # summed over rows, over columns
         line = maps.sum(dim)
-        n = line.shape[1]
-        places = (2 * torch.arange(n, device=line.device, dtype=line.dtype) + 1) / n - 1
-        parts.append((line * places).sum(1) / mass)
+        parts.append((line * places(line.shape[1], line)).sum(1) / mass)
     return torch.stack(parts, 1)
 
 
