@@ -145,7 +145,7 @@ class Warp:
 
 
 def places(n: int, like: Tensor) -> Tensor:
-    """The middles of n pixels, from -1 to 1 as in a grid, on the device and in the dtype of `like`."""
+    """The middles of n pixels, from -1 to 1 as in a grid, where and of the dtype as `like`."""
     return (2 * torch.arange(n, device=like.device, dtype=like.dtype) + 1) / n - 1
 
 
