@@ -46,7 +46,7 @@ class Copies(NamedTuple):
     """Of a batch [B, C, H, W], where they are asked for."""
 
     warped: Warped | None
-    probes: Tensor | None  # like the batch: directions from which to look for adversarial copies
+    probes: Tensor | None  # like the batch: where to look for adversarial copies from; see there
     upright: Tensor | None  # [2B, C, H, W], two of each image, all first ones first
 
 
@@ -77,7 +77,7 @@ class Copier:
     def _probes(self, step: int | Tensor, real: Tensor) -> Tensor:
         pixels = real[0].numel()
         words = self._words(step, real, Stream.PROBE, -(-pixels // 32))
-        return philox.signs(words)[:, :pixels].view(real.shape)
+        return philox.signs(words)[:, :pixels].view(real.shape).requires_grad_()
 
     def _upright(self, step: int | Tensor, real: Tensor) -> Tensor:
         u = philox.uniform(self._words(step, real, Stream.UPRIGHT, 2 * NUMBERS))

@@ -41,18 +41,26 @@ def sample_factors(sizes: Sequence[int], n: int, *, seed: int = 0) -> NDArray[np
 
 
 def all_scores(
-    codes: Codes, factors: Factors, *, nominal: Collection[int] = (), seed: int = 0
+    codes: Codes,
+    factors: Factors,
+    *,
+    nominal: Collection[int] = (),
+    classes: Collection[int] = (),
+    seed: int = 0,
 ) -> dict[str, float]:
-    """The five scores; of DCI also its completeness and informativeness."""
+    """The five scores; of DCI also its completeness and informativeness.
+
+    nominal: factors whose values have no order; classes: codes that are the number of a category.
+    """
     found = dci(codes, factors, seed=seed)
     return {
-        "factorvae": factorvae_score(codes, factors, seed=seed),
+        "factorvae": factorvae_score(codes, factors, classes=classes, seed=seed),
         "mig": mig(codes, factors),
         "dci": found.disentanglement,
         "dci_completeness": found.completeness,
         "dci_informativeness": found.informativeness,
         "sap": sap(codes, factors, nominal=nominal),
-        "betavae": betavae_score(codes, factors, seed=seed),
+        "betavae": betavae_score(codes, factors, classes=classes, seed=seed),
     }
 
 
@@ -175,6 +183,7 @@ def factorvae_score(
     codes: Codes,
     factors: Factors,
     *,
+    classes: Collection[int] = (),
     seed: int = 0,
     votes: int = 10_000,
     tests: int = 5_000,
@@ -189,26 +198,53 @@ def factorvae_score(
     other votes that agree. Codes of a standard deviation under `least_std` are constant and do not
     vote (the paper prunes those that a VAE's prior has taken); where all are, the score is 0.
     Numbers of votes and rows are Locatello et al.'s (2019). Chance is 1/K.
+
+    `classes` are the codes that are a category's number. Numbers of categories have no order, so
+    their variance is Gini's, as the paper has it for discrete latents: half the chance that two
+    rows differ, as a variance is half the expected square of their difference.
     """
     _check(codes, factors)
-    active = codes[:, codes.std(0) >= least_std]
+    codes, named = _classes_last(codes, classes)
+    used = np.sqrt(_variance(codes, named)) >= least_std
+    active, named = codes[:, used], int(used[codes.shape[1] - named :].sum())
     if active.shape[1] == 0:
         return 0.0
-    variance = active.var(0)
+    variance = _variance(active, named)
     count = np.zeros((2, active.shape[1], factors.shape[1]))
     rng = np.random.default_rng(seed)
     for part, n in enumerate((votes, tests)):
         for k, rows in _fixed(factors, n, batch, rng):
-            least = (active[rows].var(1, ddof=1) / variance).argmin(1)
+            least = (_variance(active[rows], named) / variance).argmin(1)
             np.add.at(count[part, :, k], least, 1)
     fitted, tested = count
     return float(tested[np.arange(len(tested)), fitted.argmax(1)].sum() / tested.sum())
+
+
+def _classes_last(codes: Codes, classes: Collection[int]) -> tuple[Codes, int]:
+    """The codes with those of `classes` last, as numbers from 0, and how many these are."""
+    if not set(classes) <= set(range(codes.shape[1])):
+        raise ValueError(f"classes: expected columns of {codes.shape[1]} codes, got {classes}")
+    numbers = [np.unique(codes[:, i], return_inverse=True)[1] for i in sorted(classes)]
+    others = [codes[:, i] for i in range(codes.shape[1]) if i not in classes]
+    return np.stack([*others, *numbers], 1), len(numbers)
+
+
+def _variance(codes: Codes, classes: int) -> NDArray[np.float64]:
+    """Unbiased variance of codes [..., N, D] over the rows, of the last `classes` Gini's."""
+    found = codes.var(-2, ddof=1)
+    n = codes.shape[-2]
+    for column in range(codes.shape[-1] - classes, codes.shape[-1]):
+        values = codes[..., column]
+        counts = np.stack([(values == value).sum(-1) for value in np.unique(values)])
+        found[..., column] = (n**2 - (counts**2).sum(0)) / (2 * n * (n - 1))
+    return found
 
 
 def betavae_score(
     codes: Codes,
     factors: Factors,
     *,
+    classes: Collection[int] = (),
     seed: int = 0,
     points: int = 10_000,
     tests: int = 5_000,
@@ -219,16 +255,20 @@ def betavae_score(
     A point: a random factor k; `batch` pairs of rows, both of a pair of one random value of k;
     the mean of |c − c'| over the pairs, [D]. A logistic regression, fitted on `points` points, is
     to tell k from it; the score is its accuracy on `tests` others. Each code is divided by its
-    standard deviation first, so that its unit plays no part. Chance is 1/K.
+    standard deviation first, so that its unit plays no part. Of `classes`, the codes that are a
+    category's number, it is the share of pairs that differ. Chance is 1/K.
     """
     _check(codes, factors)
     from sklearn.linear_model import LogisticRegression
 
     rng = np.random.default_rng(seed)
-    scaled = codes / np.maximum(codes.std(0), 1e-12)
+    codes, named = _classes_last(codes, classes)
+    scaled = codes / np.maximum(np.sqrt(_variance(codes, named)), 1e-12)
+    others = codes.shape[1] - named
     x, y = [], []
     for k, rows in _fixed(factors, (points + tests) * batch, 2, rng):
         apart = np.abs(scaled[rows[:, 0]] - scaled[rows[:, 1]])
+        apart[:, others:] = apart[:, others:] > 0
         whole = len(apart) // batch
         x.append(apart[: whole * batch].reshape(whole, batch, -1).mean(1))
         y.append(np.full(whole, k))

@@ -271,9 +271,21 @@ def _disentanglement(
         images = torch.from_numpy(grid.images(rows[first : first + CHUNK])).to(device)
         codes.append(read_codes(discriminator(data.to_range(images, image_range))[1], spec))
     found = disentanglement.all_scores(
-        torch.cat(codes).double().cpu().numpy(), rows, nominal=NOMINAL, seed=seed
+        torch.cat(codes).double().cpu().numpy(),
+        rows,
+        nominal=NOMINAL,
+        classes=_classes(spec),
+        seed=seed,
     )
     return {**found, "images": RENDERED}
+
+
+def _classes(spec: LatentSpec) -> list[int]:
+    """The columns of `read_codes` that are a category's number."""
+    widths = [1 if isinstance(code, Categorical) else code.dim for code in spec.codes]
+    firsts = np.cumsum([0, *widths]).tolist()
+    of = zip(spec.codes, firsts, strict=False)
+    return [first for code, first in of if isinstance(code, Categorical)]
 
 
 def read_codes(q: Tensor, spec: LatentSpec) -> Tensor:

@@ -139,10 +139,13 @@ class RealTerms:
         Args:
             images: real ones [B, C, H, W], in the dtype that D computes in.
             q: Q's output on them, [B, q_dim]; the target, to which no gradient goes.
-            probes: directions [B, C, H, W], of any length.
+            probes: directions [B, C, H, W], of any length. To be compiled by torch before 2.13
+                they must ask for a gradient, which is not made.
         """
         target = q.detach()
-        probe = (images + PROBE * _unit(probes).to(images.dtype)).detach().requires_grad_()
+        probe = images + PROBE * _unit(probes).to(images.dtype)
+        if not probe.requires_grad:  # which not every compiler can be told within a graph
+            probe.requires_grad_()
         found = self._divergence(discriminator, target, probe)
         with asking("inputs"):
             (slope,) = torch.autograd.grad(found, probe)

@@ -65,9 +65,11 @@ class Balance(nn.Module):
     def follow(self, q: Tensor, latents: LatentBatch) -> None:
         """Take up a batch: Q's output [B, q_dim] on images of these latents."""
         with torch.enable_grad():
-            leaf = q.detach().to(torch.promote_types(q.dtype, torch.float32)).requires_grad_()
+            wide = q.to(torch.promote_types(q.dtype, torch.float32))
+            if not wide.requires_grad:
+                wide = wide.detach().requires_grad_()
             loss = info_loss(
-                leaf,
+                wide,
                 self.spec,
                 latents.categorical,
                 latents.continuous,
@@ -75,6 +77,6 @@ class Balance(nn.Module):
                 backend=self.backend,
                 validate=False,
             )
-            (gradient,) = torch.autograd.grad(loss.total, leaf)
+            (gradient,) = torch.autograd.grad(loss.total, wide)
         norms = [gradient[:, slot.q].norm() for slot in self.spec.slots]
         self.pulls.lerp_(torch.stack(norms).to(self.pulls.dtype), 1 - self.decay)

@@ -1,5 +1,6 @@
 """Disentanglement: cases worked out by hand, perfect codes, and codes that know nothing."""
 
+from itertools import permutations
 from math import log
 
 import numpy as np
@@ -10,6 +11,7 @@ from strategies import modest
 
 from fastinfogan import disentanglement
 from fastinfogan.disentanglement import (
+    _variance,
     all_scores,
     betavae_score,
     dci,
@@ -192,6 +194,39 @@ class TestFactorVae:
         codes = factors @ np.random.default_rng(0).normal(size=(5, 4))
         scaled = codes * [1, 64, 8, 2] + 3
         assert factorvae_score(scaled, factors) == pytest.approx(factorvae_score(codes, factors))
+
+
+class TestCategories:
+    """Codes that are a category's number."""
+
+    def test_their_variance_is_half_the_chance_that_two_rows_differ(self):
+        codes = np.array([[0.0, 5], [2, 5], [2, 9], [7, 5]])
+        pairs = list(permutations(codes, 2))
+        numbers = np.mean([(a[0] - b[0]) ** 2 for a, b in pairs]) / 2
+        differ = np.mean([a[1] != b[1] for a, b in pairs]) / 2
+        assert _variance(codes, 1) == pytest.approx([numbers, differ])
+        assert _variance(np.stack([codes, codes]), 1) == pytest.approx(
+            np.array(2 * [[numbers, differ]])
+        )
+
+    @pytest.mark.parametrize("score", [factorvae_score, betavae_score])
+    def test_their_order_plays_no_part(self, score):
+        rng = np.random.default_rng(1)
+        factors = sample_factors((3, 8, 8), 3000)
+        right = rng.random(len(factors)) < 0.5
+        shape = np.where(right, factors[:, 0], rng.integers(0, 3, len(factors)))
+        rest = factors[:, 1:] + 9 * rng.normal(size=(len(factors), 2))
+
+        def scored(names, **options):
+            codes = np.column_stack((np.array(names)[shape], rest))
+            return score(codes, factors, **options)
+
+        assert scored([0, 1, 2], classes=[0]) == scored([40, -3, 9], classes=[0])
+        assert scored([0, 1, 2]) != scored([0, 2, 1])
+
+    def test_one_that_is_not_there_is_refused(self, perfect, factors):
+        with pytest.raises(ValueError, match="expected columns of"):
+            factorvae_score(perfect, factors, classes=[perfect.shape[1]])
 
 
 class TestBetaVae:
