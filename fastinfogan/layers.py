@@ -2,8 +2,10 @@
 
 In bf16 on a CPU the convolutions take some of their gradients by other products than PyTorch's
 (oneDNN's) own, which are slow there: the gradient of the weights from patches, as one product, and
-whatever has few channels on the side of the image. The results are the same to rounding. Anything
-else (another dtype or device, a graph that is being compiled, a gradient to be differentiated
+whatever has few channels on the side of the image. In a graph that is compiled for a GPU, a
+convolution with few channels is a product of patches, which the compiler lays out and folds within
+its own kernels: cuDNN's kernels for few channels turn whole maps to another layout and back. The
+results are the same to rounding. Anything else (another dtype, a gradient to be differentiated
 again) takes PyTorch's.
 """
 
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 Stats = Literal["update", "batch", "running"]
 Parts = Stats | tuple[Stats, ...]  # a tuple: of the batch's equal parts, each for itself
 FEW = 4  # channels for which a convolution's width is no width
+FOLDING = ("cuda",)  # devices for which a compiled convolution with few channels is a product
 CHUNK = 128  # images whose patches are laid out at a time: more would not stay in the cache
 
 
@@ -76,8 +79,11 @@ def lrelu(x: Tensor) -> Tensor:
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """4×4 convolution of stride 2 and padding 1 with a weight [outputs, inputs, 4, 4]."""
-    if _by_products(x) and x.shape[2] % 2 == x.shape[3] % 2 == 0:
-        return _Conv.apply(x, weight, bias)
+    if x.shape[2] % 2 == x.shape[3] % 2 == 0:
+        if _by_products(x):
+            return _Conv.apply(x, weight, bias)
+        if _folds(x, weight.shape[1]):
+            return _of_patches(x, weight, bias)
     return F.conv2d(x, weight, bias, stride=2, padding=1)
 
 
@@ -120,6 +126,8 @@ class Up(nn.ConvTranspose2d):
         """[B, inputs, H, W] to [B, outputs, 2H, 2W]."""
         if _by_products(x):
             return _Up.apply(x, self.weight, self.bias)
+        if _folds(x, self.weight.shape[1]):
+            return _to_patches(x, self.weight, self.bias)
         return super().forward(x, output_size)
 
 
@@ -127,6 +135,47 @@ def _by_products(x: Tensor) -> bool:
     return (
         x.device.type == "cpu" and x.dtype == torch.bfloat16 and not torch.compiler.is_compiling()
     )
+
+
+def _folds(x: Tensor, channels: int) -> bool:
+    return torch.compiler.is_compiling() and x.device.type in FOLDING and channels <= FEW
+
+
+def _of_patches(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`convolve`, as one product of patches [B, H/2, W/2, 16·inputs]."""
+    h, w = x.shape[2] // 2, x.shape[3] // 2
+    rows = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
+    squares = rows.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).transpose(2, 3)
+    # A patch is 2×2 such squares [2, 2, inputs]: four parts, which a compiler lays side by side.
+    halves = [
+        torch.stack([squares[:, a : a + h, b : b + w] for b in (0, 1)], 4) for a in (0, 1)
+    ]  # [B, h, w, 2, 2, 2, inputs], of row, square, column
+    seen = torch.stack(halves, 3).flatten(3)
+    y = F.linear(seen, weight.permute(0, 2, 3, 1).flatten(1), bias)
+    return y.permute(0, 3, 1, 2)
+
+
+def _to_patches(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The transposed convolution: a product gives the patches, which are added where they meet."""
+    few = weight.shape[1]
+    rows = x.permute(0, 2, 3, 1)
+    parts = rows @ weight.permute(0, 2, 3, 1).flatten(1)  # [B, H, W, 16·few]
+    y = _met(_met(parts.unflatten(3, (4, 4, few)), 1), 2)
+    y = y if bias is None else y + bias
+    return y.permute(0, 3, 1, 2)
+
+
+def _met(parts: Tensor, dim: int) -> Tensor:
+    """Of dimension `dim` and the four taps in dimension 3, the doubled dimension.
+
+    Row 2i is of row i by tap 1 and the row before by tap 3, 2i + 1 of i by tap 2, the next by 0.
+    """
+    first, second, third, fourth = parts.unbind(3)
+    n = parts.shape[dim]
+    none = torch.zeros_like(first.narrow(dim, 0, 1))
+    even = second + torch.cat((none, fourth.narrow(dim, 0, n - 1)), dim)
+    odd = third + torch.cat((first.narrow(dim, 1, n - 1), none), dim)
+    return torch.stack((even, odd), dim + 1).flatten(dim, dim + 1)
 
 
 Asked = Literal["everything", "inputs", "weights"]

@@ -1,6 +1,7 @@
 """What several test files share."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
@@ -12,7 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastinfogan.parallel import Ranks
 
-# Without a GPU, Triton kernels run interpreted: to be said before one is imported.
+# Tests are of a CPU, Triton's kernels interpreted, whatever the machine has: a GPU is for the
+# benchmarks and for benchmarks/gpu_report.py. To be said before CUDA or Triton begin.
+if "--benchmark-only" not in sys.argv:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 

@@ -28,7 +28,6 @@ from fastinfogan_kernels.info_loss import head_loss_kernel
 
 KERNELS = Path(__file__).parent.parent / "kernels"
 README = KERNELS / "README.md"
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 
 
@@ -251,11 +250,11 @@ BATCH = 5
 def problem(layout: fastinfogan_kernels.Layout, requires_grad: bool = False) -> Any:
     """The positional arguments of a loss."""
     return (
-        torch.randn(BATCH, layout.q_dim, device=DEVICE, requires_grad=requires_grad),
+        torch.randn(BATCH, layout.q_dim, requires_grad=requires_grad),
         layout,
-        torch.ones(BATCH, layout.n_cat, dtype=torch.int64, device=DEVICE),
-        torch.zeros(BATCH, layout.n_cont, device=DEVICE),
-        torch.ones(layout.n_codes, device=DEVICE),
+        torch.ones(BATCH, layout.n_cat, dtype=torch.int64),
+        torch.zeros(BATCH, layout.n_cont),
+        torch.ones(layout.n_codes),
     )
 
 
@@ -267,7 +266,7 @@ def information(layout: fastinfogan_kernels.Layout = LAYOUT, **options: Any) -> 
 
 
 def heads(real: int, **options: Any) -> list[Tensor]:
-    logits = torch.randn(real + BATCH, device=DEVICE, requires_grad=True)
+    logits = torch.randn(real + BATCH, requires_grad=True)
     total, per_code, adversarial = functional.head_loss(logits, *problem(LAYOUT, True), **options)
     (total + adversarial).backward()
     return [total, per_code, adversarial]
@@ -282,7 +281,7 @@ CALLS: dict[str, Callable[[], object]] = {
     "discriminator": lambda: heads(real=3),
     "generator": lambda: heads(real=0, adversarial="hinge", player="generator"),
     "latents": lambda: sampling.sample_latents(
-        sampling.make_plan(3, [("categorical", 10, 0, 0.0)]), BATCH, device=DEVICE
+        sampling.make_plan(3, [("categorical", 10, 0, 0.0)]), BATCH
     ),
 }
 
@@ -349,7 +348,7 @@ def test_a_launch_allocates_its_outputs_and_nothing_else(
     arguments = problem(layout)
     if "adversarial" in options:
         real = 0 if "player" in options else 2
-        options = {**options, "logits": torch.randn(real + BATCH, device=DEVICE)}
+        options = {**options, "logits": torch.randn(real + BATCH)}
     launch.launch(*arguments, **options)  # the workspace, the table
     with Dispatched() as dispatched:
         out = launch.launch(*arguments, **options)
@@ -361,13 +360,13 @@ def test_a_launch_allocates_its_outputs_and_nothing_else(
 def test_rows_may_lie_2_to_the_31_elements_apart() -> None:
     stride, layout = 2**30, make_layout([("categorical", 10), ("fixed", 2)])
     # nothing but the three rows is ever touched, so on a CPU the rest takes no memory
-    numbers = torch.empty(2 * stride + 64, dtype=torch.bfloat16, device=DEVICE)
-    classes = torch.empty(2 * stride + 64, dtype=torch.uint8, device=DEVICE)
+    numbers = torch.empty(2 * stride + 64, dtype=torch.bfloat16)
+    classes = torch.empty(2 * stride + 64, dtype=torch.uint8)
     q = numbers.as_strided((3, 12), (stride, 1)).copy_(torch.randn(3, 12))
     continuous = numbers.as_strided((3, 2), (stride, 1), 20).copy_(torch.randn(3, 2))
     logits = numbers.as_strided((3,), (stride,), 40).copy_(torch.randn(3))
     categorical = classes.as_strided((3, 1), (stride, 1)).copy_(torch.tensor([[1], [9], [4]]))
-    weights = torch.ones(2, device=DEVICE)
+    weights = torch.ones(2)
     far = launch.launch(q, layout, categorical, continuous, weights, logits=logits)
     q, categorical, continuous, logits = (
         x.contiguous() for x in (q, categorical, continuous, logits)

@@ -1,6 +1,6 @@
 """The sampling kernel against its PyTorch counterpart, and that counterpart against the priors.
 
-Without a GPU the kernel runs in Triton's interpreter, and is compiled ahead of time for four GPUs.
+The kernel runs in Triton's interpreter, and is compiled ahead of time for four GPUs.
 """
 
 import itertools
@@ -29,7 +29,6 @@ tl = pytest.importorskip("triton.language")
 from fastinfogan_kernels import sampling  # noqa: E402
 from fastinfogan_kernels.sampling import _cosine, _radius, make_plan, sample_latents  # noqa: E402
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # the interpreter takes some 10 ms a tile
 few = settings(max_examples=12, deadline=None)
 numbers = st.integers(0, 2**40)
@@ -83,7 +82,6 @@ def hold_equal(spec: LatentSpec, got: LatentBatch, expected: LatentBatch) -> Non
 )
 def test_the_kernel_draws_the_rows_of_its_counterpart(spec, batch, seed, step, stream, first_row):
     where = {"seed": seed, "step": step, "stream": stream, "first_row": first_row}
-    where["device"] = DEVICE
     got = spec.sample(batch, backend="triton", **where)
     hold_equal(spec, got, spec.sample(batch, backend="reference", **where))
 
@@ -104,16 +102,16 @@ def test_the_kernel_draws_the_rows_of_its_counterpart(spec, batch, seed, step, s
     ids=str,
 )
 def test_numbers_at_the_ends_of_their_words_give_the_counterpart_s_rows(place):
-    got = MIXED.sample(5, backend="triton", device=DEVICE, **place)
-    hold_equal(MIXED, got, MIXED.sample(5, backend="reference", device=DEVICE, **place))
+    got = MIXED.sample(5, backend="triton", **place)
+    hold_equal(MIXED, got, MIXED.sample(5, backend="reference", **place))
 
 
 @few
 @given(specs, seeds, numbers)
 def test_a_step_on_the_device_draws_what_the_number_draws(spec, seed, step):
-    where: dict[str, Any] = {"seed": seed, "device": DEVICE}
+    where: dict[str, Any] = {"seed": seed}
     drawn = spec.sample(3, backend="triton", step=step, **where)
-    on_device = torch.tensor(step, device=DEVICE)
+    on_device = torch.tensor(step)
     assert same(drawn, spec.sample(3, backend="triton", step=on_device, **where))
     reference = spec.sample(3, backend="reference", step=on_device, **where)
     hold_equal(spec, drawn, reference)
@@ -123,7 +121,7 @@ def test_a_step_on_the_device_draws_what_the_number_draws(spec, seed, step):
 @given(specs, st.integers(0, 40), st.data())
 def test_the_slices_of_all_ranks_make_the_whole(spec, batch, data):
     cuts = sorted(data.draw(st.lists(st.integers(0, batch), max_size=3)))
-    where: dict[str, Any] = {"seed": 3, "step": 9, "backend": "triton", "device": DEVICE}
+    where: dict[str, Any] = {"seed": 3, "step": 9, "backend": "triton"}
     whole = spec.sample(batch, first_row=1000, **where)
     slices = [
         spec.sample(end - start, first_row=1000 + start, **where)
@@ -158,15 +156,15 @@ def test_wide_and_many_codes_are_drawn_in_one_launch(name, monkeypatch):
             return kernel[grid]
 
     monkeypatch.setattr(sampling, "sample_kernel", Counted())
-    got = spec.sample(batch, seed=7, step=2, backend="triton", device=DEVICE)
+    got = spec.sample(batch, seed=7, step=2, backend="triton")
     assert len(launches) == 1
-    hold_equal(spec, got, spec.sample(batch, seed=7, step=2, backend="reference", device=DEVICE))
+    hold_equal(spec, got, spec.sample(batch, seed=7, step=2, backend="reference"))
 
 
 def test_a_threshold_may_be_nothing_or_all_of_the_words():
     p = 2.0**-40  # rounds to thresholds 0 and 2³²
     spec = LatentSpec(0, (Bernoulli(p), Bernoulli(1 - p)))
-    drawn = spec.sample(40, backend="triton", device=DEVICE)
+    drawn = spec.sample(40, backend="triton")
     assert drawn.categorical.tolist() == [[0, 1]] * 40
 
 
@@ -175,7 +173,7 @@ def test_a_bit_is_one_where_its_word_is_under_the_threshold_and_not_where_it_is_
     word = int(philox.words(1, 1, seed=4, stream=Stream.SAMPLES))
     for threshold, bit in ((word, 0), (word + 1, 1)):
         spec = LatentSpec(0, (Bernoulli(threshold / 2**32),))
-        drawn = spec.sample(1, seed=4, backend=backend, device=DEVICE)
+        drawn = spec.sample(1, seed=4, backend=backend)
         assert (drawn.categorical.item(), drawn.input.item()) == (bit, bit)
 
 
@@ -191,8 +189,8 @@ def _normals_of_every_word(radius, cosine, sine, N: tl.constexpr):  # type: igno
 @pytest.mark.slow
 def test_radius_cosine_and_sine_hold_their_bounds_at_all_2_to_the_24_inputs():
     n = 2**24
-    outputs = [torch.empty(n, device=DEVICE) for _ in range(3)]
-    block = 2**18 if DEVICE == "cpu" else 1024
+    outputs = [torch.empty(n) for _ in range(3)]
+    block = 2**18
     _normals_of_every_word[(n // block,)](*outputs, N=block, enable_fp_fusion=False)
     radius, cosine, sine = (out.cpu().double() for out in outputs)
     u = torch.arange(n, dtype=torch.float64) / n
@@ -212,7 +210,7 @@ def test_radius_cosine_and_sine_hold_their_bounds_at_all_2_to_the_24_inputs():
 
 def embed(width: int, batch: int, poison: float, dtype: torch.dtype) -> tuple[Any, Any]:
     """A buffer full of poison, and [batch, width] in the middle of it."""
-    buffer = torch.full((batch + 2, width + 5), poison, dtype=dtype, device=DEVICE)
+    buffer = torch.full((batch + 2, width + 5), poison, dtype=dtype)
     return buffer, buffer[1:-1, 2 : 2 + width]
 
 
@@ -222,7 +220,7 @@ def test_nothing_outside_is_written_or_matters_and_every_output_element_is_writt
     spec, batch, step
 ):
     plan = spec._plan
-    clean = sample_latents(plan, batch, device=DEVICE, seed=5, step=step)
+    clean = sample_latents(plan, batch, seed=5, step=step)
     table = sampling._table(plan, clean.input.device)
     # no draw is negative where it is an integer, nor NaN or infinite where it is not
     for floating, integer in ((math.nan, -77), (-math.inf, -(2**62))):
@@ -231,7 +229,7 @@ def test_nothing_outside_is_written_or_matters_and_every_output_element_is_writt
             embed(width, batch, integer if i == 1 else floating, kinds[i == 1])
             for i, width in enumerate(widths)
         ]
-        steps, around = (torch.full((n,), integer, device=DEVICE) for n in (7, 31 + table.numel()))
+        steps, around = (torch.full((n,), integer) for n in (7, 31 + table.numel()))
         steps[3] = step
         inside = around[11 : 11 + table.numel()].view(table.shape).copy_(table)
         before = [t.clone() for t in (steps, around)]
@@ -247,9 +245,9 @@ def test_nothing_outside_is_written_or_matters_and_every_output_element_is_writt
 
 def test_rows_may_lie_two_to_the_30_elements_apart():
     # three rows over an untouched buffer: no memory is taken but for the pages of the rows
-    buffer = torch.empty(2 * 2**30 + 2**10, device=DEVICE)
+    buffer = torch.empty(2 * 2**30 + 2**10)
     far = buffer.as_strided((3, MNIST.input_dim), (2**30, 1))
-    near = sample_latents(MNIST._plan, 3, device=DEVICE)
+    near = sample_latents(MNIST._plan, 3)
     sample_latents(MNIST._plan, 3, out=(far, near.categorical, near.continuous))
     assert torch.equal(far.clone(), near.input)
 
@@ -280,11 +278,10 @@ def test_no_seed_step_stream_row_batch_or_spec_asks_for_another_compilation(reco
     for case, on_device in zip(cases, (False, True), strict=True):
         recorder.calls.clear()
         for spec, number, batch in itertools.product((MNIST, MIXED), ends, (1, 16, 77)):
-            step = torch.tensor(number % 2**62, device=DEVICE) if on_device else number
+            step = torch.tensor(number % 2**62) if on_device else number
             sample_latents(
                 spec._plan,
                 batch,
-                device=DEVICE,
                 seed=number,
                 step=step,
                 stream=number % 4,
@@ -310,10 +307,10 @@ class _Dispatched(TorchDispatchMode):
 
 
 def test_a_draw_allocates_its_three_outputs_and_does_nothing_else_but_launch(recorder):
-    step = torch.tensor(3, device=DEVICE)
+    step = torch.tensor(3)
     for _ in range(2):  # the first one may copy the plan to the device
         with _Dispatched() as dispatched:
-            MIXED.sample(4, step=step, backend="triton", device=DEVICE)
+            MIXED.sample(4, step=step, backend="triton")
     assert dispatched.ops == [torch.ops.aten.empty.memory_format] * 3
     assert len(recorder.calls) == 2
 
@@ -398,7 +395,7 @@ P_VALUE = 1e-3 / 60
 
 def columns(**where: Any) -> dict[str, np.ndarray]:
     """Each noise column and code as numbers of [0, 1) by its prior, or as classes."""
-    drawn = PRIORS.sample(DRAWS, device=DEVICE, **where)
+    drawn = PRIORS.sample(DRAWS, **where)
     noise = drawn.input[:, :2].cpu().numpy()
     classes, values = drawn.categorical.cpu().numpy(), drawn.continuous.cpu().numpy()
     return {
@@ -470,7 +467,7 @@ def test_rows_are_independent_of_their_neighbours(drawn):
 def test_auto_is_the_kernel_on_a_gpu_and_pytorch_elsewhere_and_while_compiling(monkeypatch):
     assert latents._kernel("auto", "cuda") is sample_latents
     for device in ("cpu", "meta", None):
-        assert latents._kernel("auto", device) is None or (device, DEVICE) == (None, "cuda")
+        assert latents._kernel("auto", device) is None
     assert latents._kernel("reference", "cuda") is None
     assert latents._kernel("triton", "cpu") is sample_latents
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
@@ -506,7 +503,7 @@ def test_cpu_tensors_without_the_interpreter_are_refused_with_the_remedy(monkeyp
     ],
 )  # fmt: skip
 def test_a_bad_argument_is_refused_with_what_was_expected_and_what_came(arguments, message):
-    arguments = {"batch": 2, "backend": "triton", "device": DEVICE, **arguments}
+    arguments = {"batch": 2, "backend": "triton", **arguments}
     with pytest.raises(ValueError, match=message):
         MNIST.sample(**arguments)
 
@@ -522,7 +519,7 @@ def test_a_bad_argument_is_refused_with_what_was_expected_and_what_came(argument
     ],
 )  # fmt: skip
 def test_an_output_that_does_not_fit_is_refused(change, message):
-    out = list(MNIST.sample(2, device=DEVICE))
+    out = list(MNIST.sample(2))
     for i, alter in change.items():
         out[i] = alter(out[i])
     with pytest.raises(ValueError, match=message):
@@ -546,7 +543,7 @@ def test_a_plan_that_cannot_be_drawn_is_refused(codes, message):
 
 def test_a_spec_that_was_drawn_from_stays_equal_and_keeps_its_dict():
     fresh = LatentSpec.from_dict(MIXED.to_dict())
-    MIXED.sample(1, backend="triton", device=DEVICE)
+    MIXED.sample(1, backend="triton")
     assert (fresh, hash(fresh), fresh.to_dict()) == (MIXED, hash(MIXED), MIXED.to_dict())
 
 

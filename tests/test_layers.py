@@ -364,6 +364,46 @@ def test_in_a_compiled_graph_they_are_pytorchs_own(kind, sizes):
         assert torch.equal(a, b)
 
 
+FOLDED = pytest.mark.parametrize(
+    ("kind", "inputs", "outputs"), [("conv", 1, 6), ("conv", 3, 5), ("up", 6, 1), ("up", 5, 4)]
+)
+
+
+class TestFolded:
+    """Few channels in a graph that is compiled for a GPU, here for a CPU."""
+
+    @FOLDED
+    @pytest.mark.parametrize("bias", [True, False])
+    @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (2, 3), (7, 7)])
+    def test_output_and_gradients_are_pytorchs(self, kind, inputs, outputs, bias, rows, columns):
+        of = {"rows": rows, "columns": columns, "bias": bias}
+        layer, x, dy = problem(kind, inputs, outputs, **of)
+        leaves = wide([x, *(p.detach() for p in layer.parameters())])
+        ours = layers._of_patches if kind == "conv" else layers._to_patches
+        found = run(lambda x, w, bias=None: ours(x, w, bias), dy.double(), *leaves)
+        for a, b in zip(found, run(plain(kind), dy.double(), *leaves), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+    @FOLDED
+    def test_a_graph_for_such_a_device_has_no_convolution(self, monkeypatch, kind, inputs, outputs):
+        layer, x, _ = problem(kind, inputs, outputs)
+        seen: list[str] = []
+
+        def look(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+            seen.extend(str(node.target) for node in graph.graph.nodes)
+            return graph.forward
+
+        for devices in (("cuda",), ("cuda", "cpu")):
+            monkeypatch.setattr(layers, "FOLDING", devices)
+            torch._dynamo.reset()
+            seen.clear()
+            y = torch.compile(layer, fullgraph=True, backend=look)(x)
+            assert any("conv" in name for name in seen) == ("cpu" not in devices)
+            error = (y - layer(x)).double().norm() / y.double().norm()
+            assert error < 2**-6
+        torch._dynamo.reset()
+
+
 class TestBatchNormInParts:
     """A tuple of statistics, one for each equal part of the batch."""
 
