@@ -88,7 +88,7 @@ def header(machine: Machine) -> Report:
     """Card, driver, versions, and what the device can do at best, measured."""
     name, driver = "none (dry run on the CPU)", None
     if not machine.dry:
-        name, driver = torch.cuda.get_device_name(0), _driver()
+        name, driver = torch.cuda.get_device_name(0), _ask("driver_version")
     return {
         "device": name,
         "driver": driver,
@@ -106,8 +106,9 @@ def header(machine: Machine) -> Report:
     }
 
 
-def _driver() -> str:
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+def _ask(field: str) -> str:
+    """What nvidia-smi says of the first GPU, or "unknown"."""
+    command = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
     except (OSError, subprocess.CalledProcessError, IndexError):
@@ -270,12 +271,13 @@ def main() -> int:
         fastinfogan.step.COMPILER = "aot_eager"
         fastinfogan.capture.CudaGraphs = PlainGraphs  # type: ignore[assignment,misc]
     faulthandler.dump_traceback_later(570, exit=True)  # says where a kernel hangs
+    busy = None if dry else _ask("utilization.gpu")  # with others' work: ours begins below
     machine, budget = Machine(dry), Budget(options.seconds)
     out: Path = options.out or (
         Path(tempfile.mkdtemp(prefix="gpu-report-")) if dry else HERE / "results" / _slug()
     )
     out.mkdir(parents=True, exist_ok=True)
-    report: Report = {"dry_run": dry, "header": header(machine)}
+    report: Report = {"dry_run": dry, "header": header(machine) | {"busy_percent_before": busy}}
     report |= {"failures": [], "skipped": budget.skipped, "elapsed_s": None}
     report |= {name: [] for name in SECTIONS}
     for name, (title, section) in SECTIONS.items():

@@ -174,7 +174,7 @@ def on_the_gpu(case: Case, median: float) -> dict[str, float]:
     }
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # Inductor's own
+@pytest.mark.filterwarnings("default")  # what a compiler says of a device is no failure
 @pytest.mark.benchmark(timer=CLOCK)
 @pytest.mark.parametrize(
     ("case", "way"),

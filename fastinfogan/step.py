@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -101,6 +102,7 @@ class Functions(NamedTuple):
 
 
 COMPILER = "inductor"  # of torch.compile; tests take one that only traces
+_NOT_FOR_USERS = (r"TensorFloat32 tensor cores", r"\s*Online softmax is disabled")  # it warns
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -253,7 +255,9 @@ class Step:
     def _compile(self, real: Tensor) -> list[str]:
         """A first update, for which the compiler runs; without it where it fails unasked."""
         try:
-            with restored(self._state()):
+            with restored(self._state()), warnings.catch_warnings():
+                for words in _NOT_FOR_USERS:
+                    warnings.filterwarnings("ignore", words)
                 for vat in self.schedule.vat_kinds:
                     self._update(0, real, vat)
         except TorchDynamoException as error:

@@ -143,7 +143,7 @@ def test_the_tables_give_median_range_and_what_was_left_out(monkeypatch, tmp_pat
         "dry_run": False,
         "header": header
         | {"rounds": 30, "copy_gb_per_s": timing, "launch_floor_us": timing.rate(2.0)}
-        | {"product_tflop_per_s": timing.rate(1000.0)},
+        | {"product_tflop_per_s": timing.rate(1000.0), "busy_percent_before": "37"},
         "elapsed_s": 100,
         "failures": ["sampler, mnist: triton"],
         "skipped": ["step, B = 1024"],
@@ -163,6 +163,7 @@ def test_the_tables_give_median_range_and_what_was_left_out(monkeypatch, tmp_pat
         "1.0 (0.5–1.3) µs",  # an amount over a time: the longest time is the lowest rate
         "4 (2–5)",
         "50 %",
+        "the GPU was 37 % busy",
         "2 + 1 copies",
         "12.5 %",
         "500.0 (250.0–666.7) TFLOP/s",
