@@ -45,7 +45,8 @@ def test_at_the_batch_for_90_percent_efficiency_passes_it(model: ModuleType) -> 
         batch = model.batch_for(0.9, d, g)
         assert model.efficiency(batch - 1, d, g) < 0.9 <= model.efficiency(batch, d, g)
     # all of D's is hidden: step = 9 g
-    assert model.batch_for(0.9, 1e-6, 1e-3) == pytest.approx((9e-3 - 1e-3) * 1e14 / 316e6, abs=1)
+    expected = (9e-3 - model.FLOOR) / model.IMAGE
+    assert model.batch_for(0.9, 1e-6, 1e-3) == pytest.approx(expected, abs=1)
 
 
 @pytest.mark.slow
