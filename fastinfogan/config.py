@@ -170,7 +170,7 @@ class TrainConfig:
     keep: int = 3
     """Checkpoints to keep."""
     compile: Switch = "auto"
-    """Run the gradients through torch.compile; auto: on GPUs."""
+    """Run the gradients through torch.compile; auto: on GPUs, for 3 million images or more."""
     capture: Switch = "auto"
     """Replay the whole update as one CUDA graph; auto: on NVIDIA GPUs."""
     memory_format: Literal["channels_last", "contiguous"] = "channels_last"

@@ -15,6 +15,9 @@ from .config import TrainConfig
 from .errors import UserError
 from .parallel import Ranks
 
+# Images of a rank's run from which compiling pays. It takes 30 to 40 s; on an H200 it then saves a
+# captured step 4 µs an image at batch 128, 1.7 at 4096, and more on a slower GPU.
+COMPILE_FROM = 3_000_000
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # Accelerate's names
 
 
@@ -67,13 +70,16 @@ def choose(config: TrainConfig, ranks: Ranks) -> Policy:
     if config.compile == "on" and not has_compiler:
         raise UserError("--compile on: triton is not installed; install it or use --compile off")
     traces = hasattr(torch._dynamo.config, "trace_autograd_ops")  # not in every torch
-    auto_compile = device.type == "cuda" and has_compiler and traces and not scaled
+    long = config.steps * config.batch_size >= COMPILE_FROM
+    auto_compile = device.type == "cuda" and long and has_compiler and traces and not scaled
     compiled = config.compile == "on" or (config.compile == "auto" and auto_compile)
     captured = nvidia and config.capture != "off"
     if device.type == "cpu":
         reason = "on a CPU compiling gains nothing and takes a minute"
     elif not has_compiler:
         reason = "triton is not installed"
+    elif not long and config.compile == "auto":
+        reason = f"compiling pays in runs of {COMPILE_FROM:,} images and more"
     elif not nvidia:
         reason = "CUDA graphs are for NVIDIA GPUs"
     else:

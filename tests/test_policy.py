@@ -13,7 +13,7 @@ from fastinfogan.errors import UserError
 from fastinfogan.parallel import Ranks
 from fastinfogan.policy import Policy, choose
 
-CONFIG = TrainConfig()
+CONFIG = TrainConfig(steps=100_000, batch_size=128)
 
 
 def ranks(device: str, precision: str = "bf16") -> Ranks:
@@ -42,6 +42,13 @@ class TestDefaults:
 
     def test_an_nvidia_gpu_compiles_and_captures(self):
         assert chosen("cuda").name == "compiled and captured"
+
+    def test_a_run_that_ends_before_compiling_pays_is_captured_alone(self):
+        short = chosen("cuda", steps=4_000)
+        assert short.name == "captured"
+        assert "3,000,000 images" in short.reason
+        assert chosen("cuda", steps=4_000, batch_size=1_024).name == "compiled and captured"
+        assert chosen("cuda", steps=4_000, compile="on").name == "compiled and captured"
 
     def test_an_amd_gpu_compiles(self, amd):
         assert chosen("cuda").name == "compiled"
