@@ -66,10 +66,11 @@ def _header(report: Report) -> str:
         f"empty kernel in a replayed graph: {_range(head['launch_floor_us'])} µs. A product of "
         f"8192³ in bf16: {_range(head['product_tflop_per_s'])} TFLOP/s."
     )
-    if (busy := head.get("busy_percent_before")) not in (None, "0"):
+    if busy := head.get("busy_percent_before"):
         lines.append(f"NOT ALONE: the GPU was {busy} % busy before; times may be others' too.")
     if report["elapsed_s"] is not None:
         lines.append(f"{report['elapsed_s']} s in all.")
+    lines += [head["note"]] if "note" in head else []
     lines += [f"FAILED: {what}" for what in report["failures"]]
     lines += [f"Skipped for time: {what}" for what in report["skipped"]]
     return "\n".join(lines)

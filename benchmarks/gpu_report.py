@@ -115,6 +115,12 @@ def _ask(field: str) -> str:
         return "unknown"
 
 
+def _busy() -> int | None:
+    """Percent of the last moments in which the GPU worked; None where nobody says."""
+    said = _ask("utilization.gpu")
+    return int(said) if said.isdigit() and torch.cuda.device_count() == 1 else None
+
+
 def time_ways(
     machine: Machine, what: str, ways: Mapping[str, Sequence[Call]], failures: list[str]
 ) -> dict[str, dict[str, Any]]:
@@ -270,14 +276,16 @@ def main() -> int:
         compiled.COMPILER = "aot_eager"  # Inductor takes longer than all the rest
         fastinfogan.step.COMPILER = "aot_eager"
         fastinfogan.capture.CudaGraphs = PlainGraphs  # type: ignore[assignment,misc]
-    faulthandler.dump_traceback_later(570, exit=True)  # says where a kernel hangs
-    busy = None if dry else _ask("utilization.gpu")  # with others' work: ours begins below
+    late = options.seconds + 150
+    faulthandler.dump_traceback_later(late, exit=True)  # says where a kernel hangs
+    busy = None if dry else _busy()  # with others' work: ours begins below
     machine, budget = Machine(dry), Budget(options.seconds)
     out: Path = options.out or (
         Path(tempfile.mkdtemp(prefix="gpu-report-")) if dry else HERE / "results" / _slug()
     )
     out.mkdir(parents=True, exist_ok=True)
-    report: Report = {"dry_run": dry, "header": header(machine) | {"busy_percent_before": busy}}
+    report: Report = {"dry_run": dry, "header": header(machine)}
+    report["header"] |= {"busy_percent_before": busy, "seconds": options.seconds}
     report |= {"failures": [], "skipped": budget.skipped, "elapsed_s": None}
     report |= {name: [] for name in SECTIONS}
     for name, (title, section) in SECTIONS.items():

@@ -185,7 +185,7 @@ def step(machine: Machine, budget: Budget, report: Report) -> None:
             f"{mode}, {'compiled' if compiled else 'eager'}": partial(section.modes, mode, compiled)
             for compiled in (False, True)
             for mode in ("alternating", "shared", "reused")
-            if not (compiled and mode == "reused")  # it makes its images twice: the first again
+            if not (compiled and mode == "reused")  # which is the alternating step
         }
         works |= {
             way: partial(section.eager, kind, "reference", way)

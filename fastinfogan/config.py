@@ -170,7 +170,7 @@ class TrainConfig:
     keep: int = 3
     """Checkpoints to keep."""
     compile: Switch = "auto"
-    """Run the gradients through torch.compile; auto: on GPUs, for 3 million images or more."""
+    """Run the gradients through torch.compile; auto: on GPUs, for 10 million images or more."""
     capture: Switch = "auto"
     """Replay the whole update as one CUDA graph; auto: on NVIDIA GPUs."""
     memory_format: Literal["channels_last", "contiguous"] = "channels_last"
@@ -192,7 +192,8 @@ class TrainConfig:
 
 
 # What may change when a run is resumed; everything else alters the path of the weights. So may
-# precision and data, as words: what they resolve to is compared with the checkpoint's.
+# precision and data, as words: what they resolve to is compared with the checkpoint's. On a GPU
+# more steps may have a run compiled that was not, which rounds otherwise, unless `compile` says.
 MAY_CHANGE = frozenset(
     {
         "precision",

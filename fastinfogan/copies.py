@@ -46,7 +46,7 @@ class Copies(NamedTuple):
     """Of a batch [B, C, H, W], where they are asked for."""
 
     warped: Warped | None
-    probes: Tensor | None  # like the batch: where to look for adversarial copies from; see there
+    probes: Tensor | None  # like the batch, requiring grad: `RealTerms.adversarial`
     upright: Tensor | None  # [2B, C, H, W], two of each image, all first ones first
 
 

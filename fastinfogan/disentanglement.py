@@ -224,14 +224,15 @@ def _classes_last(codes: Codes, classes: Collection[int]) -> tuple[Codes, int]:
     """The codes with those of `classes` last, as numbers from 0, and how many these are."""
     if not set(classes) <= set(range(codes.shape[1])):
         raise ValueError(f"classes: expected columns of {codes.shape[1]} codes, got {classes}")
-    numbers = [np.unique(codes[:, i], return_inverse=True)[1] for i in sorted(classes)]
+    classes = sorted(set(classes))
+    numbers = [np.unique(codes[:, i], return_inverse=True)[1] for i in classes]
     others = [codes[:, i] for i in range(codes.shape[1]) if i not in classes]
     return np.stack([*others, *numbers], 1), len(numbers)
 
 
 def _variance(codes: Codes, classes: int) -> NDArray[np.float64]:
     """Unbiased variance of codes [..., N, D] over the rows, of the last `classes` Gini's."""
-    found = codes.var(-2, ddof=1)
+    found = codes.var(-2, ddof=1, dtype=np.float64)
     n = codes.shape[-2]
     for column in range(codes.shape[-1] - classes, codes.shape[-1]):
         values = codes[..., column]
@@ -263,8 +264,9 @@ def betavae_score(
 
     rng = np.random.default_rng(seed)
     codes, named = _classes_last(codes, classes)
-    scaled = codes / np.maximum(np.sqrt(_variance(codes, named)), 1e-12)
     others = codes.shape[1] - named
+    scaled = np.array(codes, dtype=np.float64)
+    scaled[:, :others] /= np.maximum(codes[:, :others].std(0), 1e-12)
     x, y = [], []
     for k, rows in _fixed(factors, (points + tests) * batch, 2, rng):
         apart = np.abs(scaled[rows[:, 0]] - scaled[rows[:, 1]])

@@ -282,10 +282,12 @@ def _disentanglement(
 
 def _classes(spec: LatentSpec) -> list[int]:
     """The columns of `read_codes` that are a category's number."""
-    widths = [1 if isinstance(code, Categorical) else code.dim for code in spec.codes]
-    firsts = np.cumsum([0, *widths]).tolist()
-    of = zip(spec.codes, firsts, strict=False)
-    return [first for code, first in of if isinstance(code, Categorical)]
+    found, column = [], 0
+    for code in spec.codes:
+        if isinstance(code, Categorical):
+            found.append(column)
+        column += 1 if isinstance(code, Categorical) else code.dim
+    return found
 
 
 def read_codes(q: Tensor, spec: LatentSpec) -> Tensor:

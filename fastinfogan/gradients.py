@@ -354,7 +354,8 @@ def shared_grads(
     """
     discriminator = networks.discriminator
     fake = generate(networks, latents)
-    # A leaf tells the layers that D's gradients need none of the images; compilers see that.
+    # A leaf tells the layers that D's gradients need none of the images. A compiler sees that by
+    # itself, and torch before 2.13 cannot trace requires_grad_.
     seen = fake if torch.compiler.is_compiling() else fake.detach().requires_grad_()
     kinds = [x.to(fake.dtype) for x in (real, *_kinds(warped, upright))]
     of_real, *of_copies = _features(networks, kinds)

@@ -140,7 +140,7 @@ class RealTerms:
             images: real ones [B, C, H, W], in the dtype that D computes in.
             q: Q's output on them, [B, q_dim]; the target, to which no gradient goes.
             probes: directions [B, C, H, W], of any length. To be compiled by torch before 2.13
-                they must ask for a gradient, which is not made.
+                they must require grad; none is computed for them.
         """
         target = q.detach()
         probe = images + PROBE * _unit(probes).to(images.dtype)

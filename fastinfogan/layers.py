@@ -4,9 +4,10 @@ In bf16 on a CPU the convolutions take some of their gradients by other products
 (oneDNN's) own, which are slow there: the gradient of the weights from patches, as one product, and
 whatever has few channels on the side of the image. In a graph that is compiled for a GPU, a
 convolution with few channels is a product of patches, which the compiler lays out and folds within
-its own kernels: cuDNN's kernels for few channels turn whole maps to another layout and back. The
-results are the same to rounding. Anything else (another dtype, a gradient to be differentiated
-again) takes PyTorch's.
+its own kernels: on NVIDIA's, cuDNN turned whole maps to another layout and back for it
+(docs/performance.md; AMD's have not been measured). The results are the same to rounding. All other
+passes (on a CPU another dtype or a graph that is being compiled, a gradient to be differentiated
+again) are PyTorch's.
 """
 
 from __future__ import annotations
@@ -166,9 +167,9 @@ def _to_patches(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _met(parts: Tensor, dim: int) -> Tensor:
-    """Of dimension `dim` and the four taps in dimension 3, the doubled dimension.
+    """The doubled dimension `dim`, of which dimension 3 has the four taps.
 
-    Row 2i is of row i by tap 1 and the row before by tap 3, 2i + 1 of i by tap 2, the next by 0.
+    y[2i] = tap1[i] + tap3[i - 1], y[2i + 1] = tap2[i] + tap0[i + 1].
     """
     first, second, third, fourth = parts.unbind(3)
     n = parts.shape[dim]
@@ -190,7 +191,7 @@ def asking(what: Asked) -> Iterator[None]:
     a leaf (images) that they are applied to. PyTorch's own functions see that by themselves, from
     what `autograd.grad` was asked for; one written in Python does not.
     """
-    if torch.compiler.is_compiling():  # then all layers are PyTorch's
+    if torch.compiler.is_compiling():  # then no layer has a backward pass of its own
         yield
         return
     token = _asked.set(what)

@@ -15,9 +15,9 @@ from .config import TrainConfig
 from .errors import UserError
 from .parallel import Ranks
 
-# Images of a rank's run from which compiling pays. It takes 30 to 40 s; on an H200 it then saves a
-# captured step 4 µs an image at batch 128, 1.7 at 4096, and more on a slower GPU.
-COMPILE_FROM = 3_000_000
+# Images of a rank's run from which it is compiled. That takes 30 to 40 s, which on an H200 pays
+# after 7 to 24 million images (docs/performance.md); on slower GPUs it should be fewer.
+COMPILE_FROM = 10_000_000
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # Accelerate's names
 
 
@@ -79,7 +79,7 @@ def choose(config: TrainConfig, ranks: Ranks) -> Policy:
     elif not has_compiler:
         reason = "triton is not installed"
     elif not long and config.compile == "auto":
-        reason = f"compiling pays in runs of {COMPILE_FROM:,} images and more"
+        reason = f"a run of under {COMPILE_FROM:,} images is not compiled"
     elif not nvidia:
         reason = "CUDA graphs are for NVIDIA GPUs"
     else:

@@ -102,7 +102,8 @@ class Functions(NamedTuple):
 
 
 COMPILER = "inductor"  # of torch.compile; tests take one that only traces
-_NOT_FOR_USERS = (r"TensorFloat32 tensor cores", r"\s*Online softmax is disabled")  # it warns
+# Inductor's warnings, of which no user can make use.
+_NOT_FOR_USERS = (r"TensorFloat32 tensor cores", r"\s*Online softmax is disabled")
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,10 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastinfogan.parallel import Ranks
 
-# Tests are of a CPU, Triton's kernels interpreted, whatever the machine has: a GPU is for the
+# Tests run on the CPU, Triton's kernels interpreted, whatever the machine has: a GPU is for the
 # benchmarks and for benchmarks/gpu_report.py. To be said before CUDA or Triton begin.
 if "--benchmark-only" not in sys.argv:
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ |= {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 

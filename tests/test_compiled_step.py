@@ -7,8 +7,9 @@ import pytest
 import torch
 import torch._dynamo
 from torch import Tensor
+from torch._dynamo.variables.tensor import TensorVariable
 
-from fastinfogan import losses, step
+from fastinfogan import layers, losses, step
 from fastinfogan.config import Routing, StepMode, TrainConfig
 from fastinfogan.errors import UserError
 from fastinfogan.gradients import Networks, Objective, d_grads, g_grads, shared_grads
@@ -23,7 +24,7 @@ CONFIG = TrainConfig(
 )
 SPEC = CONFIG.spec()
 # what the `mnist` preset adds, its schedules at work within a few updates
-RECIPE = {
+RECIPE: dict[str, Any] = {
     "real_info": 3.0,
     "follow": 3.0,
     "vat": 1.0,
@@ -83,6 +84,15 @@ class TestGradients:
             got = flat(compiled(eager)(real, c))
             assert len(got) == len(expected)
             assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+    def test_compiled_as_for_a_gpu_with_folded_convolutions_they_are_the_eager_ones(
+        self, monkeypatch
+    ):
+        monkeypatch.setattr(layers, "FOLDING", ("cpu",))
+        networks, real, c = problem()
+        for eager in functions(networks, "openai"):
+            for a, b in zip(flat(compiled(eager)(real, c)), flat(eager(real, c)), strict=True):
+                torch.testing.assert_close(a, b, rtol=0, atol=1e-11 * float(b.abs().max()))
 
     def test_batchnorms_buffers_move_alike(self):
         for i in range(3):
@@ -204,6 +214,16 @@ class TestStep:
         s = Step(config, SPEC, cpu_ranks("bf16"))
         s(0, batch(0))
         assert s.working.discriminator.get_parameter("conv2.weight").is_contiguous()
+
+    def test_no_graph_sets_requires_grad_which_torch_before_2_13_cannot_trace(
+        self, cpu_ranks, monkeypatch
+    ):
+        def refuse(*_: object) -> None:
+            raise NotImplementedError("requires_grad_ within a graph")
+
+        monkeypatch.setattr(TensorVariable, "method_requires_grad_", refuse)
+        config = replace(CONFIG, compile="on", step="shared", balance_codes=0.9, **RECIPE)
+        assert Step(config, SPEC, cpu_ranks("no")).prepare(batch(0)) == []
 
     def test_a_torch_that_cannot_trace_gradients_is_refused(self, cpu_ranks, monkeypatch):
         monkeypatch.setattr(torch._dynamo, "config", object())

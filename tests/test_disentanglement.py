@@ -224,6 +224,12 @@ class TestCategories:
         assert scored([0, 1, 2], classes=[0]) == scored([40, -3, 9], classes=[0])
         assert scored([0, 1, 2]) != scored([0, 2, 1])
 
+    def test_a_constant_one_has_no_vote(self, perfect, factors):
+        more = np.column_stack((perfect, np.ones(len(factors)), factors[:, 0]))
+        first, last = perfect.shape[1], perfect.shape[1] + 1
+        alone = factorvae_score(np.delete(more, first, 1), factors, classes=[first])
+        assert factorvae_score(more, factors, classes=[first, last, last]) == alone == 1.0
+
     def test_one_that_is_not_there_is_refused(self, perfect, factors):
         with pytest.raises(ValueError, match="expected columns of"):
             factorvae_score(perfect, factors, classes=[perfect.shape[1]])

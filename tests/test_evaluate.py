@@ -16,7 +16,7 @@ from scipy.linalg import sqrtm
 from strategies import modest
 from torch import Tensor, nn
 
-from fastinfogan import classifier, data, evaluate, scores
+from fastinfogan import classifier, data, disentanglement, evaluate, scores
 from fastinfogan.config import TrainConfig
 from fastinfogan.evaluate import scored_code, summary
 from fastinfogan.latents import Bernoulli, Categorical, LatentSpec, Uniform
@@ -536,6 +536,17 @@ def test_a_set_with_factors_has_its_disentanglement_measured(tmp_path, monkeypat
         "images": 2000,
     }
     assert evaluate.evaluate(loaded, splits(config))["disentanglement"] is None
+
+
+def test_scores_are_told_which_columns_are_a_categorys_number(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "RENDERED", 50)
+    told = {}
+    monkeypatch.setattr(disentanglement, "all_scores", lambda *_, **k: told.update(k) or {})
+    codes = "uniform2:learned,cat3,bernoulli,cat4"
+    config = TrainConfig(data=npz(tmp_path, 100, size=8, labels=False), codes=codes, image_size=8)
+    pair = blind(config)
+    evaluate._disentanglement(pair.discriminator, config.spec(), (0.0, 1.0), Corners(), 0)
+    assert told["classes"] == [2, 4]
 
 
 def test_what_q_says_has_a_column_for_each_dim_of_each_code():

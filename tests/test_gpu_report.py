@@ -143,7 +143,7 @@ def test_the_tables_give_median_range_and_what_was_left_out(monkeypatch, tmp_pat
         "dry_run": False,
         "header": header
         | {"rounds": 30, "copy_gb_per_s": timing, "launch_floor_us": timing.rate(2.0)}
-        | {"product_tflop_per_s": timing.rate(1000.0), "busy_percent_before": "37"},
+        | {"product_tflop_per_s": timing.rate(1000.0), "busy_percent_before": 37},
         "elapsed_s": 100,
         "failures": ["sampler, mnist: triton"],
         "skipped": ["step, B = 1024"],
@@ -158,6 +158,9 @@ def test_the_tables_give_median_range_and_what_was_left_out(monkeypatch, tmp_pat
         ],
     }
     text = format_tables(table)
+    for alone in (0, None):
+        header = table["header"] | {"busy_percent_before": alone}  # type: ignore[operator]
+        assert "NOT ALONE" not in format_tables(table | {"header": header})
     for part in (
         "2.0 (1.5–4.0)",
         "1.0 (0.5–1.3) µs",  # an amount over a time: the longest time is the lowest rate

@@ -43,11 +43,11 @@ class TestDefaults:
     def test_an_nvidia_gpu_compiles_and_captures(self):
         assert chosen("cuda").name == "compiled and captured"
 
-    def test_a_run_that_ends_before_compiling_pays_is_captured_alone(self):
+    def test_a_short_run_is_captured_alone(self):
         short = chosen("cuda", steps=4_000)
         assert short.name == "captured"
-        assert "3,000,000 images" in short.reason
-        assert chosen("cuda", steps=4_000, batch_size=1_024).name == "compiled and captured"
+        assert "under 10,000,000 images" in short.reason
+        assert chosen("cuda", steps=4_000, batch_size=4_096).name == "compiled and captured"
         assert chosen("cuda", steps=4_000, compile="on").name == "compiled and captured"
 
     def test_an_amd_gpu_compiles(self, amd):
