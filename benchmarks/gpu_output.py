@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 from gpu_timing import Timing
 
 Report = dict[str, Any]
@@ -141,9 +142,7 @@ def _host(counts: dict[str, int] | None) -> str:
 
 def draw_plot(report: Report, path: Path) -> None:
     """Replay and eager times of the loss by case, and the step's images/s."""
-    import matplotlib
-
-    matplotlib.use("Agg")
+    mpl.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(3, 1, figsize=(11, 13), layout="constrained")
@@ -182,6 +181,7 @@ def _case(row: Report) -> str:
 def _bars(axis: Any, cases: list[str], bars: dict[tuple[str, str], Timing]) -> None:
     ways = list(dict.fromkeys(way for _, way in bars))
     width = 0.8 / max(len(ways), 1)
+    axis.set_prop_cycle(color=mpl.color_sequences["tab20" if len(ways) > 10 else "tab10"])
     for i, way in enumerate(ways):
         known = [(k, bars.get((case, way))) for k, case in enumerate(cases)]
         drawn = [(k, t) for k, t in known if t is not None and t.median is not None]
