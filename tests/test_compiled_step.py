@@ -74,7 +74,10 @@ def flat(result) -> list[Tensor]:
 
 
 class TestGradients:
-    @pytest.mark.parametrize("routing", ["openai", "head", "generator-step"])
+    @pytest.mark.parametrize(
+        "routing",
+        ["openai", *(pytest.param(r, marks=pytest.mark.slow) for r in ("head", "generator-step"))],
+    )
     def test_traced_they_are_the_eager_ones_bit_for_bit(self, routing, monkeypatch):
         """With the same information loss in both: eagerly it has a faster form on a CPU."""
         monkeypatch.setattr(losses, "applies", lambda *args: False)
@@ -151,9 +154,9 @@ class TestStep:
     @pytest.mark.parametrize(
         ("options", "mode"),
         [
-            pytest.param(RECIPE, "alternating", id="recipe-alternating"),
+            pytest.param(RECIPE, "alternating", id="recipe-alternating", marks=pytest.mark.slow),
             pytest.param(RECIPE, "shared", id="recipe-shared", marks=pytest.mark.slow),
-            pytest.param({}, "alternating", id="plain-alternating", marks=pytest.mark.slow),
+            pytest.param({}, "alternating", id="plain-alternating"),
             pytest.param({}, "shared", id="plain-shared", marks=pytest.mark.slow),
         ],
     )
@@ -181,7 +184,8 @@ class TestStep:
         assert all(torch.equal(a, b) for a, b in pairs)
 
     @pytest.mark.parametrize(
-        "mode", ["alternating", pytest.param("reused", marks=pytest.mark.slow), "shared"]
+        "mode",
+        ["alternating", *(pytest.param(m, marks=pytest.mark.slow) for m in ("reused", "shared"))],
     )
     @pytest.mark.parametrize(
         "options",

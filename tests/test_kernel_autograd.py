@@ -479,6 +479,7 @@ def test_a_compiled_caller_of_head_loss_is_one_graph_too(dtype):
             close(a, b)
 
 
+@pytest.mark.slow
 @compiling
 def test_inductor_compiles_a_caller_with_the_kernel_in_its_graph():
     def loss(x, categorical, continuous):

@@ -146,7 +146,7 @@ def test_it_holds_for_runs_and_for_the_table_of_many_runs(name, dtype, batch):
     [
         LatentSpec(0, (Categorical(65_536),)),
         LatentSpec(0, (Categorical(10),) * 1024),
-        LatentSpec(0, (Uniform(), Categorical(2)) * 128),
+        pytest.param(LatentSpec(0, (Uniform(), Categorical(2)) * 128), marks=pytest.mark.slow),
         LatentSpec(0, (Uniform(dim=3000), Gaussian(dim=2500, sigma="learned"))),
         LatentSpec(0, (Bernoulli(),) * 100),
     ],

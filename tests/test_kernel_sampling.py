@@ -359,6 +359,7 @@ print(json.dumps(result))
 """
 
 
+@pytest.mark.slow
 def test_the_kernel_compiles_for_four_gpus_without_spills_local_memory_or_fused_products(tmp_path):
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     done = subprocess.run(

@@ -366,6 +366,7 @@ def test_a_non_finite_loss_on_one_rank_ends_both_with_3(data: Path, tmp_path: Pa
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
+@pytest.mark.slow
 def test_ranks_of_different_batch_size_both_exit_2_with_one_line(
     data: Path, tmp_path: Path
 ) -> None:

@@ -29,6 +29,7 @@ def run(script: str, *args: str, cwd: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_roofline_without_a_gpu_is_a_model_and_says_so(tmp_path):
     plot = tmp_path / "roofline.png"
     text = run("kernel_roofline.py", "--bandwidth", "1000", "--plot", str(plot), cwd=tmp_path)
@@ -46,6 +47,7 @@ def test_the_roofline_without_a_gpu_is_a_model_and_says_so(tmp_path):
     assert "say --bandwidth" in run("kernel_roofline.py", cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_the_host_overhead_is_measured_on_any_machine(tmp_path):
     text = run("host_overhead.py", "--rounds", "3", "--calls", "2", cwd=tmp_path)
     assert "n = 3 rounds of 2 calls" in text
@@ -56,7 +58,8 @@ def test_the_host_overhead_is_measured_on_any_machine(tmp_path):
         assert 0 < low <= median <= high
 
 
-@pytest.mark.parametrize("mode", [pytest.param("alternating", marks=pytest.mark.slow), "shared"])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["alternating", "shared"])
 def test_the_training_step_is_timed_against_its_products_and_traced(tmp_path, monkeypatch, mode):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     tiny = ("--step", mode, "--batch-size", "4", "--updates", "1", "--compile", "off")

@@ -99,7 +99,7 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
 # The promise
 
 
-@pytest.mark.parametrize("kind", ["npy", "folder"])
+@pytest.mark.parametrize("kind", ["npy", pytest.param("folder", marks=pytest.mark.slow)])
 def test_a_streamed_run_is_a_resident_run_bit_for_bit_and_resumes_as_one(
     sets: dict[str, str], tmp_path: Path, kind: str
 ) -> None:
@@ -488,7 +488,13 @@ def started(sets: dict[str, str], out: Path) -> tuple[subprocess.Popen[str], lis
     return process, psutil.Process(process.pid).children()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGINT, id="ctrl-c"),
+        pytest.param(signal.SIGTERM, id="sigterm", marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_to_all_processes_saves_and_no_worker_says_a_word(
     sets: dict[str, str], tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -58,10 +58,10 @@ def last_line(capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize(
     ("precision", "log_every"),
     [
-        ("fp32", "4"),  # inside an interval
-        ("bf16", "5"),  # on the grid
+        ("bf16", "4"),  # inside an interval
+        pytest.param("bf16", "5", marks=pytest.mark.slow),  # on the grid
+        pytest.param("fp32", "4", marks=pytest.mark.slow),
         pytest.param("fp32", "5", marks=pytest.mark.slow),
-        pytest.param("bf16", "4", marks=pytest.mark.slow),
     ],
 )
 def test_20_updates_equal_10_and_a_resume_and_10_bit_for_bit(
@@ -97,7 +97,8 @@ def test_another_seed_gives_another_run(data: Path, tmp_path: Path) -> None:
     assert not torch.equal(first[name], second[name])
 
 
-@pytest.mark.parametrize("step", ["alternating", pytest.param("shared", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["alternating", "shared"])
 def test_a_run_with_spectral_norm_is_resumed_and_its_networks_are_found(
     data: Path, tmp_path: Path, step: str
 ) -> None:

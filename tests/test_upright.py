@@ -243,7 +243,8 @@ def squares_and_bars(draw: np.random.Generator) -> Tensor:
     return images
 
 
-@pytest.mark.parametrize("mode", ["alternating", pytest.param("shared", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["alternating", "shared"])
 def test_steps_with_it_sort_by_what_is_no_place_size_or_direction(cpu_ranks, mode):
     sizes = replace(CONFIG, codes="cat2", image_size=16, batch_size=48)
     config = replace(sizes, step=mode, lr_d=2e-3, upright=3.0)
