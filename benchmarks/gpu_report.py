@@ -77,7 +77,7 @@ import fastinfogan.capture  # noqa: E402
 import fastinfogan.step  # noqa: E402
 from fastinfogan import compiled  # noqa: E402
 
-SECONDS = 420.0
+SECONDS = 420.0  # --seconds: after which what is optional is left out
 COMPILE_UNTIL = 0.7  # of them, after which no further case of the loss is compiled
 LOSSES_UNTIL = 0.9  # of them; then come the launches
 

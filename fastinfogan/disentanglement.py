@@ -200,8 +200,8 @@ def factorvae_score(
     Numbers of votes and rows are Locatello et al.'s (2019). Chance is 1/K.
 
     `classes` are the codes that are a category's number. Numbers of categories have no order, so
-    their variance is Gini's, as the paper has it for discrete latents: half the chance that two
-    rows differ, as a variance is half the expected square of their difference.
+    their variance is Gini's: half the chance that two rows differ, as a variance is half the
+    expected square of their difference. So a score does not depend on which category is which.
     """
     _check(codes, factors)
     codes, named = _classes_last(codes, classes)
