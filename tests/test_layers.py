@@ -457,3 +457,32 @@ def test_a_convolution_takes_a_weight_that_is_not_its_own():
         truth = run(plain("conv"), wide([dy])[0], x.double(), weight.detach().double() * factor)
         assert (y.double() - truth[0]).norm() < 2**-7 * truth[0].norm()
         assert (got.double() - factor * truth[2]).norm() < 2**-7 * factor * truth[2].norm()
+
+
+class Convolutions(TorchDispatchMode):
+    """Records the dtype of each stride-2 convolution and the width of the image that it reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[torch.dtype, int]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.convolution.default and 2 in args[3] and not args[6]:
+            self.seen.append((args[0].dtype, args[0].shape[3]))
+        if func is torch.ops.aten.convolution_backward.default and 2 in args[4]:
+            self.seen.append((args[0].dtype, args[0 if args[7] else 1].shape[3]))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("inputs", [1, 16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_bf16_convolution_on_a_cpu_reads_an_image_two_pixels_wide(kind, inputs, bias, columns):
+    """oneDNN returns uninitialised memory for some of them on CPUs with AMX."""
+    layer, x, dy = problem(kind, inputs, 16, rows=3, columns=columns, bias=bias)
+    with Convolutions() as convolutions:
+        run_layer(layer, dy, x)
+    assert convolutions.seen
+    assert (BF16, 2) not in convolutions.seen
+    assert (columns == 1) == (BF16 not in {dtype for dtype, _ in convolutions.seen})
