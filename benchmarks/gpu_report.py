@@ -73,9 +73,9 @@ from gpu_timing import (  # noqa: E402
     wall_times,
 )
 
-import fastinfogan.capture  # noqa: E402
-import fastinfogan.step  # noqa: E402
-from fastinfogan import compiled  # noqa: E402
+import fastinfogan.training.capture  # noqa: E402
+import fastinfogan.training.step  # noqa: E402
+from fastinfogan.losses import compiled  # noqa: E402
 
 SECONDS = 420.0  # --seconds: after which what is optional is left out
 COMPILE_UNTIL = 0.7  # of them, after which no further case of the loss is compiled
@@ -274,8 +274,8 @@ def main() -> int:
     if dry:
         torch.set_num_threads(1)
         compiled.COMPILER = "aot_eager"  # Inductor takes longer than all the rest
-        fastinfogan.step.COMPILER = "aot_eager"
-        fastinfogan.capture.CudaGraphs = PlainGraphs  # type: ignore[assignment,misc]
+        fastinfogan.training.step.COMPILER = "aot_eager"
+        fastinfogan.training.capture.CudaGraphs = PlainGraphs  # type: ignore[assignment,misc]
     late = options.seconds + 150
     faulthandler.dump_traceback_later(late, exit=True)  # says where a kernel hangs
     busy = None if dry else _busy()  # with others' work: ours begins below

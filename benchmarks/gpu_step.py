@@ -28,9 +28,9 @@ from torch import Tensor
 
 from fastinfogan import parallel
 from fastinfogan.config import TrainConfig
-from fastinfogan.policy import Policy
 from fastinfogan.presets import PRESETS
-from fastinfogan.step import Step
+from fastinfogan.training.policy import Policy
+from fastinfogan.training.step import Step
 
 Report = dict[str, Any]
 

@@ -128,7 +128,7 @@ def capture(machine: Machine, calls: Sequence[Call]) -> Call:
 
 
 class PlainGraphs:
-    """What `fastinfogan.capture` has in a dry run in CUDA's place: it does the work again."""
+    """A stand-in for CUDA's graphs in a dry run: it does the work again."""
 
     def warm_up(self, work: Call) -> None:
         """Do it."""

@@ -29,11 +29,13 @@ import numpy as np
 import torch
 import tyro
 
-from fastinfogan import checkpoint, data, stream
+from fastinfogan import data
 from fastinfogan.config import MAY_CHANGE, TrainConfig, parse
+from fastinfogan.data import streaming as stream
 from fastinfogan.evaluate import MOST_REAL, score_codes, scored_code
-from fastinfogan.metrics import read
-from fastinfogan.run import RunDir, networks_of
+from fastinfogan.runs import checkpoint
+from fastinfogan.runs.folder import RunDir, networks_of
+from fastinfogan.training.metrics import read
 
 LEVELS = (0.9, 0.95)  # code accuracies to time
 LEVELS_WITHIN = 1000  # updates of which every checkpoint is looked at; later only each so many

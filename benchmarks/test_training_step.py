@@ -39,10 +39,10 @@ from turns import CLOCK, GPU, in_turns
 
 from fastinfogan import data, device, parallel
 from fastinfogan.config import StepMode, TrainConfig
-from fastinfogan.metrics import Metrics
-from fastinfogan.policy import DTYPES, Policy
 from fastinfogan.presets import PRESETS
-from fastinfogan.step import Step
+from fastinfogan.training.metrics import Metrics
+from fastinfogan.training.policy import DTYPES, Policy
+from fastinfogan.training.step import Step
 
 pytest_plugins = ["speed_table"]
 

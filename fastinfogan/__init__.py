@@ -8,12 +8,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .moved import install as _install_moved_paths
+
 __version__ = "0.1.0"
+_install_moved_paths()
 
 if TYPE_CHECKING:
     from .latents import Bernoulli, Categorical, Gaussian, LatentSpec, Uniform
     from .losses import InfoLoss, adversarial_losses, head_loss, info_loss, information, pack
-    from .run import load
+    from .runs.folder import load
 
 __all__ = [
     "Bernoulli",
@@ -36,5 +39,5 @@ _LATENTS = ("Bernoulli", "Categorical", "Gaussian", "LatentSpec", "Uniform")
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "latents" if name in _LATENTS else "run" if name == "load" else "losses"
+    module = "latents" if name in _LATENTS else "runs.folder" if name == "load" else "losses"
     return getattr(import_module(f"{__name__}.{module}"), name)

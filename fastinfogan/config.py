@@ -11,7 +11,7 @@ import yaml
 
 from .errors import UserError
 from .latents import Categorical, LatentSpec, parse_codes
-from .warp import CHANGES, parse_changes, parse_warp
+from .terms.warp import CHANGES, parse_changes, parse_warp
 
 try:
     import tyro

@@ -13,14 +13,18 @@ import tyro
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import classifier, data, disentanglement, factors, philox, scores, stream
+from . import data, philox
 from .cli import run_command
-from .disentanglement import FactorGrid
+from .data import streaming as stream
 from .errors import UserError
+from .evaluation import classifier, disentanglement
+from .evaluation import clustering as scores
+from .evaluation import digit_factors as factors
+from .evaluation.disentanglement import FactorGrid
 from .latents import Bernoulli, Categorical, LatentSpec
 from .losses import info_loss, information
 from .networks import Discriminator, Generator
-from .run import Loaded, RunDir, load_all, write_json
+from .runs.folder import Loaded, RunDir, load_all, write_json
 
 LEAST_IMAGES = 2000  # below it a Fréchet distance in 128 dimensions means nothing
 GENERATED = 10_000

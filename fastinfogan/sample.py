@@ -13,13 +13,13 @@ from einops import rearrange
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from .checkpoint import writing
 from .cli import run_command
 from .data import from_range
 from .errors import UserError
+from .evaluation.clustering import in_order
 from .latents import Categorical, Gaussian, LatentSpec, Uniform
 from .networks import Generator
-from .scores import in_order
+from .runs.checkpoint import writing
 
 _GAP, _TILE = 2, 56  # pixels between tiles; the least a tile is enlarged to
 
@@ -157,7 +157,7 @@ def find_order(
 
 def sample(config: SampleConfig) -> None:
     """The command."""
-    from .run import RunDir, load_all
+    from .runs.folder import RunDir, load_all
 
     if config.rows < 1:
         raise UserError(f"--rows: expected at least 1, got {config.rows}")

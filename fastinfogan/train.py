@@ -13,18 +13,21 @@ import filelock
 import torch
 from torch import Tensor
 
-from . import checkpoint, data, device, evaluate, metrics, parallel, sample, stream
-from .checkpoint import Checkpoint
+from . import data, device, evaluate, parallel, sample
 from .cli import guarded, say
 from .config import TrainConfig, check, differences, parse, to_yaml
+from .data import streaming as stream
 from .errors import LostRank, NonFiniteLoss, UserError
 from .latents import LatentSpec
 from .losses import info_loss
-from .metrics import Metrics, Stopwatch
 from .parallel import Ranks, StopSignal
-from .progress import Progress
-from .run import Loaded, RunDir, write_json
-from .step import Step
+from .runs import checkpoint
+from .runs.checkpoint import Checkpoint
+from .runs.folder import Loaded, RunDir, write_json
+from .training import metrics
+from .training.metrics import Metrics, Stopwatch
+from .training.progress import Progress
+from .training.step import Step
 
 AGREE_EVERY = 10  # updates between the ranks' agreements on whether to stop, on GPUs
 # What a rank's machine may have of its own: paths, of which rank 0's count, and threads.

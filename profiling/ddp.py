@@ -36,7 +36,7 @@ from fastinfogan.networks import Discriminator, Generator, MnistGenerator
 from fastinfogan.parallel import Pending, Ranks
 from fastinfogan.philox import Stream
 from fastinfogan.presets import PRESETS
-from fastinfogan.step import build
+from fastinfogan.training.step import build
 
 RANKS = 2
 

@@ -37,9 +37,9 @@ from matplotlib.figure import Figure
 
 from fastinfogan import data, device, parallel
 from fastinfogan.config import StepMode
-from fastinfogan.metrics import Metrics
 from fastinfogan.presets import PRESETS
-from fastinfogan.step import Step
+from fastinfogan.training.metrics import Metrics
+from fastinfogan.training.step import Step
 
 Family = Literal["batch", "side", "codes", "contention", "malloc", "start"]
 STEPS: tuple[StepMode, ...] = ("alternating", "shared")

@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass
 
 from fastinfogan.presets import PRESETS
-from fastinfogan.step import build
+from fastinfogan.training.step import build
 
 # Measured on an H200, mnist-paper, alternating, compiled and captured (benchmarks/results): 0.864,
 # 1.976 and 5.468 ms at B = 128, 1024 and 4096. A line through the outer two is 4 % low at 1024.

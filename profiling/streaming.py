@@ -27,9 +27,9 @@ import tyro
 from PIL import Image
 
 from fastinfogan import data, device, parallel
+from fastinfogan.data.streaming import Stream, Streamed
 from fastinfogan.presets import PRESETS
-from fastinfogan.step import Step
-from fastinfogan.stream import Stream, Streamed
+from fastinfogan.training.step import Step
 
 SIDE = 28
 RESIDENT = 60_000  # images

@@ -26,9 +26,9 @@ from torch.profiler import ProfilerActivity, profile  # noqa: E402
 
 from fastinfogan import data, device, parallel  # noqa: E402
 from fastinfogan.config import Preset, StepMode, Switch  # noqa: E402
-from fastinfogan.metrics import Metrics  # noqa: E402
 from fastinfogan.presets import PRESETS  # noqa: E402
-from fastinfogan.step import Step  # noqa: E402
+from fastinfogan.training.metrics import Metrics  # noqa: E402
+from fastinfogan.training.step import Step  # noqa: E402
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastinfogan import data, stream
+from fastinfogan import data
+from fastinfogan.data import streaming as stream
 from fastinfogan.errors import UserError
 
 
@@ -16,7 +17,7 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("fastinfogan.named._DEBIAN", tmp_path / "debian")
+    monkeypatch.setattr("fastinfogan.data.known._DEBIAN", tmp_path / "debian")
     return tmp_path / "cache" / "fastinfogan"
 
 

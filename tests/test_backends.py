@@ -16,10 +16,9 @@ from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastinfogan import compiled, grouped
 from fastinfogan.latents import Bernoulli, Categorical, Gaussian, LatentSpec, Uniform
-from fastinfogan.losses import info_loss
-from fastinfogan.reference import plain_loss
+from fastinfogan.losses import compiled, grouped, info_loss
+from fastinfogan.losses.reference import plain_loss
 
 RUNS = LatentSpec(  # runs longer than one of every kind, of few and of many classes
     noise=0,

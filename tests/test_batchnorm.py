@@ -7,7 +7,7 @@ import torch
 from test_layers import BF16, normal
 from torch import Tensor, nn
 
-from fastinfogan.layers import BatchNorm, Stats, follows
+from fastinfogan.networks.convolution import BatchNorm, Stats, follows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

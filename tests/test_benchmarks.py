@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastinfogan.presets import PRESETS
-from fastinfogan.step import Step
+from fastinfogan.training.step import Step
 
 BATCH = 4
 

@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fastinfogan.config import TrainConfig
-from fastinfogan.metrics import Metrics
-from fastinfogan.step import Step
+from fastinfogan.training.metrics import Metrics
+from fastinfogan.training.step import Step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,12 +9,12 @@ import runs
 import torch
 from torch import Tensor
 
-from fastinfogan import capture, step
-from fastinfogan.capture import Captured, CaptureFailed, restored
 from fastinfogan.config import TrainConfig
-from fastinfogan.policy import Policy, choose
-from fastinfogan.step import Step
 from fastinfogan.train import main
+from fastinfogan.training import capture, step
+from fastinfogan.training.capture import Captured, CaptureFailed, restored
+from fastinfogan.training.policy import Policy, choose
+from fastinfogan.training.step import Step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

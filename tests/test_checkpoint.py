@@ -11,9 +11,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fastinfogan import checkpoint
-from fastinfogan.checkpoint import Damaged
 from fastinfogan.errors import UserError
+from fastinfogan.runs import checkpoint
+from fastinfogan.runs.checkpoint import Damaged
 
 META = {"precision": "fp32", "world_size": 2, "scaler": None}
 

@@ -9,13 +9,15 @@ import torch._dynamo
 from torch import Tensor
 from torch._dynamo.variables.tensor import TensorVariable
 
-from fastinfogan import layers, losses, step
 from fastinfogan.config import Routing, StepMode, TrainConfig
 from fastinfogan.errors import UserError
-from fastinfogan.gradients import Networks, Objective, d_grads, g_grads, shared_grads
 from fastinfogan.latents import LatentBatch
-from fastinfogan.policy import Policy
-from fastinfogan.step import Step, build, compiled
+from fastinfogan.losses import functional
+from fastinfogan.networks import convolution as layers
+from fastinfogan.training import step
+from fastinfogan.training.gradients import Networks, Objective, d_grads, g_grads, shared_grads
+from fastinfogan.training.policy import Policy
+from fastinfogan.training.step import Step, build, compiled
 
 pytestmark = pytest.mark.usefixtures("one_thread", "_compiler")
 
@@ -80,7 +82,7 @@ class TestGradients:
     )
     def test_traced_they_are_the_eager_ones_bit_for_bit(self, routing, monkeypatch):
         """With the same information loss in both: eagerly it has a faster form on a CPU."""
-        monkeypatch.setattr(losses, "applies", lambda *args: False)
+        monkeypatch.setattr(functional, "applies", lambda *args: False)
         networks, real, c = problem()
         for eager in functions(networks, routing):
             expected = flat(eager(real, c))
@@ -204,7 +206,7 @@ class TestStep:
         ranks, config = cpu_ranks("no"), replace(CONFIG, step=mode, **options)
         eager = Step(config, SPEC, ranks)
         other = Step(replace(config, compile="on"), SPEC, ranks)
-        monkeypatch.setattr(losses, "applies", lambda *args: False)
+        monkeypatch.setattr(functional, "applies", lambda *args: False)
         for n in range(5):
             eager(n, batch(n)), other(n, batch(n))
             pairs = zip(everything(eager), everything(other), strict=True)

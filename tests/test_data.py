@@ -16,7 +16,7 @@ from strategies import modest
 from fastinfogan import data
 from fastinfogan.errors import UserError
 
-ASSETS = Path(data.__file__).parent / "assets" / "mnist"
+ASSETS = Path(data.__file__).parent.parent / "assets" / "mnist"
 
 
 def load(spec, split="train", *, size=4, channels=1):

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import modest
 
-from fastinfogan import disentanglement
-from fastinfogan.disentanglement import (
+from fastinfogan.evaluation import disentanglement
+from fastinfogan.evaluation.disentanglement import (
     _variance,
     all_scores,
     betavae_score,

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from sets import assert_names, labels_of, load, own_folders, refused
 from strategies import modest
 
-from fastinfogan import data, dsprites, stream
+from fastinfogan import data
+from fastinfogan.data import dsprites
+from fastinfogan.data import streaming as stream
+from fastinfogan.data.sprites import FACTORS
 from fastinfogan.errors import UserError
-from fastinfogan.sprites import FACTORS
 
 
 @pytest.fixture(autouse=True)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from fastinfogan.ema import Ema
-from fastinfogan.flat import Flat
-from fastinfogan.layers import BatchNorm
+from fastinfogan.networks.convolution import BatchNorm
+from fastinfogan.training.ema import Ema
+from fastinfogan.training.player import Flat
 
 
 def network(value: float) -> nn.Sequential:

@@ -16,13 +16,15 @@ from scipy.linalg import sqrtm
 from strategies import modest
 from torch import Tensor, nn
 
-from fastinfogan import classifier, data, disentanglement, evaluate, scores
+from fastinfogan import data, evaluate
 from fastinfogan.config import TrainConfig
 from fastinfogan.evaluate import scored_code, summary
+from fastinfogan.evaluation import classifier, disentanglement
+from fastinfogan.evaluation import clustering as scores
+from fastinfogan.evaluation.clustering import draw_contingency, frechet_distance, match
 from fastinfogan.latents import Bernoulli, Categorical, LatentSpec, Uniform
 from fastinfogan.networks import MnistDiscriminator, MnistGenerator, initialise
-from fastinfogan.run import Loaded, RunDir
-from fastinfogan.scores import draw_contingency, frechet_distance, match
+from fastinfogan.runs.folder import Loaded, RunDir
 
 
 def pairs(table) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from strategies import modest
 
 from fastinfogan import data
-from fastinfogan.factors import correlate, followed, slant, stroke_width
+from fastinfogan.evaluation.digit_factors import correlate, followed, slant, stroke_width
 from fastinfogan.latents import Categorical, Gaussian, LatentSpec, Uniform
 
 FINE = 8  # each pixel is the mean of 8 × 8 points

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fastinfogan.flat import ALIGN, Flat, working_copies, working_network
-from fastinfogan.layers import BatchNorm
 from fastinfogan.networks import MnistDiscriminator, MnistGenerator, initialise
+from fastinfogan.networks.convolution import BatchNorm
+from fastinfogan.training.player import ALIGN, Flat, working_copies, working_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

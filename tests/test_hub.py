@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from sets import labels_of, load, noise, own_folders, pixels, refused
 
-from fastinfogan import data, stream
+from fastinfogan import data
+from fastinfogan.data import streaming as stream
 
 
 @pytest.fixture(autouse=True)

@@ -12,17 +12,12 @@ from torch import Tensor
 
 from fastinfogan import config as config_module
 from fastinfogan.config import TrainConfig
-from fastinfogan.copies import real_terms
 from fastinfogan.errors import UserError
-from fastinfogan.gradients import d_grads, shared_grads
-from fastinfogan.invariance import (
-    FOLLOWED,
-    PROBE,
-    RealTerms,
-    mutual_information,
-)
-from fastinfogan.step import Objective, Step, build
-from fastinfogan.warp import Warp, Warped
+from fastinfogan.terms.copies import real_terms
+from fastinfogan.terms.invariance import FOLLOWED, PROBE, RealTerms, mutual_information
+from fastinfogan.terms.warp import Warp, Warped
+from fastinfogan.training.gradients import d_grads, shared_grads
+from fastinfogan.training.step import Objective, Step, build
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

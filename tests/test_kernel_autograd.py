@@ -22,9 +22,11 @@ from torch import nn
 from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastinfogan import kernel, losses
+from fastinfogan import losses
 from fastinfogan.latents import Categorical, Gaussian, LatentSpec, Uniform
 from fastinfogan.losses import InfoLoss, head_loss, info_loss
+from fastinfogan.losses import functional as functional_losses
+from fastinfogan.losses import triton as kernel
 
 functional = pytest.importorskip("fastinfogan_kernels.functional", reason="triton is missing")
 from test_kernel_info_loss import ALL_KINDS, NARROW, as_every_third  # noqa: E402
@@ -359,7 +361,7 @@ class OnCuda:
 
 def test_auto_is_the_kernel_on_a_gpu_where_it_can_do_what_is_asked(monkeypatch):
     def choose(q, continuous=None, weights=None):
-        return losses._choose_backend(q, continuous or OnCuda(), weights, "auto")  # type: ignore[arg-type]
+        return functional_losses._choose_backend(q, continuous or OnCuda(), weights, "auto")  # type: ignore[arg-type]
 
     assert choose(OnCuda()) == "triton"
     assert choose(OnCuda(dtype=torch.float64)) == "reference"
@@ -388,11 +390,11 @@ def test_asked_for_what_the_kernel_has_not_it_says_so(monkeypatch):
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own
 def test_function_transforms_and_forward_derivatives_are_left_to_the_reference():
     q, spec, categorical, continuous = problem(ALL_KINDS, dtype=torch.float32)
-    assert losses._choose_backend(OnCuda(), OnCuda(), None, "auto") == "triton"  # type: ignore[arg-type]
+    assert functional_losses._choose_backend(OnCuda(), OnCuda(), None, "auto") == "triton"  # type: ignore[arg-type]
     chosen = []
 
     def loss(x):
-        chosen.append(losses._choose_backend(OnCuda(), OnCuda(), None, "auto"))  # type: ignore[arg-type]
+        chosen.append(functional_losses._choose_backend(OnCuda(), OnCuda(), None, "auto"))  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="no function transforms and forward-mode"):
             info_loss(x, spec, categorical, continuous, backend="triton", validate=False)
         return info_loss(x, spec, categorical, continuous, validate=False).total

@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 pytest.importorskip("triton")
 import fastinfogan_kernels
 from fastinfogan_kernels import functional, launch, make_layout, sampling
-from fastinfogan_kernels.info_loss import head_loss_kernel
+from fastinfogan_kernels.head_loss import head_loss_kernel
 
 KERNELS = Path(__file__).parent.parent / "kernels"
 README = KERNELS / "README.md"

@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import Problem, modest, problem, seeds, specs
 
-from fastinfogan.kernel import layout_of, own_weights
 from fastinfogan.latents import Bernoulli, Categorical, Gaussian, LatentSpec, Uniform
 from fastinfogan.losses import adversarial_losses
-from fastinfogan.reference import plain_loss, plain_nll
+from fastinfogan.losses.reference import plain_loss, plain_nll
+from fastinfogan.losses.triton import layout_of, own_weights
 
 launch = pytest.importorskip("fastinfogan_kernels.launch", reason="triton is not installed")
 memory = pytest.importorskip("fastinfogan_kernels.memory")

@@ -20,8 +20,9 @@ from scipy import stats
 from strategies import seeds, specs
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastinfogan import latents, philox
+from fastinfogan import philox
 from fastinfogan.latents import Bernoulli, Categorical, Gaussian, LatentBatch, LatentSpec, Uniform
+from fastinfogan.latents import spec as spec_module
 from fastinfogan.philox import Stream
 
 triton = pytest.importorskip("triton")
@@ -466,24 +467,24 @@ def test_rows_are_independent_of_their_neighbours(drawn):
 
 
 def test_auto_is_the_kernel_on_a_gpu_and_pytorch_elsewhere_and_while_compiling(monkeypatch):
-    assert latents._kernel("auto", "cuda") is sample_latents
+    assert spec_module._kernel("auto", "cuda") is sample_latents
     for device in ("cpu", "meta", None):
-        assert latents._kernel("auto", device) is None
-    assert latents._kernel("reference", "cuda") is None
-    assert latents._kernel("triton", "cpu") is sample_latents
+        assert spec_module._kernel("auto", device) is None
+    assert spec_module._kernel("reference", "cuda") is None
+    assert spec_module._kernel("triton", "cpu") is sample_latents
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert latents._kernel("auto", "cuda") is None
+    assert spec_module._kernel("auto", "cuda") is None
 
 
 def test_without_the_kernels_auto_is_pytorch_and_triton_says_what_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "fastinfogan_kernels.sampling", None)
-    latents._import_kernel.cache_clear()
+    spec_module._import_kernel.cache_clear()
     try:
-        assert latents._kernel("auto", "cuda") is None
+        assert spec_module._kernel("auto", "cuda") is None
         with pytest.raises(ValueError, match="needs fastinfogan_kernels and triton"):
             MNIST.sample(2, backend="triton")
     finally:
-        latents._import_kernel.cache_clear()
+        spec_module._import_kernel.cache_clear()
 
 
 def test_cpu_tensors_without_the_interpreter_are_refused_with_the_remedy(monkeypatch):

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastinfogan import layers
-from fastinfogan.layers import (
+from fastinfogan.networks import convolution as layers
+from fastinfogan.networks.convolution import (
     BatchNorm,
     Conv,
     Same,

@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from fastinfogan import metrics
 from fastinfogan.errors import NonFiniteLoss, UserError
 from fastinfogan.latents import Categorical, LatentSpec, Uniform
-from fastinfogan.metrics import Metrics, Stopwatch
 from fastinfogan.parallel import Ranks
-from fastinfogan.step import DTerms, GTerms
+from fastinfogan.training import metrics
+from fastinfogan.training.metrics import Metrics, Stopwatch
+from fastinfogan.training.step import DTerms, GTerms
 
 SPEC = LatentSpec(noise=2, codes=(Categorical(10), Uniform(-1, 1)))
 

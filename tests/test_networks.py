@@ -6,13 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from fastinfogan.layers import BatchNorm, lrelu
-from fastinfogan.networks import (
-    MnistDiscriminator,
-    MnistGenerator,
-    check_image_size,
-    initialise,
-)
+from fastinfogan.networks import MnistDiscriminator, MnistGenerator, check_image_size, initialise
+from fastinfogan.networks.convolution import BatchNorm, lrelu
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

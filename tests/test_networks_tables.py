@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastinfogan.layers import Conv, Same, Up
 from fastinfogan.networks import (
     TABLES,
     Discriminator,
@@ -19,7 +18,8 @@ from fastinfogan.networks import (
     initialise,
     pair,
 )
-from fastinfogan.networks_tables import Block
+from fastinfogan.networks.convolution import Conv, Same, Up
+from fastinfogan.networks.tables import Block
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -24,7 +24,7 @@ from test_step import (
 from torch import Tensor
 
 from fastinfogan.config import Adversarial
-from fastinfogan.gradients import d_grads, g_grads, shared_grads
+from fastinfogan.training.gradients import d_grads, g_grads, shared_grads
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

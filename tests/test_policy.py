@@ -11,7 +11,7 @@ import torch
 from fastinfogan.config import TrainConfig
 from fastinfogan.errors import UserError
 from fastinfogan.parallel import Ranks
-from fastinfogan.policy import Policy, choose
+from fastinfogan.training.policy import Policy, choose
 
 CONFIG = TrainConfig(steps=100_000, batch_size=128)
 

@@ -8,14 +8,15 @@ import torch
 import torch._dynamo
 from torch import Tensor
 
-from fastinfogan import losses, step
 from fastinfogan.config import NetworksName, Preset, StepMode, TrainConfig, check, parse
 from fastinfogan.errors import UserError
 from fastinfogan.latents import Categorical, LatentSpec, Uniform
+from fastinfogan.losses import functional
 from fastinfogan.networks import TABLES
 from fastinfogan.presets import PRESETS
-from fastinfogan.step import Step, build
-from fastinfogan.warp import parse_warp
+from fastinfogan.terms.warp import parse_warp
+from fastinfogan.training import step
+from fastinfogan.training.step import Step, build
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -309,7 +310,7 @@ def test_compiled_each_update_is_one_graph_a_gradient_and_the_same(
     cpu_ranks, monkeypatch, name, mode: StepMode
 ):
     """Spectral vectors and BatchNorm's buffers, which a graph must write, included."""
-    monkeypatch.setattr(losses, "applies", lambda *args: False)  # eager's own faster form
+    monkeypatch.setattr(functional, "applies", lambda *args: False)  # eager's own faster form
     config = replace(small(name, mode), image_size=32)
     ranks = cpu_ranks("no")
     eager = Step(config, config.spec(), ranks)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from fastinfogan import checkpoint
 from fastinfogan.config import to_yaml
 from fastinfogan.presets import PRESETS
-from fastinfogan.run import RunDir
-from fastinfogan.step import build
+from fastinfogan.runs import checkpoint
+from fastinfogan.runs.folder import RunDir
+from fastinfogan.training.step import build
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -12,17 +12,13 @@ from test_step import CONFIG, SPEC, Work, batch, differing, everything, images, 
 from torch import Tensor
 
 from fastinfogan.config import Adversarial, NetworksName
-from fastinfogan.contrastive import (
-    contrastive_grads,
-    draw_pairs,
-    n_factors,
-)
 from fastinfogan.latents import LatentSpec, parse_codes
-from fastinfogan.layers import asking
+from fastinfogan.networks.convolution import asking
 from fastinfogan.philox import Stream
-from fastinfogan.regularisers import MOST, Balance, gradient_penalty
-from fastinfogan.schedule import Schedule
-from fastinfogan.step import Step, build, build_critic
+from fastinfogan.terms.contrastive import contrastive_grads, draw_pairs, n_factors
+from fastinfogan.terms.penalty import MOST, Balance, gradient_penalty
+from fastinfogan.training.schedule import Schedule
+from fastinfogan.training.step import Step, build, build_critic
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

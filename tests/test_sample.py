@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fastinfogan import run, sample
+from fastinfogan import sample
 from fastinfogan.errors import UserError
 from fastinfogan.latents import Bernoulli, Categorical, LatentSpec, Uniform
+from fastinfogan.runs import folder as run
 
 GAP, TILE = sample._GAP, sample._TILE
 TITLE, HEADINGS = 18, 16  # pixels above the tiles

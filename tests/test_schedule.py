@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from fastinfogan.config import TrainConfig
-from fastinfogan.schedule import LEAST_RATE, Schedule
-from fastinfogan.step import Step
+from fastinfogan.training.schedule import LEAST_RATE, Schedule
+from fastinfogan.training.step import Step
 
 CONFIG = TrainConfig(
     image_size=8,

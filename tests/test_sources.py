@@ -15,7 +15,10 @@ from scipy.io import savemat
 from sets import assert_names, labels_of, load, noise, own_folders, pixels, refused
 from strategies import modest
 
-from fastinfogan import data, dsprites, sources, stream
+from fastinfogan import data
+from fastinfogan.data import dsprites
+from fastinfogan.data import splits as sources
+from fastinfogan.data import streaming as stream
 from fastinfogan.errors import UserError
 
 

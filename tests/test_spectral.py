@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastinfogan.flat import Flat, working_copies, working_network
-from fastinfogan.layers import BatchNorm, Conv, Same
 from fastinfogan.networks import TABLES, initialise, pair
-from fastinfogan.spectral import Spectral, SpectralConv, SpectralLinear, SpectralSame
+from fastinfogan.networks.convolution import BatchNorm, Conv, Same
+from fastinfogan.networks.spectral import Spectral, SpectralConv, SpectralLinear, SpectralSame
+from fastinfogan.training.player import Flat, working_copies, working_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -15,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import modest
 
-from fastinfogan import data, sprites, stream
-from fastinfogan.sprites import SIZES, Grid, Sprites, render
+from fastinfogan import data
+from fastinfogan.data import sprites
+from fastinfogan.data import streaming as stream
+from fastinfogan.data.sprites import SIZES, Grid, Sprites, render
 
 CPU = torch.device("cpu")
 N = 737_280

@@ -13,14 +13,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastinfogan import step as step_module
 from fastinfogan.config import Routing, StepMode, TrainConfig
-from fastinfogan.gradients import generate
 from fastinfogan.latents import LatentBatch, LatentSpec
-from fastinfogan.layers import BatchNorm
+from fastinfogan.networks.convolution import BatchNorm
 from fastinfogan.parallel import Pending, Ranks
 from fastinfogan.philox import Stream
-from fastinfogan.step import Networks, Objective, Step, build, d_grads, g_grads, shared_grads
+from fastinfogan.training import step as step_module
+from fastinfogan.training.gradients import generate
+from fastinfogan.training.step import (
+    Networks,
+    Objective,
+    Step,
+    build,
+    d_grads,
+    g_grads,
+    shared_grads,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -490,7 +498,7 @@ def with_routing(routing: Routing, **changes: Any) -> TrainConfig:
 
 
 def spy(monkeypatch, name: str, look: Callable[[Any, Any], object]) -> None:
-    """Let `look` see the arguments and the result of a function of fastinfogan.step."""
+    """Let `look` see the arguments and the result of a function of fastinfogan.training.step."""
     inner = getattr(step_module, name)
 
     def spied(*args, **kwargs):

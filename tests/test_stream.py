@@ -23,11 +23,12 @@ from PIL import Image
 from runs import COMMON, assert_same_run, launch
 from strategies import modest
 
-from fastinfogan import data, evaluate, philox, stream, train
+from fastinfogan import data, evaluate, philox, train
 from fastinfogan.config import TrainConfig
+from fastinfogan.data import streaming as stream
 from fastinfogan.errors import UserError
 from fastinfogan.networks import mnist_pair
-from fastinfogan.run import Loaded
+from fastinfogan.runs.folder import Loaded
 
 CPU = torch.device("cpu")
 
@@ -225,7 +226,7 @@ def test_an_epoch_of_a_large_set_is_whole_and_its_ranks_share_it(
     monkeypatch: pytest.MonkeyPatch, world: int
 ) -> None:
     monkeypatch.setattr(philox, "WHOLE", 10)
-    monkeypatch.setattr(data, "ORDERED_AT_ONCE", 20)
+    monkeypatch.setattr("fastinfogan.data.specs.ORDERED_AT_ONCE", 20)
     ranks = [
         data.Order(100, batch_size=6, seed=1, rank=rank, world_size=world) for rank in range(world)
     ]

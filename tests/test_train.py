@@ -19,9 +19,11 @@ from runs import assert_same_run, command, records, tensors, write_images
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastinfogan
-from fastinfogan import checkpoint, evaluate, metrics, train
-from fastinfogan.spectral import Spectral
-from fastinfogan.step import DTerms, GTerms, Step
+from fastinfogan import evaluate, train
+from fastinfogan.networks.spectral import Spectral
+from fastinfogan.runs import checkpoint
+from fastinfogan.training import metrics
+from fastinfogan.training.step import DTerms, GTerms, Step
 
 
 @pytest.fixture(autouse=True)
@@ -611,10 +613,10 @@ def test_a_second_writer_is_refused(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from fastinfogan.run import RunDir
+    from fastinfogan.runs.folder import RunDir
 
     tmp_path.mkdir(exist_ok=True)
-    monkeypatch.setattr("fastinfogan.run.LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("fastinfogan.runs.folder.LOCK_SECONDS", 0.1)
     with RunDir(tmp_path).lock():
         assert run(data, tmp_path) == 2
     assert "in use by another run" in last_line(capsys)

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fastinfogan import config as config_module
-from fastinfogan import sprites
 from fastinfogan.config import TrainConfig
-from fastinfogan.copies import real_terms
+from fastinfogan.data import sprites
 from fastinfogan.errors import UserError
-from fastinfogan.gradients import Objective, d_grads, shared_grads
-from fastinfogan.invariance import SHARPNESS, SPREAD, RealTerms, mutual_information
-from fastinfogan.step import Step, build
-from fastinfogan.upright import AREA, GROWTH, NUMBERS, SHIFT, TURN, upright
-from fastinfogan.warp import Warped
+from fastinfogan.terms.copies import real_terms
+from fastinfogan.terms.invariance import SHARPNESS, SPREAD, RealTerms, mutual_information
+from fastinfogan.terms.upright import AREA, GROWTH, NUMBERS, SHIFT, TURN, upright
+from fastinfogan.terms.warp import Warped
+from fastinfogan.training.gradients import Objective, d_grads, shared_grads
+from fastinfogan.training.step import Step, build
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -270,7 +270,7 @@ def test_a_dim_shape_in_colour_gives_the_copy_that_a_bright_gray_one_gives():
 
 @pytest.mark.parametrize("side", [8, 16, 64])
 def test_blurring_leaves_the_inside_of_an_even_image_as_it_is(side):
-    from fastinfogan.upright import BLUR, _blurred
+    from fastinfogan.terms.upright import BLUR, _blurred
 
     even = torch.full((2, 1, side, side), 0.5, dtype=torch.float64)
     sigma = torch.tensor(BLUR, dtype=torch.float64) * side

@@ -11,9 +11,9 @@ from torch import Tensor
 from fastinfogan import config as config_module
 from fastinfogan.config import TrainConfig
 from fastinfogan.errors import UserError
-from fastinfogan.factors import slant
+from fastinfogan.evaluation.digit_factors import slant
 from fastinfogan.philox import Stream
-from fastinfogan.warp import Warp, parse_warp
+from fastinfogan.terms.warp import Warp, parse_warp
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,7 +10,7 @@ import torch
 import triton
 from torch import Tensor
 
-from .info_loss import head_loss_kernel
+from .head_loss import head_loss_kernel
 from .layout import CATEGORICAL, LEARNED, Layout
 from .memory import Workspaces, kept
 

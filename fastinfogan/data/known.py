@@ -1,0 +1,143 @@
+"""Image sets that have a name: where they may lie, and how to come by them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UserError
+from .formats import find_idx, read_idx_folder
+from .splits import Images, Split, cache, halves, missing, opened, places
+from .streaming import IMAGE_SUFFIXES, ImageFolder, Mode, Streamed
+
+_DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+_PARTITIONS = ("list_eval_partition.txt", "list_eval_partition.csv")  # CelebA's own, and Kaggle's
+
+
+def fashion_mnist() -> dict[Split, Images]:
+    """Fashion-MNIST (Xiao et al. 2017): idx files, in torchvision's layout too, or Debian's."""
+    tried = (*places("fashion-mnist", "FashionMNIST/raw"), _DEBIAN)
+    for place in tried:
+        if find_idx(place, "train-images-idx3-ubyte") is not None:
+            return read_idx_folder(place)
+    raise missing(
+        "fashion-mnist",
+        "train-images-idx3-ubyte[.gz]",
+        tried,
+        "install Debian's dataset-fashion-mnist, or put the four idx files of "
+        f"https://github.com/zalandoresearch/fashion-mnist into {cache() / 'fashion-mnist'}",
+    )
+
+
+def svhn() -> dict[Split, Images]:
+    """SVHN's cropped digits (Netzer et al. 2011), 32x32 in colour; extra_32x32.mat is not read.
+
+    Where test_32x32.mat does not lie beside train_32x32.mat, every tenth image is held out.
+    """
+    tried = places("svhn", "SVHN", "")  # torchvision puts the files into the root itself
+    train = next((p / "train_32x32.mat" for p in tried if (p / "train_32x32.mat").is_file()), None)
+    if train is None:
+        raise missing(
+            "svhn",
+            "train_32x32.mat",
+            tried,
+            "get it and test_32x32.mat from http://ufldl.stanford.edu/housenumbers and put them "
+            f"into {cache() / 'svhn'}",
+        )
+    test = train.with_name("test_32x32.mat")
+    if not test.is_file():
+        return halves(*_read_mat(train))
+    return {"train": Images(*_read_mat(train)), "test": Images(*_read_mat(test))}
+
+
+def _read_mat(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images [N, H, W, 3] and digits [N] of a Matlab file of X [H, W, 3, N] and y [N, 1]."""
+    from scipy.io import loadmat
+
+    try:
+        content = loadmat(path, variable_names=["X", "y"])
+    except Exception as error:  # scipy raises what it happens to meet
+        reason = " ".join(f"{error}".split()) or type(error).__name__
+        raise UserError(f"{path}: not a readable .mat file ({reason})") from None
+    if "X" not in content or "y" not in content:
+        raise UserError(f"{path}: expected a .mat file with X and y")
+    images, digits = content["X"], content["y"]
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[2] != 3:
+        raise UserError(
+            f"{path}: X must be uint8 [H, W, 3, N], got {images.dtype} {list(images.shape)}"
+        )
+    count = images.shape[3]
+    if digits.shape != (count, 1) or not np.isin(digits, np.arange(1, 11)).all():
+        raise UserError(
+            f"{path}: y must be [{count}, 1] of 1 … 10, got {digits.dtype} {list(digits.shape)}"
+        )
+    # 10 stands for the digit 0
+    labels = digits[:, 0].astype(np.int64) % 10
+    return np.ascontiguousarray(images.transpose(3, 0, 1, 2)), labels
+
+
+def celeba(image_size: int, channels: int, mode: Mode) -> dict[Split, Images]:
+    """CelebA's aligned faces (Liu et al. 2015), the central 178x178 scaled to `image_size`.
+
+    list_eval_partition.txt tells training images (0) from test images (2); validation images (1)
+    are in neither split. Without that file every tenth image is held out. There are no labels:
+    no identity is in two parts, and the attributes are forty answers of yes or no, not a class.
+    """
+    tried = places("celeba")  # torchvision's too
+    root = next((place for place in tried if (place / "img_align_celeba").is_dir()), None)
+    if root is None:
+        raise missing(
+            "celeba",
+            "folder img_align_celeba",
+            tried,
+            "get img_align_celeba.zip and list_eval_partition.txt from "
+            "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html and unpack them into "
+            f"{cache() / 'celeba'}",
+        )
+    pictures = root / "img_align_celeba"
+    if (pictures / pictures.name).is_dir():  # as Kaggle packs it
+        pictures /= pictures.name
+    there = {
+        entry.name
+        for entry in os.scandir(pictures)
+        if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
+    }
+    if not there:
+        raise UserError(f"{pictures}: no images; unpack img_align_celeba.zip into it")
+    partition = next((root / name for name in _PARTITIONS if (root / name).is_file()), None)
+    if partition is None:
+        folder = ImageFolder(pictures, image_size, channels, sorted(there))
+        return opened(Streamed(folder, False), Streamed(folder, True), (None, None), mode)
+    parts: dict[str, list[str]] = {"0": [], "1": [], "2": []}
+    for name, part in _partition(partition):
+        parts[part].append(name)
+    named = parts["0"] + parts["2"]
+    lost = [name for name in named if name not in there]
+    if lost:
+        raise UserError(
+            f"{pictures}: {len(lost)} of the {len(named)} images that {partition.name} names are "
+            f"missing, {lost[0]} first; unpack img_align_celeba.zip again"
+        )
+    train, test = (
+        Streamed(ImageFolder(pictures, image_size, channels, parts[part]), None) for part in "02"
+    )
+    return opened(train, test, (None, None), mode)
+
+
+def _partition(path: Path) -> Iterator[tuple[str, str]]:
+    """Each image's name with its part, "0", "1" or "2"."""
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+    for number, line in enumerate(lines, 1):
+        fields = line.replace(",", " ").split()
+        if fields in ([], ["image_id", "partition"]):
+            continue
+        if len(fields) != 2 or fields[1] not in ("0", "1", "2"):
+            raise UserError(f"{path}: line {number}: expected NAME 0, 1 or 2, got {line[:60]!r}")
+        yield fields[0], fields[1]

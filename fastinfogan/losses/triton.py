@@ -1,0 +1,119 @@
+"""A spec in the terms of `fastinfogan_kernels`, which is imported here, when first used."""
+
+from __future__ import annotations
+
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..latents import Bernoulli, Categorical, LatentSpec
+
+if TYPE_CHECKING:
+    from fastinfogan_kernels import Layout
+
+    from .adversarial import Player
+
+
+@lru_cache(maxsize=1)
+def _installed() -> bool:
+    try:
+        import fastinfogan_kernels
+    except ImportError:
+        return False
+    return fastinfogan_kernels.available()
+
+
+def available() -> bool:
+    """Whether the kernels and triton are installed; imports neither triton nor a driver."""
+    if torch.compiler.is_compiling():
+        return True  # or the import says so
+    return _installed()
+
+
+def _build(spec: LatentSpec) -> Layout:
+    from fastinfogan_kernels import make_layout
+
+    codes = []
+    for code in spec.codes:
+        if isinstance(code, Categorical):
+            codes.append(("categorical", code.n))
+        elif isinstance(code, Bernoulli):
+            codes.append(("bernoulli", 1))
+        else:
+            codes.append((code.sigma, code.dim))
+    return make_layout(codes)
+
+
+def _weights(spec: LatentSpec, device: torch.device) -> Tensor:
+    return torch.tensor([code.weight for code in spec.codes], dtype=torch.float32, device=device)
+
+
+_cached_layout = lru_cache(maxsize=256)(_build)
+
+
+@cache  # for good: a captured graph holds its address
+def _cached_weights(spec: LatentSpec, device: torch.device) -> Tensor:
+    from fastinfogan_kernels.memory import kept
+
+    return kept(device, lambda: _weights(spec, device))
+
+
+def layout_of(spec: LatentSpec) -> Layout:
+    """How the spec's codes lie in q."""
+    return _build(spec) if torch.compiler.is_compiling() else _cached_layout(spec)
+
+
+def own_weights(spec: LatentSpec, q: Tensor) -> Tensor:
+    """The codes' own weights, fp32 [n_codes] on q's device, copied there once."""
+    real = type(q) in (Tensor, nn.Parameter) and not torch.compiler.is_compiling()
+    return (_cached_weights if real else _weights)(spec, q.device)
+
+
+def info_loss(
+    q: Tensor,
+    spec: LatentSpec,
+    categorical: Tensor,
+    continuous: Tensor,
+    weights: Tensor | None,
+    reduction: str,
+    sigma: float,
+) -> tuple[Tensor, Tensor]:
+    """(total, NLL per code), as `reference.plain_loss`, in one launch."""
+    from fastinfogan_kernels import functional
+
+    weights = own_weights(spec, q) if weights is None else weights
+    return functional.info_loss(
+        q, layout_of(spec), categorical, continuous, weights, sigma=sigma, reduction=reduction
+    )
+
+
+def head_loss(
+    logits: Tensor,
+    q: Tensor,
+    spec: LatentSpec,
+    categorical: Tensor,
+    continuous: Tensor,
+    weights: Tensor | None,
+    reduction: str,
+    sigma: float,
+    adversarial: Literal["nonsaturating", "hinge"],
+    player: Player,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(total, NLL per code, adversarial loss) in one launch."""
+    from fastinfogan_kernels import functional
+
+    weights = own_weights(spec, q) if weights is None else weights
+    return functional.head_loss(
+        logits,
+        q,
+        layout_of(spec),
+        categorical,
+        continuous,
+        weights,
+        sigma=sigma,
+        reduction=reduction,
+        adversarial=adversarial,
+        player=player,
+    )

@@ -1,0 +1,104 @@
+"""Generators and discriminators of the experiments (arXiv 1606.03657, appendix C), by name.
+
+Convolutions are 4×4, lReLU's slope is 0.1, weights start at N(0, 0.02), BatchNorm's γ at
+N(1, 0.02), as in openai/InfoGAN. Layers in front of BatchNorm have no bias: it would cancel.
+Images and feature maps are channels_last; the flat side of a convolution counts H, W, C. The
+networks compute in the dtype of their weights; BatchNorm's γ, β and buffers may be wider.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from . import mnist as networks_mnist
+from . import tables as networks_tables
+from .base import Discriminator, Generator, check_side
+from .convolution import BatchNorm
+from .mnist import MnistDiscriminator, MnistGenerator
+from .spectral import Spectral
+from .tables import Table, TableDiscriminator, TableGenerator
+
+__all__ = [
+    "TABLES",
+    "BatchNorm",
+    "Discriminator",
+    "Generator",
+    "MnistDiscriminator",
+    "MnistGenerator",
+    "TableDiscriminator",
+    "TableGenerator",
+    "check_image_size",
+    "initialise",
+    "mnist_pair",
+    "pair",
+]
+
+# All but MNIST's, which have classes of their own.
+TABLES: dict[str, Table] = {
+    "svhn": networks_tables.SVHN,
+    "faces": networks_tables.FACES,
+    "chairs": networks_tables.CHAIRS,
+    "dsprites": networks_tables.DSPRITES,
+}
+SETTLED = 15  # power iterations after which a fresh weight's largest singular value is known
+
+
+def initialise(module: nn.Module, generator: torch.Generator) -> None:
+    """Draw all weights anew: N(0, 0.02), BatchNorm's γ from N(1, 0.02), biases and β 0."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(layer.weight, 0.0, 0.02, generator=generator)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, BatchNorm):
+            nn.init.normal_(layer.weight, 1.0, 0.02, generator=generator)
+            nn.init.zeros_(layer.bias)
+        if isinstance(layer, Spectral):
+            for _ in range(SETTLED):
+                layer.iterate()
+
+
+def check_image_size(image_size: int, networks: str = "mnist") -> None:
+    """Raise ValueError for a side that these networks do not take."""
+    table = TABLES.get(networks)
+    check_side(image_size, networks_mnist.HALVINGS if table is None else table.halvings)
+
+
+def mnist_pair(
+    input_dim: int, q_dim: int, image_size: int, channels: int
+) -> tuple[MnistGenerator, MnistDiscriminator]:
+    """The two networks for latents and images of these sizes, their weights not yet drawn."""
+    return (
+        MnistGenerator(input_dim, image_size, channels),
+        MnistDiscriminator(q_dim, image_size, channels),
+    )
+
+
+def pair(
+    networks: str,
+    input_dim: int,
+    q_dim: int,
+    image_size: int,
+    channels: int,
+    *,
+    spectral_norm: bool = False,
+) -> tuple[Generator, Discriminator]:
+    """The networks of that name, "mnist" or one of `TABLES`, their weights not yet drawn.
+
+    Args:
+        input_dim: width of G's input, [noise | codes].
+        q_dim: width of Q's output.
+        image_size, channels: of the images. Raises ValueError for a side that they do not take.
+        spectral_norm: D and Q with spectral normalisation in the place of BatchNorm.
+    """
+    generator: Generator
+    table = TABLES.get(networks, networks_tables.MNIST)
+    if networks == "mnist":
+        if not spectral_norm:
+            return mnist_pair(input_dim, q_dim, image_size, channels)
+        generator = MnistGenerator(input_dim, image_size, channels)
+    else:
+        generator = TableGenerator(table, input_dim, image_size, channels)
+    of_d = table.normalised_spectrally() if spectral_norm else table
+    return generator, TableDiscriminator(of_d, q_dim, image_size, channels)

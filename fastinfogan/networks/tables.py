@@ -1,0 +1,243 @@
+"""Networks built from the rows of a table (arXiv 1606.03657, tables 2 to 6, and dSprites').
+
+A row of the paper reads "4 × 4 conv. 128 lRELU. stride 2. batchnorm"; here it is `Row(128)`. As in
+openai/InfoGAN, BatchNorm comes before the nonlinearity, though the tables name it behind. The rows
+that every table has are left out: D's and Q's output layers, and the last upconv, of as many
+channels as the images have and of stride 2. (Tables 4 and 6 give no stride there, as table 1 gives
+none for MNIST; with stride 1 their generators would make 16×16 and 32×32 images.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .base import Discriminator, Generator, check_side
+from .convolution import BatchNorm, Conv, Parts, Same, Stats, Up, follows
+from .spectral import Spectral, SpectralConv, SpectralLinear, SpectralSame
+
+
+@dataclass(frozen=True)
+class Row:
+    """A fully connected layer or a 4×4 convolution, and what follows it."""
+
+    width: int  # outputs, or channels
+    bn: bool = True
+    stride: Literal[1, 2] = 2  # of a convolution
+
+
+@dataclass(frozen=True)
+class Table:
+    """A pair of networks for images of any side that they can halve, and of any channels."""
+
+    convs: tuple[Row, ...]  # D: convolutions,
+    d_fc: tuple[Row, ...]  # then fully connected; the last one's output is D's and Q's features
+    q_fc: tuple[Row, ...]  # Q's own, before its output layer
+    g_fc: tuple[Row, ...]  # G: fully connected,
+    g_maps: int  # then one more, to this many maps,
+    ups: tuple[Row, ...]  # then up-convolutions
+    output: Literal["sigmoid", "tanh"] = "sigmoid"
+    slope: float = 0.1  # of D's and Q's leaky ReLU
+    up_slope: float = 0.0  # of the up-convolutions'; 0 is ReLU
+    spectral: bool = False  # D's and Q's weights are spectrally normalised
+
+    def normalised_spectrally(self) -> Table:
+        """The same, but D's and Q's weights spectrally normalised, and no BatchNorm there."""
+        convs, d_fc, q_fc = (
+            tuple(replace(row, bn=False) for row in rows)
+            for rows in (self.convs, self.d_fc, self.q_fc)
+        )
+        return replace(self, convs=convs, d_fc=d_fc, q_fc=q_fc, spectral=True)
+
+    @property
+    def doublings(self) -> int:
+        """How often G doubles the side of its first maps."""
+        return 1 + _halvings(self.ups)
+
+    @property
+    def halvings(self) -> int:
+        """How often the side of an image must be even."""
+        return max(self.doublings, _halvings(self.convs))
+
+
+def _halvings(rows: Iterable[Row]) -> int:
+    return sum(row.stride == 2 for row in rows)
+
+
+_PLAIN = Row(64, bn=False)
+
+# Tables 2 (SVHN) and 3 (CelebA, captioned SVHN) are the same but for the width of G's input.
+SVHN = Table(
+    convs=(_PLAIN, Row(128), Row(256)),
+    d_fc=(),
+    q_fc=(Row(128),),
+    g_fc=(),
+    g_maps=448,
+    ups=(Row(256), Row(128, bn=False), Row(64, bn=False)),
+    output="tanh",
+)
+
+# Table 1, whose networks have classes of their own (`networks_mnist`) unless spectrally normalised.
+MNIST = Table(
+    convs=(_PLAIN, Row(128)),
+    d_fc=(Row(1024),),
+    q_fc=(Row(128),),
+    g_fc=(Row(1024),),
+    g_maps=128,
+    ups=(Row(64),),
+)
+
+# Table 4. Q "shares the same network, and only [has] separate output units at the last layer".
+FACES = Table(
+    convs=(_PLAIN, Row(128)),
+    d_fc=(Row(1024),),
+    q_fc=(),
+    g_fc=(Row(1024),),
+    g_maps=128,
+    ups=(Row(64),),
+)
+
+# Table 6; Q as for the faces. Where it gives no stride the side stays, but for the last upconv.
+CHAIRS = Table(
+    convs=(_PLAIN, Row(128), Row(256), Row(256, stride=1), Row(256, stride=1)),
+    d_fc=(Row(1024),),
+    q_fc=(),
+    g_fc=(Row(1024),),
+    g_maps=256,
+    ups=(Row(256, stride=1), Row(256, stride=1), Row(128), Row(64)),
+)
+
+# FactorVAE's networks (Kim & Mnih 2018, appendix) as InfoGAN-CR trains them (Lin et al. 2020,
+# appendix, and its published code): spectral instead of batch normalisation in D and Q.
+DSPRITES = Table(
+    convs=tuple(Row(width, bn=False) for width in (32, 32, 64, 64)),
+    d_fc=(Row(128, bn=False),),
+    q_fc=(Row(128, bn=False),),
+    g_fc=(Row(128),),
+    g_maps=64,
+    ups=(Row(64), Row(32), Row(32)),
+    slope=0.2,
+    up_slope=0.2,
+    spectral=True,
+)
+
+
+class Block(nn.Module):
+    """A row: a layer with weights, BatchNorm where the row has it, (leaky) ReLU."""
+
+    def __init__(self, layer: nn.Module, norm: BatchNorm | None, slope: float) -> None:
+        super().__init__()
+        self.layer, self.bn, self.slope = layer, norm, slope
+
+    def forward(self, x: Tensor, stats: Parts | None = None) -> Tensor:
+        x = self.layer(x)
+        if self.bn is not None:
+            x = self.bn(x, stats)
+        return F.leaky_relu(x, self.slope, inplace=True)
+
+
+class Blocks(nn.ModuleList):
+    """Rows one after another, their layers of one kind, but `same` where the stride is 1."""
+
+    def __init__(
+        self,
+        kind: type[nn.Linear | Conv | Up],
+        inputs: int,
+        rows: Iterable[Row],
+        slope: float,
+        same: type[Same] = Same,
+    ) -> None:
+        super().__init__()
+        for row in rows:
+            of = same if row.stride == 1 else kind
+            layer = of(inputs, row.width, bias=not row.bn)  # in front of BatchNorm it would cancel
+            self.append(Block(layer, BatchNorm(row.width) if row.bn else None, slope))
+            inputs = row.width
+        self.outputs = inputs
+
+    def forward(self, x: Tensor, stats: Parts | None = None) -> Tensor:
+        for block in self:
+            x = block(x, stats)
+        return x
+
+
+class TableGenerator(Generator):
+    """A table's generator.
+
+    Args:
+        table: its rows.
+        input_dim: width of [noise | codes].
+        image_size, channels: of the images.
+    """
+
+    def __init__(self, table: Table, input_dim: int, image_size: int, channels: int) -> None:
+        super().__init__()
+        check_side(image_size, table.halvings)
+        self.output = table.output
+        self.image_range = (-1.0, 1.0) if table.output == "tanh" else (0.0, 1.0)
+        self.side = image_size // 2**table.doublings
+        self.maps = table.g_maps
+        fc = (*table.g_fc, Row(self.side**2 * self.maps))
+        self.fc = Blocks(nn.Linear, input_dim, fc, 0.0)
+        self.up = Blocks(Up, self.maps, table.ups, table.up_slope)
+        self.last = Up(self.up.outputs, channels)
+
+    def forward(self, latent: Tensor, stats: Stats | None = None) -> Tensor:
+        """[B, input_dim] to images [B, channels, H, W] in `image_range`."""
+        x = self.fc(latent.to(self.last.weight.dtype), stats)
+        x = x.view(-1, self.side, self.side, self.maps).permute(0, 3, 1, 2)
+        x = self.last(self.up(x, stats))
+        return torch.tanh(x) if self.output == "tanh" else torch.sigmoid(x)
+
+
+class TableDiscriminator(Discriminator):
+    """A table's discriminator, with Q on its trunk.
+
+    Args:
+        table: its rows.
+        q_dim: width of Q's output.
+        image_size, channels: of the images.
+    """
+
+    def __init__(self, table: Table, q_dim: int, image_size: int, channels: int) -> None:
+        super().__init__()
+        check_side(image_size, table.halvings)
+        linear: type[nn.Linear] = SpectralLinear if table.spectral else nn.Linear
+        conv: type[Conv] = SpectralConv if table.spectral else Conv
+        same: type[Same] = SpectralSame if table.spectral else Same
+        self.conv = Blocks(conv, channels, table.convs, table.slope, same)
+        side = image_size // 2 ** _halvings(table.convs)
+        self.fc = Blocks(linear, side**2 * self.conv.outputs, table.d_fc, table.slope)
+        self.head = linear(self.fc.outputs, 1)
+        self.q_fc = Blocks(linear, self.fc.outputs, table.q_fc, table.slope)
+        self.q_head = linear(self.q_fc.outputs, q_dim)
+
+    def trunk(self, images: Tensor, stats: Parts | None = None) -> Tensor:
+        """Images [B, C, H, W] in the generator's range to the shared features, [B, F].
+
+        Where weights are spectrally normalised, D's and Q's, their vectors take one power
+        iteration in a pass whose statistics (of a part of it) running buffers follow.
+        """
+        if follows(stats, self.training):
+            for layer in self.modules():
+                if isinstance(layer, Spectral):
+                    layer.iterate()
+        x = self.conv(images.to(self.head.weight.dtype), stats)
+        return self.fc(x.permute(0, 2, 3, 1).flatten(1), stats)
+
+    def logit(self, features: Tensor) -> Tensor:
+        """Features to D's logit, [B]; positive means real."""
+        return self.head(features).squeeze(1)
+
+    def q(self, features: Tensor, stats: Parts | None = None) -> Tensor:
+        """Features to Q's output, [B, q_dim]."""
+        return self.q_head(self.q_fc(features, stats))
+
+    def q_parameters(self) -> list[nn.Parameter]:
+        """The parameters of Q's own layers; all others are D's."""
+        return [*self.q_fc.parameters(), *self.q_head.parameters()]

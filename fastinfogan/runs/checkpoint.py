@@ -1,0 +1,258 @@
+"""Checkpoints: folders of .safetensors files with a manifest of checksums, written atomically.
+
+A checkpoint appears under its name only when it is complete, on the disk, and read back. Nothing
+in it is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as from_bytes
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from ..errors import UserError
+
+MANIFEST = "manifest.json"
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+class Checkpoint(NamedTuple):
+    """A verified checkpoint in memory."""
+
+    path: Path
+    step: int
+    tensors: dict[str, dict[str, Tensor]]  # by file, by name; on the CPU
+    meta: dict[str, Any]
+
+
+class Damaged(Exception):
+    """A checkpoint that does not verify; the message says what is wrong with it."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failure to write (full disk, no permission) into a UserError that names the place."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that it holds either its old or its whole new content."""
+    data = content.encode() if isinstance(content, str) else content
+    with writing(path):
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            _write_and_sync(temporary, data)
+            temporary.replace(path)
+            _sync_folder(path.parent)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _write_and_sync(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def save(
+    folder: Path,
+    step: int,
+    tensors: dict[str, dict[str, Tensor]],
+    meta: dict[str, Any],
+    keep: int,
+) -> Path:
+    """Write folder/step-NNNNNNNN, read it back, then delete all but the newest `keep`.
+
+    Args:
+        folder: the run's `checkpoints`; made if missing.
+        step: updates done.
+        tensors: file stem -> name -> tensor.
+        meta: plain values for the manifest.
+        keep: checkpoints to keep, ≥ 1.
+
+    Raises UserError where the disk does not take it; what was there before stays.
+    """
+    final = folder / f"step-{step:08d}"
+    temporary = folder / f".{final.name}.tmp"
+    with writing(final):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            files = {}
+            for stem, named in tensors.items():
+                data = to_bytes(
+                    {
+                        k: v.detach().cpu().clone(memory_format=torch.contiguous_format)
+                        for k, v in named.items()
+                    }
+                )
+                files[f"{stem}.safetensors"] = _fingerprint(data)
+                _write_and_sync(temporary / f"{stem}.safetensors", data)
+            manifest = {"step": step, "files": files, "meta": meta}
+            manifest["sha256"] = _seal(manifest)
+            _write_and_sync(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
+            _verify(temporary)
+            _sync_folder(temporary)
+            _put_in_place(temporary, final)
+            _sync_folder(folder)
+        except Damaged as error:
+            raise UserError(f"{final} did not read back as written: {error}") from None
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    # The one just written is known to be good, so the oldest may go. One of a later step can only
+    # be a damaged one that this run was resumed behind.
+    others = list_newest_first(folder)
+    later = [path for path in others if step_of(path) > step]
+    for path in later + others[len(later) + keep :]:
+        shutil.rmtree(path, ignore_errors=True)
+    return final
+
+
+def _put_in_place(temporary: Path, final: Path) -> None:
+    """Rename, and where that fails leave what was there."""
+    old = final.with_name(f".{final.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)
+    try:
+        temporary.rename(final)
+    except OSError:
+        if old.exists():
+            old.rename(final)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Put right what a killed save left behind. Not while another process may be saving."""
+    for old in folder.glob(".step-*.old"):
+        final = old.with_name(old.name[1 : -len(".old")])
+        if not final.exists():
+            old.rename(final)
+    for path in (*folder.glob(".step-*.old"), *folder.glob(".step-*.tmp")):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def list_newest_first(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, good or damaged, the highest step first."""
+    if not folder.is_dir():
+        return []
+    found = [p for p in folder.iterdir() if p.is_dir() and _NAME.fullmatch(p.name)]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def step_of(path: Path) -> int:
+    """The step in a checkpoint's name."""
+    match = _NAME.fullmatch(path.name)
+    assert match is not None, path
+    return int(match[1])
+
+
+def load(path: Path) -> Checkpoint:
+    """Read and verify one checkpoint. Raises Damaged."""
+    manifest, contents = _verify(path)
+    try:
+        tensors = {Path(name).stem: from_bytes(data) for name, data in contents.items()}
+        return Checkpoint(path, int(manifest["step"]), tensors, manifest["meta"])
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise Damaged(f"{path.name}: {error}") from None
+
+
+def load_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that verifies, and a line for each newer one that does not.
+
+    Raises UserError where there are checkpoints and none is good.
+    """
+    damage = []
+    for path in list_newest_first(folder):
+        try:
+            checkpoint = load(path)
+        except Damaged as error:
+            damage.append(str(error))
+            continue
+        return checkpoint, [f"checkpoint is damaged ({d}); using {path.name}" for d in damage]
+    if damage:
+        raise UserError(
+            f"no checkpoint in {folder} is readable ({'; '.join(damage)}); start anew with another "
+            "--out"
+        )
+    return None, []
+
+
+def restore(tensors: dict[str, Tensor], saved: dict[str, Tensor], where: str) -> None:
+    """Copy saved tensors into live ones of the same names and shapes. Raises UserError if not."""
+    shapes = {k: tuple(v.shape) for k, v in tensors.items()}
+    saved_shapes = {k: tuple(v.shape) for k, v in saved.items()}
+    if shapes != saved_shapes:
+        odd = sorted(set(shapes.items()) ^ set(saved_shapes.items()))[0]
+        raise UserError(f"{where} is of another configuration: {odd[0]} {list(odd[1])} differs")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            tensor.copy_(saved[name])
+
+
+def _seal(manifest: dict[str, Any]) -> str:
+    """The checksum of a manifest's content, itself left out."""
+    rest = {k: v for k, v in manifest.items() if k != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _fingerprint(data: bytes) -> dict[str, Any]:
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _verify(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The manifest and the files' bytes, once their sizes and checksums match. Raises Damaged."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        if manifest.get("sha256") != _seal(manifest):
+            raise Damaged(f"{path.name}/{MANIFEST}: its checksum does not match")
+        contents = {}
+        for name, expected in manifest["files"].items():
+            data = (path / name).read_bytes()
+            found = _fingerprint(data)
+            if found != expected:
+                what = (
+                    f"{found['bytes']} bytes, expected {expected['bytes']}"
+                    if found["bytes"] != expected["bytes"]
+                    else "its checksum does not match"
+                )
+                raise Damaged(f"{path.name}/{name}: {what}")
+            contents[name] = data
+        return manifest, contents
+    except FileNotFoundError as error:
+        missing = Path(error.filename).name if error.filename else "a file"
+        raise Damaged(f"{path.name}: {missing} is missing") from None
+    except (NotADirectoryError, IsADirectoryError) as error:
+        raise Damaged(f"{path.name}: {error}") from None
+    except OSError as error:  # not damage: passed over, it would be deleted at the next save
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"{path.name}: {error}") from None

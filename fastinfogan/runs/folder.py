@@ -1,0 +1,147 @@
+"""A run's folder: its files, its lock, and what can be loaded from it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import filelock
+
+from .. import config
+from ..cli import say
+from ..config import TrainConfig
+from ..errors import UserError
+from ..latents import LatentSpec
+from ..networks import Discriminator, Generator, pair
+from . import checkpoint
+from .checkpoint import Checkpoint, write_atomically, writing
+
+LOCK_SECONDS = 10.0
+
+
+class RunDir:
+    """Where a run keeps its files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.environment = path / "environment.json"
+        self.metrics = path / "metrics.jsonl"
+        self.samples = path / "samples"
+        self.checkpoints = path / "checkpoints"
+        self.evaluation = path / "eval.json"
+
+    def make(self) -> None:
+        """Create the folders. Raises UserError where that cannot be done."""
+        with writing(self.path):
+            for folder in (self.path, self.samples, self.checkpoints):
+                folder.mkdir(parents=True, exist_ok=True)
+
+    def lock(self) -> filelock.BaseFileLock:
+        """Take the folder until the lock is released or collected.
+
+        Waits a little: a run that was just interrupted may still be saving, after its launcher is
+        gone. Raises UserError if another has it for longer.
+        """
+        lock = filelock.FileLock(self.path / ".lock")
+        with writing(self.path):
+            try:
+                lock.acquire(timeout=LOCK_SECONDS)
+            except filelock.Timeout:
+                raise UserError(
+                    f"{self.path} is in use by another run; choose another --out"
+                ) from None
+        return lock
+
+    def read_config(self) -> TrainConfig | None:
+        """The run's configuration, or None where the folder holds no run."""
+        if not self.config.is_file():
+            return None
+        found = config.from_yaml(self.config.read_text(errors="replace"), self.config)
+        try:
+            config.check(found)
+        except UserError as error:
+            raise UserError(f"{self.config}: {error}") from None
+        return found
+
+    def read_matching(self, step: int) -> tuple[str, list[int | None]]:
+        """The categorical code that was scored, and the label matched to each of its categories.
+
+        Raises UserError where no evaluation of update `step` left one.
+        """
+        try:
+            found = json.loads(self.evaluation.read_text())
+            of, code, matching = found["step"], found["code_scored"], found["matching"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UserError(
+                f"{self.path} has no matching of categories with labels yet; "
+                f"run `fastinfogan evaluate {self.path}` first"
+            ) from None
+        if of != step:
+            raise UserError(
+                f"{self.evaluation} is of update {of}, the newest checkpoint of {step}; "
+                f"run `fastinfogan evaluate {self.path}` again"
+            )
+        if code is None or matching is None:
+            raise UserError(
+                f"{self.evaluation} matches no categories with labels: it needs a categorical code "
+                "and labelled images; run `fastinfogan evaluate` with --data that has labels"
+            )
+        return code, matching
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write an object, readable and all at once."""
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
+
+
+class Loaded(NamedTuple):
+    """A run in memory, its networks in eval mode; as `load` gives them, on the CPU."""
+
+    generator: Generator  # the averaged weights (EMA)
+    discriminator: Discriminator
+    spec: LatentSpec
+
+
+def load(run: str | Path) -> Loaded:
+    """Load a run's networks and latent spec from its newest good checkpoint.
+
+    Example: `generator, discriminator, spec = fastinfogan.load("runs/mnist")`, then
+    `generator(spec.sample(16).input)` gives images [16, C, H, W].
+
+    Raises UserError where the folder holds no run or no readable checkpoint.
+    """
+    loaded, _, _ = load_all(Path(run))
+    return loaded
+
+
+def load_all(path: Path) -> tuple[Loaded, TrainConfig, Checkpoint]:
+    """What `load` gives, with the run's configuration and checkpoint."""
+    run = RunDir(path)
+    run_config = run.read_config()
+    if run_config is None:
+        raise UserError(f"{path} holds no run: {run.config} is missing")
+    found, notes = checkpoint.load_newest(run.checkpoints)
+    for note in notes:
+        say(note, sys.stderr)  # stdout may be a command's JSON
+    if found is None:
+        raise UserError(f"{path} has no checkpoint yet; train it first")
+    return networks_of(run_config, found), run_config, found
+
+
+def networks_of(run_config: TrainConfig, found: Checkpoint) -> Loaded:
+    """The networks of a checkpoint."""
+    spec = run_config.spec()
+    sizes = (spec.input_dim, spec.q_dim, run_config.image_size, run_config.channels)
+    generator, discriminator = pair(
+        run_config.networks, *sizes, spectral_norm=run_config.spectral_norm
+    )
+    saved = found.tensors["model"]
+    for name, module in (("generator_ema", generator), ("discriminator", discriminator)):
+        prefix = f"{name}."
+        mine = {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
+        checkpoint.restore(module.state_dict(), mine, str(found.path))
+        module.eval()
+    return Loaded(generator, discriminator, spec)

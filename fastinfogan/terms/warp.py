@@ -1,0 +1,211 @@
+"""Random warps of images, and what each did that a code may follow."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import philox
+from ..philox import Stream
+
+# What a warp does that a code may follow.
+CHANGES = ("slant", "width", "x", "y", "size", "stretch")
+_SMALL = 1e-10
+
+
+class Warped(NamedTuple):
+    """Copies of images, and what was done to them that a continuous code may follow."""
+
+    images: Tensor  # [B, C, H, W]
+    change: Tensor  # [B, 6], of `CHANGES`: in ±1 of the most that the warp does; by `place` more
+
+
+@dataclass(frozen=True)
+class Warp:
+    """Random affine maps, mirroring, strokes and brightness: what a category is to bear.
+
+    Each is uniform in ± its value: `rotate` in degrees, `scale` of each axis, `shear`, `shift` in
+    parts of the side, `thickness` in pixels on either side of a bright stroke (at most 1). `flip`
+    is the probability of mirroring left and right. `zoom` is of both axes alike, from 1/(1 + zoom)
+    to 1 + zoom times the size, uniform in its logarithm. All but shifts and mirroring leave an
+    image's centre of brightness where it is. `place`, instead of `shift`, puts it anywhere within ±
+    its value of the image's middle, in parts of the side: a copy's place tells nothing of where
+    the shape was. `gamma`: brightness, from 0 at the background to 1, is raised to a power between
+    exp(-gamma) and exp(gamma), uniform in its logarithm. `stroke` is the probability that a short
+    bright line is drawn on the copy, of any direction, in the middle half of the image.
+    """
+
+    rotate: float = 0.0
+    scale: float = 0.0
+    shear: float = 0.0
+    shift: float = 0.0
+    flip: float = 0.0
+    thickness: float = 0.0
+    zoom: float = 0.0
+    place: float = 0.0
+    gamma: float = 0.0
+    stroke: float = 0.0
+
+    def makes(self, change: str) -> bool:
+        """Whether it does that one of `CHANGES`."""
+        of = {
+            "slant": self.rotate or self.shear,
+            "width": self.thickness,
+            "size": self.zoom or self.scale,
+            "stretch": self.scale,
+        }
+        return bool(of.get(change, self.shift or self.place))
+
+    def __call__(
+        self,
+        images: Tensor,
+        *,
+        seed: int,
+        step: int | Tensor,
+        first_row: int = 0,
+        background: float = 0.0,
+    ) -> Warped:
+        """Warped copies of images [B, C, H, W]; what comes in from outside is `background`.
+
+        Row i's warp is a function of (seed, step, first_row + i): see `philox`.
+        """
+        rows = images.shape[0]
+        drawn = philox.words(
+            rows,
+            15 if self.stroke else 10,
+            seed=seed,
+            step=step & 0xFFFFFFFF,
+            stream=Stream.WARP,
+            first_row=first_row,
+            device=images.device,
+        )
+        u = philox.uniform(drawn)
+        angle, scale_x, scale_y, shear, x, y = (u[:, :6] * 2 - 1).unbind(1)
+        angle = angle * math.radians(self.rotate)
+        scale_x, scale_y = 1 + scale_x * self.scale, 1 + scale_y * self.scale
+        shear = shear * self.shear
+        cos, sin = angle.cos(), angle.sin()
+        thicker, larger = (u[:, 7:9] * 2 - 1).unbind(1)
+        # Where a pixel of the copy comes from: turned and scaled about the centre of brightness.
+        linear = torch.stack(
+            (
+                *(cos * scale_x, cos * shear - sin * scale_y),
+                *(sin * scale_x, sin * shear + cos * scale_y),
+            ),
+            dim=1,
+        ).view(rows, 2, 2)
+        linear = linear * (1 + self.zoom) ** -larger.view(-1, 1, 1)
+        wide = images.to(torch.promote_types(images.dtype, torch.float32)) - background
+        mirror = torch.ones(rows, 2, 1, device=images.device, dtype=wide.dtype)
+        mirror[:, 0, 0] -= 2 * (u[:, 6] < self.flip)
+        middle = mirror * centre(wide).unsqueeze(2)  # [B, 2, 1]
+        moved = torch.stack((x, y), 1).to(wide.dtype).unsqueeze(2)
+        moved = 2 * self.place * moved if self.place else middle + 2 * self.shift * moved
+        if self.place:
+            x, y = ((moved - middle) / (2 * self.place)).squeeze(2).unbind(1)
+        linear = linear.to(wide.dtype)
+        matrix = mirror * torch.cat((linear, middle - linear @ moved), 2)
+        grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+        warped = F.grid_sample(wide, grid, align_corners=False)
+        if self.gamma:
+            power = (self.gamma * (2 * u[:, 9] - 1)).exp().to(wide.dtype).view(-1, 1, 1, 1)
+            whole = 1 - background
+            warped = whole * (warped / whole).clamp(0, 1) ** power
+        warped = warped + background
+        if self.thickness:
+            warped = _thickened(warped, self.thickness * thicker.to(warped.dtype))
+        if self.stroke:
+            some = (u[:, 10] < self.stroke).view(-1, 1, 1, 1)
+            line = some * _lines(u[:, 11:15], warped.shape[-1]).to(warped.dtype)
+            warped = warped + line * (1 - warped)
+        # To first order a turn slants as much as a shear of its angle.
+        most = self.shear + math.radians(self.rotate)
+        slant = (shear - angle) / most if most else torch.zeros_like(shear)
+        size, stretch = self._sizes(larger, scale_x, scale_y)
+        change = (slant, thicker, x, y, size, stretch)
+        return Warped(warped.to(images.dtype), torch.stack([c.float() for c in change], 1))
+
+    def _sizes(self, larger: Tensor, scale_x: Tensor, scale_y: Tensor) -> tuple[Tensor, Tensor]:
+        """How much larger, and how much wider than high, in parts of the most: logarithms.
+
+        The latter adds up only where the copy is not turned as well (`rotate`).
+        """
+        wider, higher = -scale_x.log(), -scale_y.log()
+        zoom, least = math.log1p(self.zoom), math.log1p(-self.scale)
+        most = zoom - least
+        size = (larger * zoom + (wider + higher) / 2) / most if most else torch.zeros_like(larger)
+        most = math.log1p(self.scale) - least
+        stretch = (wider - higher) / most if most else torch.zeros_like(larger)
+        return size, stretch
+
+
+def places(n: int, like: Tensor) -> Tensor:
+    """The middles of n pixels, from -1 to 1 as in a grid, where and of the dtype as `like`."""
+    return (2 * torch.arange(n, device=like.device, dtype=like.dtype) + 1) / n - 1
+
+
+def centre(bright: Tensor) -> Tensor:
+    """The centre of brightness (x, y) [B, 2] of images [B, C, H, W], from -1 to 1 as in a grid."""
+    maps = bright.sum(1)  # [B, H, W]
+    mass = maps.sum((1, 2)).clamp_min(_SMALL)
+    parts = []
+    for dim in (1, 2):  # summed over rows, over columns
+        line = maps.sum(dim)
+        parts.append((line * places(line.shape[1], line)).sum(1) / mass)
+    return torch.stack(parts, 1)
+
+
+def _thickened(images: Tensor, by: Tensor) -> Tensor:
+    """Bright strokes widened (by > 0) or thinned (by < 0); by: [B], ±1 is a pixel on each side."""
+    by = by.view(-1, 1, 1, 1)
+    wider, thinner = F.max_pool2d(images, 3, 1, 1), -F.max_pool2d(-images, 3, 1, 1)
+    return images + by.clamp(min=0) * (wider - images) - by.clamp(max=0) * (thinner - images)
+
+
+def _lines(u: Tensor, side: int) -> Tensor:
+    """Short lines with round ends on 0, [B, 1, side, side], of four uniform numbers each, [B, 4].
+
+    Of MNIST's 28 pixels they are 3 wide and 7 to 11 long, 8 or less from the middle on each axis.
+    """
+    pixel = 28 / side
+    place = (torch.arange(side, device=u.device, dtype=u.dtype) + 0.5) * pixel - 14
+    x, y = (place - (16 * middle - 8).unsqueeze(1) for middle in u[:, :2].unbind(1))  # [B, side]
+    cos, sin = (math.pi * u[:, 2]).cos().view(-1, 1, 1), (math.pi * u[:, 2]).sin().view(-1, 1, 1)
+    x, y = x.unsqueeze(1), y.unsqueeze(2)
+    along, across = x * cos + y * sin, y * cos - x * sin
+    beyond = (along.abs() - (2 + 2 * u[:, 3]).view(-1, 1, 1)).clamp_min(0)
+    return (1.8 - torch.hypot(beyond, across)).clamp(0, 1).unsqueeze(1)
+
+
+def parse_warp(text: str) -> Warp:
+    """The warp of "rotate=20,scale=0.15,shear=0.3,flip=0.5" and the like. Raises ValueError."""
+    known = {field.name for field in fields(Warp)}
+    values: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, number = (piece.strip() for piece in part.partition("="))
+        if name not in known or name in values:
+            raise ValueError(f"expected each of {', '.join(sorted(known))} once, got {part!r}")
+        try:
+            values[name] = float(number)
+        except ValueError:
+            raise ValueError(f"{name}: expected a number, got {number!r}") from None
+        most = {"rotate": 180.0, "shear": 2.0, "gamma": 3.0}.get(name, 1.0)
+        if not 0 <= values[name] <= most or (name == "scale" and values[name] == 1):
+            raise ValueError(f"{name}: expected 0 to {most:g}, got {number}")
+    if values.get("shift") and values.get("place"):
+        raise ValueError("shift and place: expected one of them, got both")
+    return Warp(**values)
+
+
+def parse_changes(text: str) -> tuple[str, ...]:
+    """The changes of "slant,width" and the like. Raises ValueError."""
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    for name in names:
+        if name not in CHANGES or names.count(name) > 1:
+            raise ValueError(f"expected each of {', '.join(CHANGES)} at most once, got {name!r}")
+    return names

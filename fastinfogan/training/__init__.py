@@ -1,0 +1,1 @@
+"""One update of the pair of networks: gradients, optimizers, schedule, metrics."""

@@ -1,0 +1,46 @@
+"""An exponential moving average of the generator's weights."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from .player import Flat
+
+
+class Ema:
+    """A copy of `source` whose parameters follow it slowly and whose buffers equal its own.
+
+    The decay of update n (from 0) is min(decay, (1 + n) / (10 + n)), so that short runs are not
+    dominated by the initial weights.
+    """
+
+    def __init__(self, source: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.module = copy.deepcopy(source).eval().requires_grad_(False)
+        self.flat = Flat(self.module.parameters())
+        self._source = list(source.parameters())
+        self._buffers = list(self.module.buffers()), list(source.buffers())
+
+    @torch.no_grad()
+    def update(self, n: int | Tensor, flat: Tensor | None = None) -> None:
+        """Follow the source after update n (from 0).
+
+        n: a tensor on the device gives the same without a look at the host. flat: the source's
+        parameters, if they are the first of a `Flat`.
+        """
+        if isinstance(n, Tensor):
+            count = n.double()
+            kept = ((count + 1) / (count + 10)).clamp(max=self.decay)
+            weight: float | Tensor = (1.0 - kept).to(self.flat.value.dtype)
+        else:
+            weight = 1.0 - min(self.decay, (1 + n) / (10 + n))
+        if flat is not None:
+            value = self.flat.value.detach()
+            value.lerp_(flat[: len(value)], weight)
+        else:
+            for mine, theirs in zip(self.flat.params, self._source, strict=True):
+                mine.lerp_(theirs, weight)
+        torch._foreach_copy_(*self._buffers)

@@ -1,0 +1,99 @@
+"""How the step runs: eager, compiled or captured, in which dtype and memory format, and why.
+
+The one place that decides it. What it chose is said at the start and kept in environment.json.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass, replace
+
+import torch
+import torch._dynamo
+
+from ..config import TrainConfig
+from ..errors import UserError
+from ..parallel import Ranks
+
+# Images of a rank's run from which it is compiled. That takes 30 to 40 s, which on an H200 pays
+# after 7 to 24 million images (docs/performance.md); on slower GPUs it should be fewer.
+COMPILE_FROM = 10_000_000
+DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # Accelerate's names
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What was chosen."""
+
+    dtype: torch.dtype = torch.float32  # of the products; parameters are trained in fp32
+    memory_format: torch.memory_format = torch.channels_last
+    compile: bool = False
+    capture: bool = False
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """In a word or two."""
+        words = ["compiled"] * self.compile + ["captured"] * self.capture
+        return " and ".join(words) or "eager"
+
+    def record(self) -> dict[str, object]:
+        """For environment.json."""
+        return {
+            "compiled": self.compile,
+            "captured": self.capture,
+            "memory_format": str(self.memory_format).removeprefix("torch."),
+            "step_reason": self.reason,
+        }
+
+    def without_compile(self, why: str) -> Policy:
+        """The same where the compiler failed."""
+        return replace(self, compile=False, reason=f"not compiled: {why}")
+
+    def without_capture(self, why: str) -> Policy:
+        """The same where the capture failed."""
+        return replace(self, capture=False, reason=f"not captured: {why}")
+
+
+def choose(config: TrainConfig, ranks: Ranks) -> Policy:
+    """The policy for a device. Raises UserError where what was asked for cannot be."""
+    device = ranks.device
+    nvidia = device.type == "cuda" and torch.version.hip is None
+    if config.capture == "on" and not nvidia:
+        raise UserError(f"--capture on: CUDA graphs need an NVIDIA GPU, this run is on {device}")
+    scaled = ranks.accelerator.scaler is not None
+    if config.compile == "on" and scaled:
+        raise UserError("--compile on: fp16's loss scale is not compiled; use bf16 or fp32")
+    if config.vat and scaled:
+        raise UserError("--vat: fp16 is too narrow for its gradients; use bf16, fp32 or --vat 0")
+    has_compiler = device.type != "cuda" or importlib.util.find_spec("triton") is not None
+    if config.compile == "on" and not has_compiler:
+        raise UserError("--compile on: triton is not installed; install it or use --compile off")
+    traces = hasattr(torch._dynamo.config, "trace_autograd_ops")  # not in every torch
+    long = config.steps * config.batch_size >= COMPILE_FROM
+    auto_compile = device.type == "cuda" and long and has_compiler and traces and not scaled
+    compiled = config.compile == "on" or (config.compile == "auto" and auto_compile)
+    captured = nvidia and config.capture != "off"
+    if device.type == "cpu":
+        reason = "on a CPU compiling gains nothing and takes a minute"
+    elif not has_compiler:
+        reason = "triton is not installed"
+    elif not long and config.compile == "auto":
+        reason = f"a run of under {COMPILE_FROM:,} images is not compiled"
+    elif not nvidia:
+        reason = "CUDA graphs are for NVIDIA GPUs"
+    else:
+        reason = "a GPU waits for the host otherwise"
+    if "auto" not in (config.compile, config.capture) or (not nvidia and config.compile != "auto"):
+        reason = "as asked"
+    if config.r1 or config.r2:  # `config.check` refuses what asks for either
+        compiled = captured = False
+        reason = "a gradient penalty is differentiated twice, which compilers do not do"
+    formats = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+    return Policy(
+        DTYPES[ranks.accelerator.mixed_precision],
+        formats[config.memory_format],
+        compiled,
+        captured,
+        reason,
+    )

@@ -1,0 +1,60 @@
+"""What a training shows on the terminal while it runs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+from ..cli import say
+from ..config import TrainConfig
+from ..latents import LatentSpec
+from ..parallel import Ranks
+
+
+class Progress:
+    """Rank 0's progress: a bar on a terminal, a line per log interval elsewhere."""
+
+    def __init__(self, config: TrainConfig, spec: LatentSpec, ranks: Ranks, start: int) -> None:
+        self._names = spec.names
+        self._lines = ranks.is_main and not sys.stderr.isatty()
+        self._bar = tqdm(
+            total=config.steps,
+            initial=start,
+            disable=not ranks.is_main or self._lines,
+            unit="update",
+            dynamic_ncols=True,
+            bar_format="{n_fmt}/{total_fmt}|{bar}| {elapsed}<{remaining}{postfix}",
+        )
+        self._steps = config.steps
+        self._batch = config.batch_size * ranks.world_size
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def advance(self) -> None:
+        """One more update."""
+        self._bar.update()
+
+    def show(self, record: dict[str, Any]) -> None:
+        """Images/s, time left and the information of each code, in nats."""
+        rate = record["images_per_second"]
+        bounds = " ".join(f"{n} {record['information'][n]:.2f}" for n in self._names)
+        speed = "" if rate is None else f"{rate:,.0f} images/s, "
+        self._bar.set_postfix_str(f"{speed}nats: {bounds}")
+        if self._lines:
+            left = ""
+            if rate:
+                minutes, seconds = divmod(
+                    int((self._steps - record["step"]) * self._batch / rate), 60
+                )
+                left = f"{minutes}:{seconds:02d} left, "
+            say(f"{record['step']}/{self._steps} {speed}{left}nats: {bounds}", sys.stderr)
+
+    def close(self) -> None:
+        """End the bar's line."""
+        self._bar.close()
