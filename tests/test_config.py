@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers.strategies import modest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import modest
 
 from fastinfogan.config import TrainConfig, check, differences, from_yaml, parse, to_yaml
 from fastinfogan.errors import UserError

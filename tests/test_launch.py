@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from runs import assert_same_run, command, launch, write_images
+from helpers.runs import assert_same_run, command, launch, write_images
 
 TRAIN = ("-m", "fastinfogan.train")
 

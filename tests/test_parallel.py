@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import command, launch, tensors, write_images
+from helpers.runs import command, launch, tensors, write_images
 
 from fastinfogan.parallel import Ranks
 

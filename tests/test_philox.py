@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from helpers.strategies import modest, seeds
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from strategies import modest, seeds
 
 from fastinfogan import philox
 

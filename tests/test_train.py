@@ -14,8 +14,8 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from conftest import HOST_READS
+from helpers.runs import assert_same_run, command, records, tensors, write_images
 from PIL import Image
-from runs import assert_same_run, command, records, tensors, write_images
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastinfogan
