@@ -27,7 +27,8 @@ import tyro
 from PIL import Image
 
 from fastinfogan import data, device, parallel
-from fastinfogan.data.streaming import Stream, Streamed
+from fastinfogan.data.streaming import Streamed
+from fastinfogan.data.workers import Stream
 from fastinfogan.presets import PRESETS
 from fastinfogan.training.step import Step
 

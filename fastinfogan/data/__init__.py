@@ -1,17 +1,8 @@
 """Image sets: readers, renderers, batches; see `specs`."""
 
-from .specs import (
-    BatchSampler,
-    Images,
-    Order,
-    Split,
-    absolute,
-    batches,
-    can_stream,
-    from_range,
-    load,
-    to_range,
-)
+from .sampler import BatchSampler, Order, batches, from_range, to_range
+from .specs import absolute, can_stream, load
+from .splits import Images, Split
 
 __all__ = [
     "BatchSampler",

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
+from .arrays import NpyFile, open_npy
 from .splits import Images, Labels, Split, check_labels, halves, held_out
-from .streaming import Mode, NpyFile, open_npy
+from .streaming import Mode
 
 DAMAGE = (OSError, EOFError, ValueError, zlib.error)  # what reading a damaged file raises
 # What numpy makes of an array's damaged header besides

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import UserError
+from .decoding import UNREADABLE, check_decodable, square
 from .splits import Images, Labels, Split, held_out, opened
-from .streaming import UNREADABLE, Mode, Rows, Streamed, check_decodable, square
+from .streaming import Mode, Rows, Streamed
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
+from .folder import IMAGE_SUFFIXES, ImageFolder
 from .formats import find_idx, read_idx_folder
 from .splits import Images, Split, cache, halves, missing, opened, places
-from .streaming import IMAGE_SUFFIXES, ImageFolder, Mode, Streamed
+from .streaming import Mode, Streamed
 
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 _PARTITIONS = ("list_eval_partition.txt", "list_eval_partition.csv")  # CelebA's own, and Kaggle's

@@ -25,7 +25,10 @@ from PIL import Image
 
 from fastinfogan import data, evaluate, philox, train
 from fastinfogan.config import TrainConfig
+from fastinfogan.data import arrays
 from fastinfogan.data import streaming as stream
+from fastinfogan.data import workers as reading
+from fastinfogan.data.folder import ImageFolder
 from fastinfogan.errors import UserError
 from fastinfogan.networks import mnist_pair
 from fastinfogan.runs.folder import Loaded
@@ -148,7 +151,7 @@ def test_batches_come_in_the_resident_order_from_any_step_on(
     there = data.batches(resident.images, CPU, **order)
     rows = data.Order(len(streamed), **order)
     assert isinstance(streamed.images, stream.Streamed)
-    here = stream.Stream(streamed.images, rows.indices, CPU, workers)
+    here = reading.Stream(streamed.images, rows.indices, CPU, workers)
     for step in (*range(15), 40, 41, 2, 3):
         assert torch.equal(here(step), there(step))
     here.close()
@@ -226,7 +229,7 @@ def test_an_epoch_of_a_large_set_is_whole_and_its_ranks_share_it(
     monkeypatch: pytest.MonkeyPatch, world: int
 ) -> None:
     monkeypatch.setattr(philox, "WHOLE", 10)
-    monkeypatch.setattr("fastinfogan.data.specs.ORDERED_AT_ONCE", 20)
+    monkeypatch.setattr("fastinfogan.data.sampler.ORDERED_AT_ONCE", 20)
     ranks = [
         data.Order(100, batch_size=6, seed=1, rank=rank, world_size=world) for rank in range(world)
     ]
@@ -348,13 +351,13 @@ def test_evaluation_reads_a_bounded_number_of_images(
     generator, discriminator = (m.eval() for m in mnist_pair(spec.input_dim, spec.q_dim, 28, 1))
     splits = load(f"npy:{tmp_path / 'x.npy'}", "always", 28)
     read: list[int] = []
-    real_read = stream.NpyFile.read
+    real_read = arrays.NpyFile.read
 
-    def counting(self: stream.NpyFile, rows: np.ndarray) -> np.ndarray:
+    def counting(self: arrays.NpyFile, rows: np.ndarray) -> np.ndarray:
         read.extend(rows.tolist())
         return real_read(self, rows)
 
-    monkeypatch.setattr(stream.NpyFile, "read", counting)
+    monkeypatch.setattr(arrays.NpyFile, "read", counting)
     result = evaluate.evaluate(Loaded(generator, discriminator, spec), splits)  # type: ignore[arg-type]
     assert result["images"] == {"codes": 7, "information": 20, "frechet": 7, "frechet_floor": 7}
     assert read[:7] == [row * 10 + 9 for row in (0, 2, 5, 8, 11, 14, 17)]
@@ -441,7 +444,7 @@ def test_a_damaged_image_ends_the_run_in_one_line_with_what_was_learned_saved(
     monkeypatch.setattr(stream, "SAMPLE", 1)
     rows = data.Order(216, batch_size=16, seed=0).indices(3).numpy()  # of the fourth update
     late = stream.in_whole(rows[rows > 110], held_out=False)
-    damaged = stream.ImageFolder(pictures, 8, 1).path(int(late[0]))
+    damaged = ImageFolder(pictures, 8, 1).path(int(late[0]))
     good = damaged.read_bytes()
     damaged.write_bytes(good[:40])
     more = ("--steps", "6", "--stream", "always")

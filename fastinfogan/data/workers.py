@@ -1,0 +1,138 @@
+"""The batches of a streamed set, read ahead by worker processes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+import joblib
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..errors import UserError
+from .streaming import Rows, Source, Streamed
+
+PREFETCH = 4  # batches that each worker keeps ready
+MOST_WORKERS = 8
+
+
+class _Batches(Dataset[Tensor]):
+    """What a worker reads: a whole batch at once."""
+
+    def __init__(self, images: Streamed) -> None:
+        self.images = images
+
+    def __getitems__(self, rows: Rows) -> Tensor | UserError:
+        try:
+            return torch.from_numpy(self.images[rows])
+        except UserError as error:  # raised here, it would come out with the worker's traceback
+            return error
+
+
+class _Rows:
+    """The rows of batch `first`, first + 1, …, without end."""
+
+    def __init__(self, indices: Callable[[int], Tensor]) -> None:
+        self.indices, self.first = indices, 0
+
+    def __iter__(self) -> Iterator[Rows]:
+        return (self.indices(step).numpy() for step in itertools.count(self.first))
+
+
+class Stream:
+    """The batches of a streamed set: workers read ahead, the next batch is waited for.
+
+    `indices` gives an update's rows (a CPU tensor). Calls for update after update read ahead; any
+    other update starts anew from there.
+    """
+
+    def __init__(
+        self,
+        images: Streamed,
+        indices: Callable[[int], Tensor],
+        device: torch.device,
+        workers: int | None = None,
+    ) -> None:
+        self.device = device
+        self._images, self._rows = images, _Rows(indices)
+        self._workers = _workers(images.source, device) if workers is None else workers
+        self._loader: DataLoader[Tensor] | None = None
+        self._batches: Iterator[Tensor | UserError] | None = None
+        self._next = 0
+
+    def __call__(self, step: int) -> Tensor:
+        """The images of update `step` (from 0) on the device, uint8 [batch_size, H, W, C].
+
+        Raises UserError, in one line, where they cannot be read.
+        """
+        try:
+            if self._batches is None or step != self._next:
+                self._start(step)
+            assert self._batches is not None
+            batch = next(self._batches)
+        except RuntimeError as error:  # a worker that was killed
+            self.close()
+            reason = str(error).splitlines()[0]
+            raise UserError(f"the process that reads the images ended ({reason})") from None
+        if isinstance(batch, UserError):
+            self.close()
+            raise UserError(str(batch))
+        self._next = step + 1
+        return batch.to(self.device, non_blocking=True)
+
+    def _start(self, step: int) -> None:
+        if self._loader is None:
+            self._loader = DataLoader(
+                _Batches(self._images),
+                batch_sampler=self._rows,  # type: ignore[arg-type]
+                collate_fn=_as_it_is,  # type: ignore[arg-type]
+                num_workers=self._workers,
+                prefetch_factor=PREFETCH if self._workers else None,
+                persistent_workers=self._workers > 0,
+                worker_init_fn=_ignore_signals,
+                pin_memory=self.device.type == "cuda",
+                generator=torch.Generator(),  # so that the global one is not drawn from
+            )
+        self._rows.first = step
+        # torch's handler of SIGCHLD would raise wherever this process happens to be. Without it a
+        # worker that has died is found when its batch is waited for, within five seconds.
+        handler = signal.getsignal(signal.SIGCHLD)
+        self._batches = iter(self._loader)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
+
+    def close(self) -> None:
+        """End the workers. A later call would start them again."""
+        self._batches = self._loader = None
+
+
+def _as_it_is(batch: Tensor | UserError) -> Tensor | UserError:
+    return batch
+
+
+def _ignore_signals(worker: int) -> None:
+    """A signal to the process group is the trainer's, which saves before it ends its workers.
+
+    Workers end with the trainer, however it ends: DataLoader's own look for it every 5 s.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def _workers(source: Source, device: torch.device) -> int:
+    """None, where there is no disk to wait for: a worker costs some 400 MB.
+
+    One, where reading is copying, or where training itself takes the cores: on a CPU a batch is
+    decoded in a fraction of an update. On a GPU decoding gets this rank's cores, up to eight.
+    """
+    if not source.on_disk:
+        return 0
+    if not source.slow or device.type == "cpu":
+        return 1
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(MOST_WORKERS, joblib.cpu_count() // ranks))
