@@ -14,15 +14,26 @@ __version__ = "0.1.0"
 _install_moved_paths()
 
 if TYPE_CHECKING:
-    from .latents import Bernoulli, Categorical, Gaussian, LatentSpec, Uniform
+    from .latents import (
+        Angle,
+        Bernoulli,
+        Categorical,
+        Gaussian,
+        LatentBatch,
+        LatentSpec,
+        Uniform,
+        parse_codes,
+    )
     from .losses import InfoLoss, adversarial_losses, head_loss, info_loss, information, pack
     from .runs.folder import load
 
 __all__ = [
+    "Angle",
     "Bernoulli",
     "Categorical",
     "Gaussian",
     "InfoLoss",
+    "LatentBatch",
     "LatentSpec",
     "Uniform",
     "adversarial_losses",
@@ -31,9 +42,19 @@ __all__ = [
     "information",
     "load",
     "pack",
+    "parse_codes",
 ]
 
-_LATENTS = ("Bernoulli", "Categorical", "Gaussian", "LatentSpec", "Uniform")
+_LATENTS = (
+    "Angle",
+    "Bernoulli",
+    "Categorical",
+    "Gaussian",
+    "LatentBatch",
+    "LatentSpec",
+    "Uniform",
+    "parse_codes",
+)
 
 
 def __getattr__(name: str) -> Any:
@@ -41,3 +62,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = "latents" if name in _LATENTS else "runs.folder" if name == "load" else "losses"
     return getattr(import_module(f"{__name__}.{module}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

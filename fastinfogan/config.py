@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from .errors import UserError
-from .latents import Categorical, LatentSpec, parse_codes
+from .latents import Categorical, LatentSpec, Real, parse_codes
 from .terms.warp import CHANGES, parse_changes, parse_warp
 
 try:
@@ -288,9 +288,10 @@ def _check_real_info(config: TrainConfig, spec: LatentSpec) -> None:
         raise UserError(f"--followed: {error}") from None
     if config.follow and not changes:
         raise UserError(f"--followed: expected one of {', '.join(CHANGES)} or more, got none")
-    if config.follow and not spec.n_cont:
-        raise UserError(f"--follow: needs a continuous code, {codes}")
-    missing = [change for change in changes[: spec.n_cont] if not warp.makes(change)]
+    dims = sum(code.dim for code in spec.codes if isinstance(code, Real))
+    if config.follow and not dims:
+        raise UserError(f"--follow: needs a uniform or gaussian code, {codes}")
+    missing = [change for change in changes[:dims] if not warp.makes(change)]
     if config.follow and missing:
         raise UserError(f"--followed: --warp {config.warp} changes no {' and no '.join(missing)}")
     names = (*of_categories, "follow")

@@ -21,7 +21,7 @@ from .evaluation import classifier, disentanglement
 from .evaluation import clustering as scores
 from .evaluation import digit_factors as factors
 from .evaluation.disentanglement import FactorGrid
-from .latents import Bernoulli, Categorical, LatentSpec
+from .latents import Angle, Bernoulli, Categorical, LatentSpec
 from .losses import info_loss, information
 from .networks import Discriminator, Generator
 from .runs.folder import Loaded, RunDir, load_all, write_json
@@ -295,8 +295,10 @@ def _classes(spec: LatentSpec) -> list[int]:
 
 
 def read_codes(q: Tensor, spec: LatentSpec) -> Tensor:
-    """What Q's output [B, q_dim] says of each code, a column for each of its dims: a continuous
-    code's means, a Bernoulli's probability, a categorical's most probable class.
+    """Return the codes that Q's output [B, q_dim] gives, one column per dim of each code.
+
+    The means of a continuous code, the mean direction of an angle in radians, the probability of
+    a Bernoulli's 1, the most probable class of a categorical.
     """
     parts = []
     for code, columns, _ in spec.slots:
@@ -305,6 +307,8 @@ def read_codes(q: Tensor, spec: LatentSpec) -> Tensor:
             parts.append(part.argmax(1, keepdim=True).float())
         elif isinstance(code, Bernoulli):
             parts.append(part.sigmoid())
+        elif isinstance(code, Angle):
+            parts.append(torch.atan2(part[:, 1:], part[:, :1]))
         else:
             parts.append(part[:, : code.dim])
     return torch.cat(parts, 1)

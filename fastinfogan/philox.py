@@ -9,6 +9,7 @@ saved generator state. Source: Salmon et al., "Parallel random numbers: as easy 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from enum import IntEnum
 
 import torch
@@ -108,6 +109,15 @@ def signs(word: Tensor) -> Tensor:
 def below(word: Tensor, n: int) -> Tensor:
     """32-bit words to int64 in [0, n) by multiply-high; biased by less than n/2³²."""
     return (word * n) >> 32
+
+
+def choose(word: Tensor, thresholds: Sequence[int]) -> Tensor:
+    """32-bit words to classes, int64: the class k of w has thresholds[k] ≤ w < thresholds[k + 1].
+
+    `thresholds` are n + 1 integers that do not fall, from 0 to 2³².
+    """
+    inner = torch.tensor(thresholds[1:-1], dtype=torch.int64, device=word.device)
+    return torch.bucketize(word.contiguous(), inner, right=True)
 
 
 def permutation(

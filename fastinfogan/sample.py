@@ -17,7 +17,7 @@ from .cli import run_command
 from .data import from_range
 from .errors import UserError
 from .evaluation.clustering import in_order
-from .latents import Categorical, Gaussian, LatentSpec, Uniform
+from .latents import Categorical, Continuous, LatentSpec
 from .networks import Generator
 from .runs.checkpoint import writing
 
@@ -33,7 +33,8 @@ class SampleConfig:
     out: Path = Path("samples.png")
     """A .png file, or a folder that gets one picture per code."""
     traverse: str | None = None
-    """The code to vary, by index (0, 1, …) or name (c1, c1_categorical, …); all by default."""
+    """The code to vary, by name (digit, or c1_categorical or c1 where it has none) or index
+    (0, 1, …); all by default."""
     ordered: bool = False
     """Vary the categorical code that `evaluate` scored, its columns in the order of the labels."""
     seed: int = 0
@@ -64,9 +65,9 @@ def traversal(
         batch = spec.traverse(code, rows=rows, dim=dim, seed=seed, device=device)
         images = from_range(generator(batch.input, "running"), generator.image_range).cpu().numpy()
         values: list[str]
-        if isinstance(chosen, Uniform | Gaussian):
-            low, high = chosen.traverse_range()
-            values = [f"{v:+.1f}" for v in np.linspace(low, high, len(images) // rows)]
+        if isinstance(chosen, Continuous):
+            steps = chosen.traverse_values(len(images) // rows)
+            values = [f"{v:+.1f}" for v in steps.tolist()]
         else:
             values = [str(v) for v in range(chosen.n if isinstance(chosen, Categorical) else 2)]
         title = spec.names[code] + (f", dim {dim}" if chosen.dim > 1 else "")
@@ -118,14 +119,16 @@ def stack(pictures: list[Image.Image]) -> Image.Image:
 
 
 def find_code(spec: LatentSpec, text: str) -> int:
-    """The index of the code that `text` names. Raises UserError."""
-    if text.isdecimal() and int(text) < len(spec.codes):
-        return int(text)
-    for i, name in enumerate(spec.names):
-        if text in (name, name.partition("_")[0]):
-            return i
-    known = ", ".join(f"{i} ({name})" for i, name in enumerate(spec.names))
-    raise UserError(f"--traverse {text}: no such code; the run has {known}")
+    """Return the index of the code that `text` names. Raises UserError."""
+    if text in spec.names:
+        return spec.names.index(text)
+    numbers = [str(i) for i in range(len(spec.codes))]
+    short = [f"c{i}" for i in range(1, len(spec.codes) + 1)]
+    for known in (numbers, short):
+        if text in known:
+            return known.index(text)
+    listed = ", ".join(f"{i} ({name})" for i, name in enumerate(spec.names))
+    raise UserError(f"--traverse {text}: no such code; the run has {listed}")
 
 
 def save(picture: Image.Image, path: Path) -> None:

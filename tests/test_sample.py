@@ -277,6 +277,15 @@ class TestFindCode:
     def test_an_index_or_a_name_finds_its_code(self, text, index):
         assert sample.find_code(SPEC, text) == index
 
+    def test_a_name_of_the_code_s_own_comes_before_an_index(self):
+        named = LatentSpec(0, (Uniform(name="slant_x"), Uniform(name="0"), Uniform(name="c1")))
+        assert [sample.find_code(named, text) for text in ("slant_x", "0", "c1", "2", "c3")] == [
+            *(0, 1, 2),
+            *(2, 2),
+        ]
+        with pytest.raises(UserError, match="slant_x"):
+            sample.find_code(named, "slant")
+
     def test_ten_codes_are_told_apart_from_the_first(self):
         many = LatentSpec(noise=0, codes=(Uniform(),) * 12)
         assert sample.find_code(many, "c1") == 0

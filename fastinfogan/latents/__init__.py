@@ -1,9 +1,20 @@
 """Latent codes: their distributions, and the specification of a generator's input."""
 
-from .codes import Bernoulli, Categorical, Code, Continuous, Gaussian, Uniform, parse_codes
+from .codes import (
+    Angle,
+    Bernoulli,
+    Categorical,
+    Code,
+    Continuous,
+    Gaussian,
+    Real,
+    Uniform,
+    parse_codes,
+)
 from .spec import LatentBatch, LatentSpec, Slot
 
 __all__ = [
+    "Angle",
     "Bernoulli",
     "Categorical",
     "Code",
@@ -11,6 +22,7 @@ __all__ = [
     "Gaussian",
     "LatentBatch",
     "LatentSpec",
+    "Real",
     "Slot",
     "Uniform",
     "parse_codes",

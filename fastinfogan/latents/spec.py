@@ -6,8 +6,8 @@ Notation follows Chen et al., "InfoGAN" (arXiv 1606.03657): noise z, code c, G(z
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -17,18 +17,22 @@ from .. import philox
 from ..philox import Stream
 from .codes import (
     KINDS,
+    PI,
+    Angle,
     Bernoulli,
     Categorical,
     Code,
     Continuous,
     Gaussian,
     Uniform,
+    as_int,
     check,
     is_int,
     parse_codes,
 )
 
 __all__ = [
+    "Angle",
     "Bernoulli",
     "Categorical",
     "Code",
@@ -68,72 +72,74 @@ class LatentSpec:
 
     noise: int
     codes: tuple[Code, ...]
+    # Derived, and plain attributes rather than cached properties: Dynamo must be able to read
+    # them in a graph that meets the spec first, and the lock of Python 3.11's stops it.
+    input_dim: int = field(init=False, repr=False, compare=False)  # width of G's input
+    q_dim: int = field(init=False, repr=False, compare=False)  # width of Q's output
+    n_cat: int = field(init=False, repr=False, compare=False)  # columns of `categorical`
+    n_cont: int = field(init=False, repr=False, compare=False)  # columns of `continuous`
+    slots: tuple[Slot, ...] = field(init=False, repr=False, compare=False)
+    names: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check(is_int(self.noise) and self.noise >= 0, f"noise must be ≥ 0, got {self.noise!r}")
-        check(
-            isinstance(self.codes, tuple | list),
-            f"codes must be a tuple of codes, got {self.codes!r}",
-        )
-        object.__setattr__(self, "codes", tuple(self.codes))
-        check(len(self.codes) > 0, "a LatentSpec needs at least one code, got none")
-        for code in self.codes:
+        noise, codes = as_int(self.noise), self.codes
+        check(is_int(noise) and self.noise >= 0, f"noise must be ≥ 0, got {self.noise!r}")
+        check(isinstance(codes, tuple | list), f"codes must be a tuple of codes, got {codes!r}")
+        check(len(codes) > 0, "a LatentSpec needs at least one code, got none")
+        for i, code in enumerate(codes):
+            advice = "; use codes=parse_codes(...) for text" if isinstance(code, str) else ""
             check(
                 isinstance(code, Code),
-                f"codes must be Categorical, Bernoulli, Uniform or Gaussian, got {code!r}",
+                f"codes[{i}] must be a Categorical, Bernoulli, Uniform, Gaussian or Angle, "
+                f"got {code!r}{advice}",
             )
-
-    @cached_property
-    def input_dim(self) -> int:
-        """Width of G's input."""
-        return self.noise + sum(code.input_dim for code in self.codes)
-
-    @cached_property
-    def q_dim(self) -> int:
-        """Width of Q's output."""
-        return sum(code.q_dim for code in self.codes)
-
-    @cached_property
-    def slots(self) -> tuple[Slot, ...]:
-        """Each code with its columns."""
         slots, q, cat, cont = [], 0, 0, 0
-        for code in self.codes:
+        for code in codes:
             if isinstance(code, Continuous):
                 target = slice(cont, cont := cont + code.dim)
             else:
                 target = slice(cat, cat := cat + 1)
             slots.append(Slot(code, slice(q, q := q + code.q_dim), target))
-        return tuple(slots)
+        names = tuple(code.name or f"c{i}_{code.kind}" for i, code in enumerate(codes, start=1))
+        for i, name in enumerate(names):
+            check(
+                name not in names[:i],
+                f"names of codes must be unique, got {name!r} for codes[{names.index(name)}] and "
+                f"codes[{i}]",
+            )
+        derived = {
+            "noise": noise,
+            "codes": tuple(codes),
+            "input_dim": self.noise + sum(code.input_dim for code in codes),
+            "q_dim": q,
+            "n_cat": cat,
+            "n_cont": cont,
+            "slots": tuple(slots),
+            "names": names,
+        }
+        for key, value in derived.items():
+            object.__setattr__(self, key, value)  # the dataclass is frozen
 
-    @cached_property
-    def n_cat(self) -> int:
-        """Columns of `LatentBatch.categorical`."""
-        return sum(not isinstance(code, Continuous) for code in self.codes)
-
-    @cached_property
-    def n_cont(self) -> int:
-        """Columns of `LatentBatch.continuous`."""
-        return sum(code.dim for code in self.codes if isinstance(code, Continuous))
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """A name for each code, unique within the spec: c1_categorical, c2_uniform, …"""
-        return tuple(f"c{i}_{code.kind}" for i, code in enumerate(self.codes, start=1))
+    def __reduce__(self) -> tuple[type[LatentSpec], tuple[int, tuple[Code, ...]]]:
+        return LatentSpec, (self.noise, self.codes)
 
     def entropy(self) -> tuple[float, ...]:
-        """Exact entropy H(c) of each code's prior, in nats."""
+        """Return the exact entropy H(c) of each code's prior, in nats."""
         return tuple(code.entropy() for code in self.codes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and strings; `from_dict` gives an equal spec back."""
-        return {
-            "noise": self.noise,
-            "codes": [{"kind": code.kind, **asdict(code)} for code in self.codes],
-        }
+        """Return the spec as plain numbers, strings and lists, which `from_dict` reads."""
+        codes = []
+        for code in self.codes:
+            fields = {k: v for k, v in asdict(code).items() if v is not None}
+            if "probs" in fields:
+                fields["probs"] = list(fields["probs"])
+            codes.append({"kind": code.kind, **fields})
+        return {"noise": self.noise, "codes": codes}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> LatentSpec:
-        """The inverse of `to_dict`. Raises ValueError on anything that is not such a dict."""
+        """Return the spec of a dict that `to_dict` made. Raises ValueError for any other dict."""
         try:
             codes = []
             for entry in data["codes"]:
@@ -201,12 +207,16 @@ class LatentSpec:
         categorical, continuous = [], []
         for code, word in zip(self.codes, parts, strict=True):
             match code:
-                case Categorical(n=n):
+                case Categorical(n=n, probs=None):
                     categorical.append(philox.below(word, n))
-                case Bernoulli(p=p):
-                    categorical.append((word < _threshold(p)).long())
+                case Categorical():
+                    categorical.append(philox.choose(word, code.thresholds()))
+                case Bernoulli():
+                    categorical.append((word < code.threshold()).long())
                 case Uniform(low=low, high=high):
                     continuous.append(philox.uniform(word) * (high - low) + low)
+                case Angle():
+                    continuous.append(philox.uniform(word) * (2 * PI) - PI)
                 case Gaussian(mean=mean, std=std):
                     continuous.append(philox.normal(word)[:, : code.dim] * std + mean)
         return self.assemble(
@@ -215,9 +225,16 @@ class LatentSpec:
             torch.cat(continuous, 1) if continuous else drawn.new_empty(batch, 0).float(),
         )
 
-    @cached_property
+    @property
     def _plan(self) -> Any:
         """This spec as the kernel takes it: numbers only, no tensor."""
+        plan = self.__dict__.get("_made_plan")
+        if plan is None:
+            plan = self._make_plan()
+            object.__setattr__(self, "_made_plan", plan)
+        return plan
+
+    def _make_plan(self) -> Any:
         from fastinfogan_kernels import sampling
 
         drawn: list[tuple[str, int, int | float, float]] = []
@@ -225,8 +242,8 @@ class LatentSpec:
             match code:
                 case Categorical(n=n):
                     drawn.append((code.kind, n, 0, 0.0))
-                case Bernoulli(p=p):
-                    drawn.append((code.kind, 1, _threshold(p), 0.0))
+                case Bernoulli():
+                    drawn.append((code.kind, 1, code.threshold(), 0.0))
                 case Uniform(low=low, high=high, dim=dim):
                     drawn.append((code.kind, dim, high - low, low))
                 case Gaussian(mean=mean, std=std, dim=dim):
@@ -242,13 +259,15 @@ class LatentSpec:
                 columns.append((categorical[:, target] == classes).float())
             elif isinstance(code, Bernoulli):
                 columns.append(categorical[:, target].float())
+            elif isinstance(code, Angle):
+                columns += continuous[:, target].cos(), continuous[:, target].sin()
             else:
                 columns.append(continuous[:, target])
         return LatentBatch(torch.cat(columns, 1), categorical, continuous)
 
     def traverse(
         self,
-        code: int,
+        code: int | str,
         steps: int | None = None,
         rows: int = 10,
         *,
@@ -256,13 +275,14 @@ class LatentSpec:
         seed: int = 0,
         device: torch.device | str | None = None,
     ) -> LatentBatch:
-        """A grid in which one code varies along a row and all else stays.
+        """Return a grid in which one code varies along a row and all else stays.
 
         Args:
-            code: index of the code to vary.
+            code: index or name of the code to vary.
             steps: columns. By default all classes of a Categorical, 0 and 1 of a Bernoulli,
                 10 values of a continuous code from one end to the other of twice its prior's
-                scale (-2 … 2 for U(-1, 1), as in the paper's figure 2).
+                scale (-2 … 2 for U(-1, 1), as in the paper's figure 2), and of an angle once
+                around the circle.
             rows: rows, each with noise and other codes of its own; the other categorical codes
                 cycle through their classes from row to row.
             dim: which dim of a continuous code to vary.
@@ -270,12 +290,14 @@ class LatentSpec:
         Returns:
             A batch of rows · steps, row by row.
         """
+        index = self.names.index(code) if code in self.names else as_int(code)
         check(
-            is_int(code) and 0 <= code < len(self.codes),
-            f"code must be 0 … {len(self.codes) - 1}, got {code!r}",
+            is_int(index) and 0 <= index < len(self.codes),
+            f"code must be 0 … {len(self.codes) - 1} or one of {', '.join(self.names)}, "
+            f"got {code!r}",
         )
         check(is_int(rows) and rows >= 1, f"rows must be ≥ 1, got {rows!r}")
-        varied, _, target = self.slots[code]
+        varied, _, target = self.slots[index]
         values: Tensor
         if isinstance(varied, Continuous):
             steps = 10 if steps is None else steps
@@ -284,7 +306,7 @@ class LatentSpec:
                 is_int(dim) and 0 <= dim < varied.dim,
                 f"dim must be 0 … {varied.dim - 1}, got {dim!r}",
             )
-            values = torch.linspace(*varied.traverse_range(), steps, device=device)
+            values = varied.traverse_values(steps, device)
         else:
             classes = varied.n if isinstance(varied, Categorical) else 2
             steps = classes if steps is None else steps
@@ -313,11 +335,6 @@ class LatentSpec:
 
 def _even(n: int) -> int:
     return n + n % 2
-
-
-def _threshold(p: float) -> int:
-    """A bit is 1 where its word is less than this, which happens with probability p."""
-    return round(p * 2**32)
 
 
 def _kernel(backend: str, device: torch.device | str | None) -> Any:

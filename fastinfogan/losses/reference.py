@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..latents import Bernoulli, Categorical, Gaussian, LatentSpec, Slot, Uniform
+from ..latents import Angle, Bernoulli, Categorical, Gaussian, LatentSpec, Slot, Uniform
 from ..latents.codes import LOG_2PI
 
 LOG_VARIANCE_LIMIT = 16.0
@@ -64,6 +64,8 @@ def plain_nll(
                 nll = 0.5 * (LOG_2PI + 2 * math.log(sigma) + ((c - mean) / sigma).square())
             rows.append(nll.sum(1))
             continue
+        if isinstance(code, Angle):
+            raise NotImplementedError("the information loss of an Angle")
         n = n_classes(code)
         c = categorical[:, target].long()
         # NaN for a class that does not exist, in the loss and, being a factor, in the gradient
@@ -78,11 +80,7 @@ def plain_nll(
 
 
 def layout(spec: LatentSpec) -> tuple[tuple[Slot, ...], int, int, int]:
-    """The spec's slots, q_dim, n_cat and n_cont, also where torch.compile meets it first."""
-    if torch.compiler.is_compiling():  # it cannot enter the lock of Python 3.11's cached_property
-        made = LatentSpec.__dict__
-        slots, q_dim = made["slots"].func(spec), made["q_dim"].func(spec)
-        return slots, q_dim, made["n_cat"].func(spec), made["n_cont"].func(spec)
+    """Return the spec's slots, q_dim, n_cat and n_cont."""
     return spec.slots, spec.q_dim, spec.n_cat, spec.n_cont
 
 

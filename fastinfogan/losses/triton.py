@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from ..latents import Bernoulli, Categorical, LatentSpec
+from ..latents import Angle, Bernoulli, Categorical, LatentSpec
 
 if TYPE_CHECKING:
     from fastinfogan_kernels import Layout
@@ -41,6 +41,8 @@ def _build(spec: LatentSpec) -> Layout:
             codes.append(("categorical", code.n))
         elif isinstance(code, Bernoulli):
             codes.append(("bernoulli", 1))
+        elif isinstance(code, Angle):
+            raise ValueError('backend "triton" has no Angle; use backend="reference"')
         else:
             codes.append((code.sigma, code.dim))
     return make_layout(codes)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import philox
 from ..config import TrainConfig
-from ..latents import Categorical, Gaussian, LatentSpec, Uniform
+from ..latents import Categorical, LatentSpec, Real
 from ..parallel import Ranks
 from ..philox import Stream
 from .invariance import RealTerms
@@ -26,7 +26,7 @@ def real_terms(config: TrainConfig, spec: LatentSpec) -> RealTerms | None:
     for code, slot in zip(spec.codes, spec.slots, strict=True):
         if isinstance(code, Categorical):
             categories.append(slot.q)
-        elif isinstance(code, Uniform | Gaussian):
+        elif isinstance(code, Real):
             means += range(slot.q.start, slot.q.start + code.dim)
     names = parse_changes(config.followed)[: len(means)]
     changes = tuple(CHANGES.index(name) for name in names)

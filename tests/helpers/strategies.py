@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fastinfogan.latents import Bernoulli, Categorical, Gaussian, LatentSpec, Uniform
+from fastinfogan.latents import Angle, Bernoulli, Categorical, Gaussian, LatentSpec, Uniform
 
 # Few examples, no deadline: the tests share two cores with whatever else runs there.
 modest = settings(max_examples=30, deadline=None)
@@ -48,6 +49,36 @@ specs = st.builds(
     LatentSpec,
     noise=st.integers(0, 9),
     codes=st.lists(codes, min_size=1, max_size=6).map(tuple),
+)
+
+# the same, with every prior and kind of code that there is
+priors = st.builds(
+    lambda counts, weight: Categorical(
+        len(counts), probs=[c / sum(counts) for c in counts], weight=weight
+    ),
+    st.lists(st.integers(0, 9), min_size=2, max_size=12).filter(any),
+    _weights,
+)
+angles = st.builds(Angle, concentration=_sigmas, weight=_weights)
+
+
+def _named(spec: LatentSpec, named: list[bool]) -> LatentSpec:
+    """Give names of their own to the codes for which `named` holds True."""
+    codes = [
+        dataclasses.replace(code, name=f"name_{i}") if own else code
+        for i, (code, own) in enumerate(zip(spec.codes, named, strict=False))
+    ]
+    return LatentSpec(spec.noise, (*codes, *spec.codes[len(codes) :]))
+
+
+all_specs = st.builds(
+    _named,
+    st.builds(
+        LatentSpec,
+        noise=st.integers(0, 9),
+        codes=st.lists(codes | priors | angles, min_size=1, max_size=6).map(tuple),
+    ),
+    st.lists(st.booleans(), max_size=6),
 )
 
 
