@@ -1,4 +1,4 @@
-"""The console script: `fastinfogan train|evaluate|sample …`."""
+"""The console script: `fastinfogan train|evaluate|sample|export …`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ COMMANDS = {
     "train": "train an InfoGAN, or go on with a run",
     "evaluate": "measure a run on its test images",
     "sample": "draw pictures from a run",
+    "export": "write a run's networks as ONNX files",
 }
 
 
 def main(args: list[str]) -> int:
     """Hand the rest of the line to the command."""
-    usage = "usage: fastinfogan train|evaluate|sample ..."
+    usage = "usage: fastinfogan train|evaluate|sample|export ..."
     if args[:1] in (["-h"], ["--help"]):
         print(usage, *(f"  {name:10} {what}" for name, what in COMMANDS.items()), sep="\n")
         return 0

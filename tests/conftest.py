@@ -4,11 +4,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from helpers.runs import command, write_images
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastinfogan.parallel import Ranks
@@ -59,3 +61,21 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two updates on labelled 8×8 images, evaluated; tests read it and leave it alone."""
+    from fastinfogan import train
+
+    folder = tmp_path_factory.mktemp("small_run")
+    images = write_images(folder / "images.npz")
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACCELERATE_USE_CPU", "true")
+        AcceleratorState._reset_state(reset_partial_state=True)
+        codes = ("--codes", "cat3,bernoulli,uniform,gaussian2:learned")
+        assert train.main(command(images, folder / "run", *codes, "--steps", "2")) == 0
+        AcceleratorState._reset_state(reset_partial_state=True)
+    torch.set_num_threads(threads)
+    return folder / "run"

@@ -1,0 +1,68 @@
+"""Files for other runtimes: `fastinfogan export RUN`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from .cli import run_command
+from .runs.checkpoint import write_atomically, writing
+from .sharing import graphs
+from .sharing.description import load_described
+from .sharing.graphs import Part
+
+PARTS: tuple[Part, ...] = ("generator", "reader")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Write a run's generator (latent to image) and reader (image to code) as ONNX files."""
+
+    run: tyro.conf.Positional[Path]
+    """The run's folder."""
+    out: Path | None = None
+    """The folder to write to; RUN/export by default."""
+    format: Literal["onnx", "pt2"] = "onnx"
+    """onnx, for onnxruntime and browsers; or pt2, for torch.export.load."""
+    full: bool = False
+    """Keep ONNX weights in fp32. By default they are stored as fp16, and computed with in fp32."""
+
+
+def export(config: ExportConfig) -> None:
+    """Run the command."""
+    networks, facts = load_described(config.run)
+    folder = config.out or config.run / "export"
+    image_range = facts["image"]["range"]
+    files = {}
+    for part in PARTS:
+        graph = graphs.graph(part, networks)
+        checked = ""
+        if config.format == "pt2":
+            content = graphs.to_program(graph, facts)
+        else:
+            content = graphs.to_onnx(graph, facts, full=config.full)
+            error = graphs.check(graph, content, image_range, full=config.full)
+            checked = (
+                ", not checked (onnxruntime is not installed)"
+                if error is None
+                else f", at most {error:.1g} from torch in onnxruntime"
+            )
+        path = folder / f"{part}.{config.format}"
+        files[path] = (content, checked)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for path, (content, checked) in files.items():  # all or none: written when all are right
+        write_atomically(path, content)
+        print(f"wrote {path}: {len(content) / 1e6:.1f} MB{checked}")
+
+
+def main(args: list[str] | None = None) -> int:
+    """`python -m fastinfogan.export`."""
+    return run_command(export, ExportConfig, "fastinfogan export", args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,138 @@
+"""Exported files compute what the networks compute, and say what they are."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import fastinfogan
+from fastinfogan import export
+from fastinfogan.errors import UserError
+from fastinfogan.latents import Angle
+from fastinfogan.sharing import graphs
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+def session(path: Path) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+@pytest.fixture(scope="module")
+def exported(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the run's ONNX files, full weights."""
+    out = tmp_path_factory.mktemp("export")
+    assert export.main([str(small_run), "--out", str(out), "--full"]) == 0
+    return out
+
+
+@pytest.mark.parametrize("rows", [1, 2, 37])
+def test_the_exported_generator_draws_what_the_averaged_generator_draws(
+    small_run: Path, exported: Path, rows: int
+):
+    generator, _, spec = fastinfogan.load(small_run)
+    latent = spec.sample(rows, seed=rows).input
+    with torch.no_grad():
+        expected = generator(latent).numpy()
+    images = session(exported / "generator.onnx").run(None, {"latent": latent.numpy()})[0]
+    np.testing.assert_allclose(images, expected, atol=1e-5)
+
+
+def test_the_exported_reader_gives_each_code_by_its_name(small_run: Path, exported: Path):
+    _, discriminator, spec = fastinfogan.load(small_run)
+    pictures = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logit, q = discriminator(pictures)
+    reader = session(exported / "reader.onnx")
+    names = [output.name for output in reader.get_outputs()]
+    assert names == ["logit", "q", *spec.names]
+    outputs = dict(zip(names, reader.run(None, {"images": pictures.numpy()}), strict=True))
+    expected = {
+        "logit": logit,
+        "q": q,
+        "c1_categorical": q[:, 0:3].softmax(1),
+        "c2_bernoulli": q[:, 3:4].sigmoid(),
+        "c3_uniform": q[:, 4:5],
+        "c4_gaussian": q[:, 5:7],  # the means; the log-variances follow
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(outputs[name], value.numpy(), atol=1e-5, err_msg=name)
+
+
+def test_an_exported_file_says_what_it_is(small_run: Path, exported: Path):
+    spec = fastinfogan.load(small_run).spec
+    evaluation = json.loads((small_run / "eval.json").read_text())
+    for part in ("generator", "reader"):
+        model = onnx.load(exported / f"{part}.onnx")
+        facts = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
+        assert fastinfogan.LatentSpec.from_dict(facts["spec"]) == spec
+        assert facts["names"] == list(spec.names)
+        assert facts["matching"] == {"code": "c1_categorical", "labels": evaluation["matching"]}
+        assert facts["image"] == {"channels": 1, "height": 8, "width": 8, "range": [0.0, 1.0]}
+        assert facts["step"] == 2
+        assert facts["versions"]["torch"] == torch.__version__
+        batch = model.graph.input[0].type.tensor_type.shape.dim[0]
+        assert batch.dim_param  # a name: any number of rows
+        assert b"/fastinfogan/" not in model.SerializeToString()  # no path of this machine
+
+
+def test_half_weights_halve_the_file_and_cost_at_most_a_grey_level(
+    small_run: Path, exported: Path, tmp_path: Path
+):
+    assert export.main([str(small_run), "--out", str(tmp_path)]) == 0
+    full, half = exported / "generator.onnx", tmp_path / "generator.onnx"
+    assert half.stat().st_size < 0.6 * full.stat().st_size
+    latent = {"latent": fastinfogan.load(small_run).spec.sample(100, seed=1).input.numpy()}
+    levels = [np.round(255 * session(path).run(None, latent)[0]) for path in (full, half)]
+    assert np.abs(levels[0] - levels[1]).max() <= 1
+
+
+def test_a_pt2_file_is_loaded_by_torch_alone(small_run: Path, tmp_path: Path):
+    assert export.main([str(small_run), "--out", str(tmp_path), "--format", "pt2"]) == 0
+    generator, _, spec = fastinfogan.load(small_run)
+    facts = {"fastinfogan.json": ""}
+    program = torch.export.load(tmp_path / "generator.pt2", extra_files=facts)
+    latent = spec.sample(7, seed=1).input
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(latent), generator(latent))
+    assert json.loads(facts["fastinfogan.json"])["names"] == list(spec.names)
+
+
+def test_a_graph_that_computes_something_else_is_refused(small_run: Path, exported: Path):
+    networks = fastinfogan.load(small_run)
+    graph = graphs.graph("generator", networks)
+    content = (exported / "generator.onnx").read_bytes()
+    error = graphs.check(graph, content, [0.0, 1.0], full=True)
+    assert error is not None
+    assert error < 1e-5
+    with torch.no_grad():
+        networks.generator.up4.bias += 0.01  # type: ignore[union-attr, operator]
+    with pytest.raises(UserError, match="generator: onnxruntime's outputs differ from torch's"):
+        graphs.check(graph, content, [0.0, 1.0], full=True)
+
+
+def test_a_missing_exporter_is_named_with_its_extra(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert export.main([str(small_run), "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "fastinfogan[export]" in error
+    assert error.count("\n") == 1
+
+
+def test_a_folder_without_a_run_is_refused_in_one_line(tmp_path: Path, capsys):
+    assert export.main([str(tmp_path)]) == 2
+    assert "holds no run" in capsys.readouterr().err
+
+
+def test_an_angle_is_read_as_its_direction_in_radians():
+    spec = fastinfogan.LatentSpec(0, (fastinfogan.Categorical(2), Angle()))
+    q = torch.tensor([[0.0, 0.0, -2.0, 2.0]])  # its cosine, then its sine
+    torch.testing.assert_close(graphs.read_codes(q, spec)[1], torch.tensor([[0.75 * torch.pi]]))
