@@ -32,7 +32,7 @@ import tyro
 from fastinfogan import data
 from fastinfogan.config import MAY_CHANGE, TrainConfig, parse
 from fastinfogan.data import streaming as stream
-from fastinfogan.evaluate import MOST_REAL, score_codes, scored_code
+from fastinfogan.evaluation.measure import MAX_REAL, score_codes, scored_code
 from fastinfogan.runs import checkpoint
 from fastinfogan.runs.folder import RunDir, networks_of
 from fastinfogan.training.metrics import read
@@ -123,7 +123,7 @@ def accuracies(run: RunDir) -> list[tuple[int, float, float]]:
     test = data.load(run_config.data, image_size=side, channels=channels, stream=reading)["test"]
     if test.labels is None:
         return []
-    rows = stream.evenly(len(test), MOST_REAL)
+    rows = stream.evenly(len(test), MAX_REAL)
     labels = test.labels[rows].astype(np.int64)
     if scored_code(run_config.spec(), len(np.unique(labels))) is None:
         return []

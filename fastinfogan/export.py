@@ -8,8 +8,8 @@ from typing import Literal
 
 import tyro
 
+from .atomic import write_atomically, writing
 from .cli import run_command
-from .runs.checkpoint import write_atomically, writing
 from .sharing import graphs
 from .sharing.description import load_described
 from .sharing.graphs import Part

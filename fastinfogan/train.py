@@ -13,11 +13,13 @@ import filelock
 import torch
 from torch import Tensor
 
-from . import data, device, evaluate, parallel, sample
+from . import data, device, parallel
+from .atomic import write_atomically
 from .cli import guarded, say
 from .config import TrainConfig, check, differences, parse, to_yaml
 from .data import streaming as stream
 from .errors import LostRank, NonFiniteLoss, UserError
+from .evaluation import measure, pictures
 from .latents import LatentSpec
 from .losses import info_loss
 from .parallel import Ranks, StopSignal
@@ -178,7 +180,7 @@ class Training:
             self._check_space()
             if source is not run:  # from here on this folder stands alone
                 records = source.metrics.read_bytes() if source.metrics.is_file() else b""
-                checkpoint.write_atomically(run.metrics, records)
+                write_atomically(run.metrics, records)
                 self._write_config()  # first: a kill behind it begins from the PATH again
                 meta, keep = found.meta, self.config.keep
                 checkpoint.save(run.checkpoints, found.step, found.tensors, meta, keep)
@@ -222,7 +224,7 @@ class Training:
     def _write_config(self) -> None:
         existing = self.dir.read_config()
         began = self.config if existing is None else replace(self.config, resume=existing.resume)
-        checkpoint.write_atomically(self.dir.config, to_yaml(began))
+        write_atomically(self.dir.config, to_yaml(began))
         write_json(self.dir.environment, self.environment)
 
     def _check_space(self) -> None:
@@ -404,10 +406,10 @@ class Training:
         folder, generator = self.dir.samples, self.step.ema.module
         if done == 0:
             shown = self.splits["train"].images[:100]
-            sample.save(sample.grid(shown, 10, "real images"), folder / "real.png")
+            pictures.save(pictures.grid(shown, 10, "real images"), folder / "real.png")
         for i, name in enumerate(self.spec.names):
-            picture = sample.traversal(generator, self.spec, i)  # type: ignore[arg-type]
-            sample.save(picture, folder / f"step-{done:08d}-{name}.png")
+            picture = pictures.traversal(generator, self.spec, i)  # type: ignore[arg-type]
+            pictures.save(picture, folder / f"step-{done:08d}-{name}.png")
         records = metrics.read(self.dir.metrics)
         if records:
             metrics.draw_curves(records, self.spec, folder / "curves.png")
@@ -419,9 +421,9 @@ class Training:
             self.step.networks.discriminator.eval(),
             self.spec,
         )
-        result = evaluate.evaluate(networks, self.splits)
-        evaluate.write(self.dir, done, self.config.data, result)
-        self._say(*evaluate.summary(result), f"pictures in {self.dir.samples}")
+        result = measure.evaluate(networks, self.splits)
+        measure.write(self.dir, done, self.config.data, result)
+        self._say(*measure.summary(result), f"pictures in {self.dir.samples}")
 
     def _prepare(self) -> None:
         """Compile and capture, where that is the policy."""

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from fastinfogan.__main__ import COMMANDS
+
 SCRIPT = """
 import json, sys
 def loaded():
@@ -30,9 +32,13 @@ print(out.per_code[0].item())
 """
 
 
-def run(script: str) -> str:
+def run(script: str, *arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -46,13 +52,26 @@ def test_the_loss_runs_where_no_other_dependency_can_be_imported():
     assert float(run(ALONE)) == pytest.approx(2.302585, abs=1e-6)  # log 10 in fp32
 
 
+COMMANDS_AND_WHAT_THEY_IMPORT = """
+import importlib, json, sys
+from fastinfogan.__main__ import COMMANDS
+importlib.import_module(f"fastinfogan.{sys.argv[1]}")
+print(json.dumps([name for name in COMMANDS if f"fastinfogan.{name}" in sys.modules]))
+"""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_imports_no_other_command(command):
+    assert json.loads(run(COMMANDS_AND_WHAT_THEY_IMPORT, command)) == [command]
+
+
 LAZY = ("scipy", "sklearn", "matplotlib", "datasets", "torchvision", "pandas", "pyarrow")
-COMMANDS = """
+TRAIN = """
 import sys
-import fastinfogan.cli, fastinfogan.sources, fastinfogan.stream, fastinfogan.train
+import fastinfogan.cli, fastinfogan.train
 print([name for name in LAZY if name in sys.modules])
 """
 
 
 def test_what_only_some_sets_and_the_evaluation_need_is_imported_when_they_need_it():
-    assert run(f"LAZY = {LAZY}{COMMANDS}") == "[]\n"
+    assert run(f"LAZY = {LAZY}{TRAIN}") == "[]\n"

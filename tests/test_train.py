@@ -19,7 +19,7 @@ from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastinfogan
-from fastinfogan import evaluate, train
+from fastinfogan import atomic, evaluate, train
 from fastinfogan.networks.spectral import Spectral
 from fastinfogan.runs import checkpoint
 from fastinfogan.training import metrics
@@ -594,14 +594,14 @@ def test_a_disk_that_fills_up_is_one_line_and_keeps_the_last_checkpoint(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    inner = checkpoint._write_and_sync
+    inner = atomic.write_and_sync
 
     def full(path: Path, content: bytes) -> None:
         if "step-00000004" in str(path):
             raise OSError(28, "No space left on device")
         inner(path, content)
 
-    monkeypatch.setattr(checkpoint, "_write_and_sync", full)
+    monkeypatch.setattr(atomic, "write_and_sync", full)
     assert run(data, tmp_path, "--steps", "6", "--checkpoint-every", "2") == 2
     assert "No space left on device" in last_line(capsys)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +19,7 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from .. import atomic
 from ..errors import UserError
 
 MANIFEST = "manifest.json"
@@ -39,45 +37,6 @@ class Checkpoint(NamedTuple):
 
 class Damaged(Exception):
     """A checkpoint that does not verify; the message says what is wrong with it."""
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn a failure to write (full disk, no permission) into a UserError that names the place."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that it holds either its old or its whole new content."""
-    data = content.encode() if isinstance(content, str) else content
-    with writing(path):
-        temporary = path.with_name(f".{path.name}.tmp")
-        try:
-            _write_and_sync(temporary, data)
-            temporary.replace(path)
-            _sync_folder(path.parent)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-
-
-def _write_and_sync(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":  # elsewhere a folder cannot be opened
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def save(
@@ -100,7 +59,7 @@ def save(
     """
     final = folder / f"step-{step:08d}"
     temporary = folder / f".{final.name}.tmp"
-    with writing(final):
+    with atomic.writing(final):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(temporary, ignore_errors=True)
@@ -114,14 +73,14 @@ def save(
                     }
                 )
                 files[f"{stem}.safetensors"] = _fingerprint(data)
-                _write_and_sync(temporary / f"{stem}.safetensors", data)
+                atomic.write_and_sync(temporary / f"{stem}.safetensors", data)
             manifest = {"step": step, "files": files, "meta": meta}
             manifest["sha256"] = _seal(manifest)
-            _write_and_sync(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
+            atomic.write_and_sync(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
             _verify(temporary)
-            _sync_folder(temporary)
+            atomic.sync_folder(temporary)
             _put_in_place(temporary, final)
-            _sync_folder(folder)
+            atomic.sync_folder(folder)
         except Damaged as error:
             raise UserError(f"{final} did not read back as written: {error}") from None
         finally:

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 import filelock
 
 from .. import config
+from ..atomic import write_atomically, writing
 from ..cli import say
 from ..config import TrainConfig
 from ..errors import UserError
 from ..latents import LatentSpec
 from ..networks import Discriminator, Generator, pair
 from . import checkpoint
-from .checkpoint import Checkpoint, write_atomically, writing
+from .checkpoint import Checkpoint
 
 LOCK_SECONDS = 10.0
 

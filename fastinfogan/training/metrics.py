@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..atomic import write_atomically, writing
 from ..errors import NonFiniteLoss
 from ..latents import LatentSpec
 from ..losses import information
 from ..parallel import Ranks
-from ..runs.checkpoint import write_atomically, writing
 from .step import DTerms, GTerms
 
 _NEVER = 2**62

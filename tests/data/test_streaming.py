@@ -23,13 +23,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fastinfogan import data, evaluate, philox, train
+from fastinfogan import data, philox, train
 from fastinfogan.config import TrainConfig
 from fastinfogan.data import arrays
 from fastinfogan.data import streaming as stream
 from fastinfogan.data import workers as reading
 from fastinfogan.data.folder import ImageFolder
 from fastinfogan.errors import UserError
+from fastinfogan.evaluation import measure
 from fastinfogan.networks import mnist_pair
 from fastinfogan.runs.folder import Loaded
 
@@ -39,7 +40,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def _own_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each run in this process starts as a process would; its evaluation is short."""
-    monkeypatch.setattr(evaluate, "GENERATED", 500)
+    monkeypatch.setattr(measure, "GENERATED", 500)
     threads = torch.get_num_threads()
     AcceleratorState._reset_state(True)
     yield
@@ -341,9 +342,9 @@ def test_a_20_gb_file_costs_what_is_read_of_it(tmp_path: Path) -> None:
 def test_evaluation_reads_a_bounded_number_of_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "MOST_REAL", 7)
-    monkeypatch.setattr(evaluate, "GENERATED", 20)
-    monkeypatch.setattr(evaluate, "LEAST_IMAGES", 5)
+    monkeypatch.setattr(measure, "MAX_REAL", 7)
+    monkeypatch.setattr(measure, "GENERATED", 20)
+    monkeypatch.setattr(measure, "MIN_IMAGES", 5)
     monkeypatch.setattr(philox, "WHOLE", 10)
     np.save(tmp_path / "x.npy", noise(200, 28)[..., 0])
     np.save(tmp_path / "x.labels.npy", np.arange(200) // 10)
@@ -358,7 +359,7 @@ def test_evaluation_reads_a_bounded_number_of_images(
         return real_read(self, rows)
 
     monkeypatch.setattr(arrays.NpyFile, "read", counting)
-    result = evaluate.evaluate(Loaded(generator, discriminator, spec), splits)  # type: ignore[arg-type]
+    result = measure.evaluate(Loaded(generator, discriminator, spec), splits)  # type: ignore[arg-type]
     assert result["images"] == {"codes": 7, "information": 20, "frechet": 7, "frechet_floor": 7}
     assert read[:7] == [row * 10 + 9 for row in (0, 2, 5, 8, 11, 14, 17)]
     assert len(read) == len(set(read)) == 14

@@ -11,6 +11,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from fastinfogan import atomic
 from fastinfogan.errors import UserError
 from fastinfogan.runs import checkpoint
 from fastinfogan.runs.checkpoint import Damaged
@@ -139,12 +140,12 @@ class TestAtomic:
 
     def test_a_torn_write_is_found_by_reading_back(self, tmp_path, monkeypatch):
         save(tmp_path, 1)
-        inner = checkpoint._write_and_sync
+        inner = atomic.write_and_sync
 
         def tear(path, data):
             inner(path, data[:-1] if path.name == "training.safetensors" else data)
 
-        monkeypatch.setattr(checkpoint, "_write_and_sync", tear)
+        monkeypatch.setattr(atomic, "write_and_sync", tear)
         with pytest.raises(UserError, match=r"training\.safetensors"):
             save(tmp_path, 2, keep=1)
         assert names(tmp_path) == ["step-00000001"]
@@ -351,30 +352,3 @@ class TestRestore:
         with pytest.raises(UserError, match=f"somewhere .*{odd} \\["):
             checkpoint.restore(live, saved, "somewhere")
         assert all((t == 1).all() for t in live.values())
-
-
-class TestWriteAtomically:
-    @pytest.mark.parametrize("content", ["text ä\n", b"\x00\xff"])
-    def test_it_writes_text_and_bytes(self, tmp_path, content):
-        path = tmp_path / "x"
-        checkpoint.write_atomically(path, "before")
-        checkpoint.write_atomically(path, content)
-        assert path.read_bytes() == (content.encode() if isinstance(content, str) else content)
-        assert names(tmp_path) == ["x"]
-
-    @pytest.mark.parametrize(("where", "name"), [(Path, "open"), (os, "fsync"), (Path, "replace")])
-    def test_a_failure_leaves_the_old_content_and_no_temporary(
-        self, tmp_path, monkeypatch, where, name
-    ):
-        path = tmp_path / "x"
-        path.write_text("before")
-
-        def fail(*_, **__):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-        with monkeypatch.context() as patch:
-            patch.setattr(where, name, fail)
-            with pytest.raises(UserError, match=r"cannot write .*x: No space left"):
-                checkpoint.write_atomically(path, "after")
-        assert path.read_text() == "before"
-        assert names(tmp_path) == ["x"]

@@ -1,0 +1,51 @@
+"""Files that hold either their old or their whole new content."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import UserError
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failure to write (full disk, no permission) into a UserError that names the place."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that it holds either its old or its whole new content."""
+    data = content.encode() if isinstance(content, str) else content
+    with writing(path):
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            write_and_sync(temporary, data)
+            temporary.replace(path)
+            sync_folder(path.parent)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def write_and_sync(path: Path, data: bytes) -> None:
+    """Write a file and wait until its bytes are on the disk."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
