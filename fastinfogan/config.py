@@ -54,7 +54,8 @@ class TrainConfig:
     precision: Precision = "auto"
     """auto: bf16 where the device computes it natively, else fp32. fp16 is for GPUs."""
     data: str = "mnist"
-    """mnist, fashion-mnist, svhn, celeba, dsprites, dsprites-like (drawn, not read),
+    """mnist and faces-3d come with the package; chairs-like, dsprites-like and street-digits-like
+    are drawn, not read; fashion-mnist, svhn, celeba, dsprites,
     hf:ID[:CONFIG], idx:PATH, npz:PATH, npy:PATH or folder:PATH (its sub-folders become labels,
     which evaluation alone sees)."""
     stream: Literal["auto", "always", "never"] = "auto"

@@ -33,6 +33,8 @@ class Stream(IntEnum):
     WARP = 5
     PROBE = 6
     UPRIGHT = 7
+    CHAIRS = 8
+    STREET = 9
     PAIR_LATENTS = 16
     PAIR_FACTORS = 17
 

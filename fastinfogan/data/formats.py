@@ -39,6 +39,11 @@ def read_idx(path: Path) -> dict[Split, Images]:
     return halves(images, labels)
 
 
+def read_embedded_mnist() -> dict[Split, Images]:
+    """Return both splits of the MNIST that comes with the package."""
+    return read_idx_folder(Path(__file__).parent.parent / "assets" / "mnist")
+
+
 def read_idx_folder(folder: Path) -> dict[Split, Images]:
     """Both splits, from a folder with MNIST's file names."""
     found = (find_idx(folder / below, "train-images-idx3-ubyte") for below in _IDX_FOLDERS)

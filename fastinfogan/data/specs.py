@@ -12,15 +12,19 @@ from ..errors import UserError
 from . import dsprites, hub
 from . import formats as files
 from . import known as named
+from .chairs import chairs_like
+from .faces import faces_3d
 from .folder import ImageFolder
 from .splits import Images, Split, held_out, whole_grid
 from .sprites import SIZES, Grid, Sprites
 from .streaming import HELD_OUT_EVERY, Mode
+from .street import street_digits_like
 
 SPECS = (
-    "mnist, fashion-mnist, svhn, celeba, dsprites, dsprites-like, hf:ID[:CONFIG], idx:PATH, "
-    "npz:PATH, npy:PATH or folder:PATH"
+    "mnist, faces-3d, chairs-like, dsprites-like, street-digits-like, fashion-mnist, svhn, "
+    "celeba, dsprites, hf:ID[:CONFIG], idx:PATH, npz:PATH, npy:PATH or folder:PATH"
 )
+_STREAMED = frozenset({"celeba", "dsprites", "chairs-like", "dsprites-like", "street-digits-like"})
 
 
 def load(
@@ -36,9 +40,9 @@ def load(
     A set without a test split holds out every tenth image for it; dsprites and dsprites-like are
     whole in both. "auto" streams what `can_stream` where it takes over 4 GiB decoded, or over a
     quarter of the available memory shared by the ranks of this machine; "always" any; dsprites-like
-    is drawn batch by batch in any mode. Raises UserError, in one line, when nothing is found, a
-    file is not what it should be, or the images are of another size (`advise`: the line names the
-    options that would take them).
+    and chairs-like are drawn batch by batch in any mode. Raises UserError, in one line, when
+    nothing is found, a file is not what it should be, or the images are of another size (`advise`:
+    the line names the options that would take them).
     """
     if stream == "always" and not can_stream(spec):
         raise UserError(
@@ -54,7 +58,7 @@ def load(
 def _read(spec: str, image_size: int, channels: int, stream: Mode) -> dict[Split, Images]:
     match spec.partition(":"):
         case "mnist", "", _:
-            return files.read_idx_folder(Path(__file__).parent.parent / "assets" / "mnist")
+            return files.read_embedded_mnist()
         case "fashion-mnist", "", _:
             return named.fashion_mnist()
         case "svhn", "", _:
@@ -63,6 +67,12 @@ def _read(spec: str, image_size: int, channels: int, stream: Mode) -> dict[Split
             return named.celeba(image_size, channels, stream)
         case "dsprites", "", _:
             return dsprites.dsprites(stream)
+        case "faces-3d", "", _:
+            return faces_3d()
+        case "chairs-like", "", _:
+            return chairs_like(stream)
+        case "street-digits-like", "", _:
+            return street_digits_like(stream)
         case "dsprites-like", "", _:
             return whole_grid(Grid(Sprites(), SIZES), "always")
         case "hf", _, reference if reference:
@@ -81,9 +91,7 @@ def _read(spec: str, image_size: int, channels: int, stream: Mode) -> dict[Split
 
 def can_stream(spec: str) -> bool:
     """Whether the set that `spec` names can be streamed."""
-    return spec in ("celeba", "dsprites", "dsprites-like") or spec.startswith(
-        ("npy:", "folder:", "hf:")
-    )
+    return spec in _STREAMED or spec.startswith(("npy:", "folder:", "hf:"))
 
 
 def _check_shape(

@@ -29,6 +29,8 @@ class Images:
     images: NDArray[np.uint8] | Streamed  # [N, H, W, C]; either is read by a slice or by rows
     labels: Labels | None  # [N]; of a streamed training split None
     grid: Grid | None = None  # of a set with known factors, whose rows are then those of its grid
+    factors: NDArray[np.float32] | None = None  # [N, K], what is known of each image
+    factor_names: tuple[str, ...] = ()  # K; "azimuth:360" is circular, with that period
 
     def __len__(self) -> int:
         return len(self.images)
