@@ -1,4 +1,4 @@
-"""Arrays in .npy files, mapped into memory."""
+"""Arrays of images: their layout and their value range; .npy files, mapped into memory."""
 
 from __future__ import annotations
 
@@ -11,36 +11,111 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
-from .streaming import Rows
+from .reading import Reading, ValueRange, choose_range, kind_of, to_uint8
+from .streaming import Rows, evenly
+
+SURVEYED = 256  # images of a file that tell its value range
+CONVERTED_AT_ONCE = 1024  # images
+CHANNELS = (1, 2, 3, 4)
+
+
+def with_channels_last(images: NDArray[Any], where: object) -> tuple[NDArray[Any], list[str]]:
+    """Return [N, H, W] or [N, H, W, C] as [N, H, W, C]; [N, C, H, W] is turned, with a line.
+
+    Raises UserError for another shape.
+    """
+    if images.ndim == 3:
+        return images[..., None], []
+    if images.ndim != 4:
+        raise UserError(
+            f"{where}: images must be [N, H, W] or [N, H, W, C], got shape {list(images.shape)}"
+        )
+    if images.shape[3] in CHANNELS or images.shape[1] not in CHANNELS:
+        if images.shape[2] in CHANNELS and images.shape[3] > max(CHANNELS):
+            raise UserError(
+                f"{where}: images must be [N, H, W] or [N, H, W, C], got {list(images.shape)}, "
+                "[H, W, C, N] by the look of it; save images.transpose(3, 0, 1, 2)"
+            )
+        return images, []
+    turned = images.transpose(0, 2, 3, 1)
+    line = f"images {list(images.shape)} are taken as [N, C, H, W] and turned to [N, H, W, C]"
+    return turned, [line]
+
+
+def value_range(
+    images: NDArray[Any], reading: Reading, where: object
+) -> tuple[ValueRange, list[str]]:
+    """Return the value range of images, from these that are looked at, and lines on it.
+
+    Raises UserError for values that are no pixels.
+    """
+    if images.dtype.kind not in "buif":
+        raise UserError(f"{where}: images must be uint8, got {images.dtype}")
+    if not images.size:
+        return ValueRange(0, 255), []
+    if images.dtype.kind == "b":
+        return ValueRange(0, 1), ["images of true and false: true is white"]
+    low, high = float(images.min()), float(images.max())
+    try:
+        chosen, line = choose_range(kind_of(images.dtype, high), low, high, reading.value_range)
+    except ValueError as error:
+        raise UserError(f"{where}: images must be uint8, got {images.dtype} {error}") from None
+    lines = [line] if line else []
+    if not lines and images.dtype != np.uint8:
+        lines = [f"{images.dtype} images of 0…{chosen.high:g}"]
+    return chosen, lines
+
+
+def as_images(
+    images: NDArray[Any], reading: Reading, where: object
+) -> tuple[NDArray[np.uint8], list[str]]:
+    """Return an array in memory as uint8 [N, H, W, C], and lines on what was converted.
+
+    uint8 images are not copied where nothing is converted. Raises UserError.
+    """
+    images, lines = with_channels_last(images, where)
+    chosen, more = value_range(images, reading, where)
+    if images.dtype == np.uint8 and chosen[:2] == (0, 255):
+        return images, lines + more
+    out = np.empty(images.shape, np.uint8)
+    for start in range(0, len(images), CONVERTED_AT_ONCE):
+        part = slice(start, start + CONVERTED_AT_ONCE)
+        out[part] = to_uint8(images[part], chosen)
+    return out, lines + more
 
 
 class NpyFile:
-    """A uint8 .npy of [N, H, W] or [N, H, W, C], mapped into memory and never held there."""
+    """A .npy of images [N, H, W], [N, H, W, C] or [N, C, H, W], mapped and never held in memory."""
 
     slow = False
     on_disk = True
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, reading: Reading) -> None:
         self.path, self._scattered = path, False
-        images = open_npy(path)
-        if images.dtype != np.uint8:
-            raise UserError(f"{path}: images must be uint8, got {images.dtype}")
-        if images.ndim not in (3, 4):
-            raise UserError(
-                f"{path}: images must be [N, H, W] or [N, H, W, C], got shape {list(images.shape)}"
-            )
-        n, height, width = images.shape[:3]
-        self.shape = (n, height, width, images.shape[3] if images.ndim == 4 else 1)
-        self._mapped: NDArray[Any] | None = images.reshape(self.shape)
+        mapped = open_npy(path)
+        images, self.notes = with_channels_last(mapped, path)
+        n, height, width, channels = images.shape
+        self.shape = (n, height, width, channels)
+        # scattered: where the system reads ahead, a sample of a large file would read gigabytes
+        sample = with_channels_last(open_npy(path, scattered=True)[evenly(n, SURVEYED)], path)[0]
+        self._range, lines = value_range(sample, reading, path)
+        self.notes += lines
+        self._mapped: NDArray[Any] | None = mapped
 
     def scatter(self) -> None:
+        """Expect reads of rows here and there from now on."""
         self._scattered, self._mapped = True, None
 
     def read(self, rows: Rows) -> NDArray[np.uint8]:
+        """Return the images at `rows`. Raises UserError for values outside the file's range."""
         mapped = self._mapped
         if mapped is None:  # here, or in a worker that was not forked
-            mapped = self._mapped = open_npy(self.path, self._scattered).reshape(self.shape)
-        return mapped[rows]
+            mapped = self._mapped = open_npy(self.path, self._scattered)
+        images = with_channels_last(mapped[rows], self.path)[0]
+        try:
+            return np.ascontiguousarray(to_uint8(images, self._range))
+        except ValueError as error:
+            raise UserError(f"{self.path}: {error}") from None
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_mapped": None}

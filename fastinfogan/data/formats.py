@@ -1,22 +1,26 @@
-"""Image sets in files of the user's: idx, npz, npy."""
+"""Image sets in files of arrays: idx, npz, npy."""
 
 from __future__ import annotations
 
 import gzip
 import math
+import re
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from ..errors import UserError
-from .arrays import NpyFile, open_npy
+from .arrays import NpyFile, as_images, open_npy
+from .reading import Reading
 from .splits import Images, Labels, Split, check_labels, halves, held_out
-from .streaming import Mode
 
 DAMAGE = (OSError, EOFError, ValueError, zlib.error)  # what reading a damaged file raises
 # What numpy makes of an array's damaged header besides
@@ -24,36 +28,74 @@ HEADER_DAMAGE = (SyntaxError, tokenize.TokenError, OverflowError, MemoryError, T
 ZIP_DAMAGE = (*DAMAGE, *HEADER_DAMAGE, zipfile.BadZipFile, NotImplementedError, RuntimeError)
 # Below the folder that is given: nothing; torchvision's for one of its sets; its root's for MNIST.
 _IDX_FOLDERS = ("", "raw", "MNIST/raw")
+# As MNIST's authors name the files, as others unpack them (train-images.idx3-ubyte), and with the
+# name of a set before (emnist-letters-train-images-idx3-ubyte.gz)
+_IDX_IMAGES = re.compile(
+    r"(?P<set>(?:.*[-_.])?)(?P<part>train|t10k|test)(?P<a>[-_.])images"
+    r"(?P<rest>(?:[-_.]idx[34])?(?:[-_.]u?byte)?(?:\.idx)?)(?:\.gz)?",
+    re.IGNORECASE,
+)
+MAX_RANK = 4  # axes of an idx file of images
+DEFLATE = 1032  # bytes that one byte of a deflated file gives at most
+READ_AT_ONCE = 2**24  # bytes
+_LABEL_NAMES = ("labels", "label", "y", "targets", "target", "classes")
+_SPLIT_NAMES: tuple[tuple[str, str, str, str], ...] = (
+    ("x_train", "y_train", "x_test", "y_test"),
+    ("X_train", "y_train", "X_test", "y_test"),
+)
 
 
-def read_idx(path: Path) -> dict[Split, Images]:
+# idx
+
+
+def read_idx(path: Path, reading: Reading) -> dict[Split, Images]:
     """A folder with MNIST's file names, or torchvision's root of one, or a single file of images.
 
-    Without t10k files, and of a single file, every tenth image is held out.
+    Without t10k or test files, and of a single file, every tenth image is held out.
     """
     if path.is_dir():
-        return read_idx_folder(path)
+        return read_idx_folder(path, reading)
     if not path.is_file():
         raise UserError(f"--data idx:{path}: no such file or folder")
-    images, labels = _idx_images(path)
-    return halves(images, labels)
+    return halves(_idx_images(path, reading))
 
 
 def read_embedded_mnist() -> dict[Split, Images]:
     """Return both splits of the MNIST that comes with the package."""
-    return read_idx_folder(Path(__file__).parent.parent / "assets" / "mnist")
+    return read_idx_folder(Path(__file__).parent.parent / "assets" / "mnist", Reading(28, 1))
 
 
-def read_idx_folder(folder: Path) -> dict[Split, Images]:
-    """Both splits, from a folder with MNIST's file names."""
-    found = (find_idx(folder / below, "train-images-idx3-ubyte") for below in _IDX_FOLDERS)
-    train = next((path for path in found if path is not None), None)
-    if train is None:
-        raise UserError(f"--data idx:{folder}: no train-images-idx3-ubyte or .gz in that folder")
-    test = find_idx(train.parent, "t10k-images-idx3-ubyte")
-    if test is None:
-        return halves(*_idx_images(train))
-    return {"train": Images(*_idx_images(train)), "test": Images(*_idx_images(test))}
+def read_idx_folder(folder: Path, reading: Reading) -> dict[Split, Images]:
+    """Both splits, from a folder with MNIST's file names or others' spellings of them."""
+    parts = next(filter(None, (_idx_files(folder / below) for below in _IDX_FOLDERS)), {})
+    if "train" not in parts:
+        raise UserError(
+            f"--data idx:{folder}: no train-images-idx3-ubyte, .idx3-ubyte or .gz in that folder; "
+            "name the file itself"
+        )
+    train = _idx_images(parts["train"], reading)
+    if "test" not in parts:
+        return halves(train)
+    test = _idx_images(parts["test"], reading)
+    return {"train": train, "test": test.with_facts(train.notes)}
+
+
+def _idx_files(folder: Path) -> dict[Split, Path]:
+    """The files of training and of test images in a folder. Raises UserError for several sets."""
+    if not folder.is_dir():
+        return {}
+    places: dict[Split, dict[str, Path]] = {"train": {}, "test": {}}
+    for file in sorted(folder.iterdir(), reverse=True):  # the plain file before its .gz
+        match = _IDX_IMAGES.fullmatch(file.name)
+        if match is not None and file.is_file():
+            part: Split = "train" if match["part"].lower() == "train" else "test"
+            places[part][match["set"]] = file
+    sets = set(places["train"])
+    if len(sets) > 1 and "" not in sets:
+        names = ", ".join(sorted(file.name for file in places["train"].values()))
+        raise UserError(f"--data idx:{folder}: several sets, {names}; name the file of one")
+    name = "" if "" in sets else next(iter(sets), "")
+    return {part: files[name] for part, files in places.items() if name in files}
 
 
 def find_idx(folder: Path, stem: str) -> Path | None:
@@ -61,69 +103,225 @@ def find_idx(folder: Path, stem: str) -> Path | None:
     return next((p for p in (folder / stem, folder / f"{stem}.gz") if p.is_file()), None)
 
 
-def _idx_images(path: Path) -> tuple[NDArray[np.uint8], Labels | None]:
-    """A file of images, with the file of labels that lies beside it."""
-    images = _with_channel(_read_idx(path), path)
-    stem = path.name.replace("images-idx3", "labels-idx1").removesuffix(".gz")
-    beside = find_idx(path.parent, stem) if "images-idx3" in path.name else None
-    return images, None if beside is None else _labels(_read_idx(beside), len(images), beside)
+def _idx_labels(path: Path) -> Path | None:
+    """The file of labels that belongs to a file of images, by any spelling of its name."""
+    own = path.name.removesuffix(".gz")
+    at = own.lower().rfind("images")
+    if at < 0:
+        return None
+    word = "LABELS" if own[at : at + 6].isupper() else "labels"
+    name = own[:at] + word + re.sub(r"(?i)idx[34]", "idx1", own[at + 6 :])
+    spellings = [name, name.replace(".idx1", "-idx1"), name.replace("-idx1", ".idx1")]
+    return next(filter(None, (find_idx(path.parent, n) for n in spellings)), None)
+
+
+def _idx_images(path: Path, reading: Reading) -> Images:
+    """A file of images, with the file of labels that lies next to it."""
+    images, notes = as_images(_read_idx(path), reading, path)
+    beside = _idx_labels(path)
+    labels = None if beside is None else _labels(_read_idx(beside), len(images), beside)
+    return Images(images, labels, notes=tuple(notes))
 
 
 def _read_idx(path: Path) -> NDArray[np.uint8]:
-    """An idx file of unsigned bytes: magic 0, 0, 8, rank; then big-endian sizes; then values."""
+    """An idx file of unsigned bytes: magic 0, 0, 8, rank; then big-endian sizes; then values.
+
+    No more is read than the header promises, and one byte.
+    """
     try:
+        size = path.stat().st_size
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = file.read()
+            magic = file.read(4)
+            if len(magic) < 4 or magic[:3] != b"\0\0\x08":
+                raise UserError(f"{path}: not an idx file of unsigned bytes")
+            rank = magic[3]
+            if not 1 <= rank <= MAX_RANK:
+                raise UserError(
+                    f"{path}: not an idx file of images or labels; its header says {rank} axes"
+                )
+            header = file.read(4 * rank)
+            sizes = [int(s) for s in np.frombuffer(header, ">u4", len(header) // 4)]
+            expected = math.prod(sizes) if len(sizes) == rank else 0
+            most = size * (DEFLATE if path.suffix == ".gz" else 1)
+            values = bytearray()
+            if expected <= most:  # else it is not read at all
+                check_memory(expected, path)
+                values = _read_at_most(file, expected + 1)
     except DAMAGE as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
-    if len(content) < 4 or content[:3] != b"\0\0\x08":
-        raise UserError(f"{path}: not an idx file of unsigned bytes")
-    rank = content[3]
-    start = 4 + 4 * rank
-    sizes = np.frombuffer(content[4:start], ">u4") if len(content) >= start else np.empty(0)
-    expected = math.prod(int(s) for s in sizes)
-    if len(sizes) != rank or len(content) - start != expected:
+    if len(sizes) != rank or len(values) != expected:
+        there = "more" if len(values) > expected else f"{len(values)}"
         raise UserError(
             f"{path}: damaged; its header promises {expected} values, "
-            f"{max(len(content) - start, 0)} are there"
+            f"{there if expected <= most else f'at most {most}'} are there"
         )
-    values = np.frombuffer(bytearray(content), np.uint8, offset=start)  # writable, as torch wants
-    return values.reshape(tuple(int(s) for s in sizes))
+    return np.frombuffer(values, np.uint8).reshape(sizes)  # writable, as torch wants
 
 
-def read_npz(path: Path) -> dict[Split, Images]:
-    """An .npz of `images`, uint8 [N, H, W] or [N, H, W, C], and perhaps `labels` [N]."""
+def _read_at_most(file: Any, n: int) -> bytearray:
+    values = bytearray()
+    while len(values) < n:
+        part = file.read(min(READ_AT_ONCE, n - len(values)))
+        if not part:
+            break
+        values += part
+    return values
+
+
+def check_memory(nbytes: int, path: Path) -> None:
+    """Raise UserError where so much is promised as this machine has not free."""
+    free = psutil.virtual_memory().available
+    if nbytes > free:
+        raise UserError(
+            f"{path}: promises {nbytes / 1e9:,.1f} GB of values, {free / 1e9:,.1f} GB of memory "
+            "are free; save the images as .npy (npy:PATH is read while training)"
+        )
+
+
+# npz
+
+
+def read_npz(path: Path, reading: Reading) -> dict[Split, Images]:
+    """An .npz of `images` [N, H, W], [N, H, W, C] or [N, C, H, W], and perhaps more.
+
+    Labels [N] are `labels`, label, y, targets, target or classes; `factors` [N, K] with
+    `factor_names` [K] are known factors. x_train and x_test with y_train and y_test, as Keras
+    stores them, are the two splits.
+    """
+    with _npz(path) as arrays:
+        for names in _SPLIT_NAMES:
+            if "images" not in arrays and names[0] in arrays:
+                return _keras(arrays, names, path, reading)
+        if "images" not in arrays:
+            there = ", ".join(f"{name} {arrays.describe(name)}" for name in arrays.names)
+            raise UserError(
+                f'{path}: expected an .npz with an array "images" (or x_train and x_test), got '
+                f"{there or 'no arrays'}"
+            )
+        images, notes = as_images(arrays["images"], reading, path)
+        labels, more = _npz_labels(arrays, len(images), path)
+        factors, factor_names = _npz_factors(arrays, len(images), path)
+    whole = Images(images, labels, None, factors, factor_names, notes=(*notes, *more))
+    return halves(whole)
+
+
+def _keras(
+    arrays: _Npz, names: tuple[str, str, str, str], path: Path, reading: Reading
+) -> dict[Split, Images]:
+    parts = []
+    for images_name, labels_name in (names[:2], names[2:]):
+        if images_name not in arrays:
+            break
+        images, notes = as_images(arrays[images_name], reading, path)
+        labels = None
+        if labels_name in arrays:
+            given = arrays[labels_name]
+            given = given[:, 0] if given.ndim == 2 and given.shape[1] == 1 else given
+            labels = _labels(given, len(images), path)
+        parts.append(Images(images, labels, notes=(f"images from {images_name}", *notes)))
+    if len(parts) == 1:
+        return halves(parts[0])
+    train, test = parts
+    return {"train": train, "test": test.with_facts(train.notes)}
+
+
+def _npz_labels(arrays: _Npz, n: int, path: Path) -> tuple[Labels | None, list[str]]:
+    name = next((name for name in _LABEL_NAMES if name in arrays), None)
+    if name is None:
+        others = [other for other in arrays.names if other not in ("images", *_FACTORS)]
+        return None, [f"not read: {', '.join(others)}"] if others else []
+    if name == "labels":
+        return _labels(arrays[name], n, path), []
+    try:
+        return _labels(arrays[name], n, path), [f"labels from {name}"]
+    except UserError:
+        return None, [f"no labels: {name} {arrays.describe(name)} is not {n} integers"]
+
+
+_FACTORS = ("factors", "factor_names")
+
+
+def _npz_factors(arrays: _Npz, n: int, path: Path) -> tuple[NDArray[Any] | None, tuple[str, ...]]:
+    if "factors" not in arrays:
+        return None, ()
+    factors = arrays["factors"]
+    if factors.ndim != 2 or len(factors) != n or factors.dtype.kind not in "biuf":
+        raise UserError(
+            f"{path}: factors must be numbers [{n}, K], got {factors.dtype} {list(factors.shape)}"
+        )
+    if "factor_names" not in arrays:
+        return factors, tuple(f"factor{k + 1}" for k in range(factors.shape[1]))
+    names = arrays["factor_names"]
+    if names.shape != (factors.shape[1],) or names.dtype.kind not in "US":
+        raise UserError(
+            f"{path}: factor_names must be {factors.shape[1]} strings, got {names.dtype} "
+            f"{list(names.shape)}"
+        )
+    return factors, tuple(
+        name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names
+    )
+
+
+class _Npz:
+    """The arrays of an open .npz, read one by one, each no longer than its header promises."""
+
+    def __init__(self, archive: zipfile.ZipFile, path: Path) -> None:
+        self.archive, self.path = archive, path
+        self.names = [n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.names
+
+    def _header(self, member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+        version = np.lib.format.read_magic(member)
+        read: Any = np.lib.format.read_array_header_1_0
+        if version != (1, 0):
+            read = np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(member)
+        return shape, dtype, member.tell()
+
+    def describe(self, name: str) -> str:
+        """Return the type and shape of an array, such as "uint8 [40, 32, 32, 3]"."""
+        with self.archive.open(f"{name}.npy") as member:
+            shape, dtype, _ = self._header(member)
+        return f"{dtype} {list(shape)}"
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        info = self.archive.getinfo(f"{name}.npy")
+        with self.archive.open(info) as member:
+            shape, dtype, start = self._header(member)
+        expected = math.prod(int(s) for s in shape) * dtype.itemsize
+        if not dtype.hasobject and info.file_size != start + expected:
+            raise ValueError(f"{name} is not as long as its header promises")
+        check_memory(expected, self.path)
+        if expected > self.path.stat().st_size * DEFLATE:
+            raise ValueError(f"{name} promises more than the file can hold")
+        with self.archive.open(info) as member:
+            return np.asarray(np.lib.format.read_array(member, allow_pickle=False))
+
+
+@contextmanager
+def _npz(path: Path) -> Iterator[_Npz]:
+    """Open an .npz. What reading its arrays raises becomes a UserError that names it."""
     if not path.is_file():
         raise UserError(f"--data npz:{path}: no such file")
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile) or "images" not in archive:
-                raise UserError(f'{path}: expected an .npz with an array "images"')
-            images = archive["images"]
-            labels = archive.get("labels")
+        with zipfile.ZipFile(path) as archive:
+            yield _Npz(archive, path)
     except ZIP_DAMAGE as error:
-        raise UserError(f"{path}: not a readable .npz file ({error})") from None
-    if images.dtype != np.uint8:
-        raise UserError(f"{path}: images must be uint8, got {images.dtype}")
-    images = _with_channel(images, path)
-    return halves(images, None if labels is None else _labels(labels, len(images), path))
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not a readable .npz file ({reason})") from None
 
 
-def open_npy_set(path: Path, mode: Mode) -> dict[Split, Images]:
+# npy
+
+
+def open_npy_set(path: Path, reading: Reading) -> dict[Split, Images]:
     """images.npy, and images.labels.npy if it is there, mapped as they are."""
-    file, beside = NpyFile(path), path.with_suffix(".labels.npy")
+    file, beside = NpyFile(path, reading), path.with_suffix(".labels.npy")
     labels = check_labels(open_npy(beside), file.shape[0], beside) if beside.is_file() else None
-    return held_out(file, labels, mode)
-
-
-def _with_channel(images: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim != 4:
-        raise UserError(
-            f"{path}: images must be [N, H, W] or [N, H, W, C], got shape {list(images.shape)}"
-        )
-    return images
+    splits = held_out(file, labels, reading.stream)
+    return {split: images.with_facts(file.notes) for split, images in splits.items()}
 
 
 def _labels(labels: NDArray[Any], n: int, path: Path) -> NDArray[np.int64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,21 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
-from .folder import IMAGE_SUFFIXES, ImageFolder
+from .folder import ImageFolder, flat_images
 from .formats import find_idx, read_idx_folder
+from .reading import Reading
 from .splits import Images, Split, cache, halves, missing, opened, places
-from .streaming import Mode, Streamed
+from .streaming import Streamed
 
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 _PARTITIONS = ("list_eval_partition.txt", "list_eval_partition.csv")  # CelebA's own, and Kaggle's
 
 
-def fashion_mnist() -> dict[Split, Images]:
+def fashion_mnist(reading: Reading) -> dict[Split, Images]:
     """Fashion-MNIST (Xiao et al. 2017): idx files, in torchvision's layout too, or Debian's."""
     tried = (*places("fashion-mnist", "FashionMNIST/raw"), _DEBIAN)
     for place in tried:
         if find_idx(place, "train-images-idx3-ubyte") is not None:
-            return read_idx_folder(place)
+            return read_idx_folder(place, reading)
     raise missing(
         "fashion-mnist",
         "train-images-idx3-ubyte[.gz]",
@@ -51,7 +51,7 @@ def svhn() -> dict[Split, Images]:
         )
     test = train.with_name("test_32x32.mat")
     if not test.is_file():
-        return halves(*_read_mat(train))
+        return halves(Images(*_read_mat(train)))
     return {"train": Images(*_read_mat(train)), "test": Images(*_read_mat(test))}
 
 
@@ -81,8 +81,8 @@ def _read_mat(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return np.ascontiguousarray(images.transpose(3, 0, 1, 2)), labels
 
 
-def celeba(image_size: int, channels: int, mode: Mode) -> dict[Split, Images]:
-    """CelebA's aligned faces (Liu et al. 2015), the central 178x178 scaled to `image_size`.
+def celeba(reading: Reading) -> dict[Split, Images]:
+    """CelebA's aligned faces (Liu et al. 2015), the central 178x178 scaled.
 
     list_eval_partition.txt tells training images (0) from test images (2); validation images (1)
     are in neither split. Without that file every tenth image is held out. There are no labels:
@@ -102,17 +102,16 @@ def celeba(image_size: int, channels: int, mode: Mode) -> dict[Split, Images]:
     pictures = root / "img_align_celeba"
     if (pictures / pictures.name).is_dir():  # as Kaggle packs it
         pictures /= pictures.name
-    there = {
-        entry.name
-        for entry in os.scandir(pictures)
-        if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
-    }
+    there = set(flat_images(pictures))
     if not there:
         raise UserError(f"{pictures}: no images; unpack img_align_celeba.zip into it")
     partition = next((root / name for name in _PARTITIONS if (root / name).is_file()), None)
     if partition is None:
-        folder = ImageFolder(pictures, image_size, channels, sorted(there))
-        return opened(Streamed(folder, False), Streamed(folder, True), (None, None), mode)
+        folder = ImageFolder(pictures, [(name,) for name in sorted(there)], reading)
+        splits = opened(
+            Streamed(folder, False), Streamed(folder, True), (None, None), reading.stream
+        )
+        return {split: images.with_facts(folder.notes) for split, images in splits.items()}
     parts: dict[str, list[str]] = {"0": [], "1": [], "2": []}
     for name, part in _partition(partition):
         parts[part].append(name)
@@ -123,10 +122,11 @@ def celeba(image_size: int, channels: int, mode: Mode) -> dict[Split, Images]:
             f"{pictures}: {len(lost)} of the {len(named)} images that {partition.name} names are "
             f"missing, {lost[0]} first; unpack img_align_celeba.zip again"
         )
-    train, test = (
-        Streamed(ImageFolder(pictures, image_size, channels, parts[part]), None) for part in "02"
-    )
-    return opened(train, test, (None, None), mode)
+    train = ImageFolder(pictures, [(name,) for name in parts["0"]], reading)
+    test = ImageFolder(pictures, [(name,) for name in parts["2"]], reading, train)
+    splits = opened(Streamed(train, None), Streamed(test, None), (None, None), reading.stream)
+    notes = (*train.notes, *test.notes)
+    return {split: images.with_facts(notes) for split, images in splits.items()}
 
 
 def _partition(path: Path) -> Iterator[tuple[str, str]]:

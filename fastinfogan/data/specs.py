@@ -6,25 +6,30 @@ fits is resident: on the device, uint8 until a batch is drawn. What does not is 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from ..errors import UserError
-from . import dsprites, hub
-from . import formats as files
-from . import known as named
+from . import dsprites, formats, hub, known, shards
 from .chairs import chairs_like
 from .faces import faces_3d
-from .folder import ImageFolder
-from .splits import Images, Split, held_out, whole_grid
+from .folder import count, read_folder, shown
+from .reading import Reading
+from .splits import Images, Split, whole_grid
 from .sprites import SIZES, Grid, Sprites
-from .streaming import HELD_OUT_EVERY, Mode
+from .streaming import HELD_OUT_EVERY, Mode, Streamed
 from .street import street_digits_like
 
 SPECS = (
     "mnist, faces-3d, chairs-like, dsprites-like, street-digits-like, fashion-mnist, svhn, "
-    "celeba, dsprites, hf:ID[:CONFIG], idx:PATH, npz:PATH, npy:PATH or folder:PATH"
+    "celeba, dsprites, hf:ID[:CONFIG], idx:PATH, npz:PATH, npy:PATH, folder:PATH, tar:PATH or "
+    "parquet:PATH"
 )
 _STREAMED = frozenset({"celeba", "dsprites", "chairs-like", "dsprites-like", "street-digits-like"})
+_NAMED_CLASSES = 10  # in a line
 
 
 def load(
@@ -34,64 +39,114 @@ def load(
     channels: int,
     stream: Mode = "auto",
     advise: bool = True,
+    **options: Any,
 ) -> dict[Split, Images]:
     """Read both splits of the set that `spec` names, or open them (`stream`) to be read later.
 
     A set without a test split holds out every tenth image for it; dsprites and dsprites-like are
     whole in both. "auto" streams what `can_stream` where it takes over 4 GiB decoded, or over a
     quarter of the available memory shared by the ranks of this machine; "always" any; dsprites-like
-    and chairs-like are drawn batch by batch in any mode. Raises UserError, in one line, when
-    nothing is found, a file is not what it should be, or the images are of another size (`advise`:
-    the line names the options that would take them).
+    and chairs-like are drawn batch by batch in any mode.
+
+    Args:
+        spec: The name of a set, or a kind of file with its path.
+        image_size: Side of the images. Files of images are cropped and scaled to it; arrays must
+            have it.
+        channels: 1 gray, 3 colour; image files also give 4, colour and alpha.
+        advise: Whether errors name the options that would take the images.
+        options: background, frames, fit, skip_bad, value_range, factors: see `reading`, which also
+            explains the defaults.
+
+    Each split has `.images`, `.labels`, `.factors`, `.factor_names` and `.notes`, the lines that
+    tell what was found, converted and left out. Raises UserError, in one line, when nothing is
+    found, a file is not what it should be, or the images are of another size.
     """
+    try:
+        reading = Reading(image_size, channels, stream, **options)
+    except TypeError:
+        names = ", ".join(sorted(options))
+        raise UserError(f"data.load: unknown option among {names}") from None
+    reading.check()
     if stream == "always" and not can_stream(spec):
         raise UserError(
-            "--stream always: celeba, dsprites, hf:ID, npy:PATH and folder:PATH can be streamed, "
-            f"not {spec}"
+            "--stream always: celeba, dsprites, hf:ID, tar:PATH, parquet:PATH, npy:PATH and "
+            f"folder:PATH can be streamed, not {spec}"
         )
-    splits = _read(spec, image_size, channels, stream)
+    splits = _read(spec, reading)
     for split, data in splits.items():
         _check_shape(f"--data {spec}", split, data.images.shape, image_size, channels, advise)
-    return splits
+    first = first_line(spec, splits)
+    return {
+        split: replace(data, notes=(first, *dict.fromkeys(data.notes)))
+        for split, data in splits.items()
+    }
 
 
-def _read(spec: str, image_size: int, channels: int, stream: Mode) -> dict[Split, Images]:
+def first_line(spec: str, splits: dict[Split, Images]) -> str:
+    """Return the line that tells how many images, of which classes, and what was left out."""
+    train, test = splits["train"], splits["test"]
+    n, whole = len(train), train.grid is not None
+    line = f"{shown(spec)}: {count(n if whole else n + len(test), 'image')}"
+    if test.labels is not None:
+        line += f" {_classes(train, test)}"
+    line += "" if whole else f", {n} to train on, {len(test)} to test on"
+    line += ", read while training" if isinstance(train.images, Streamed) else ""
+    return line + (f"; {train.left_out}" if train.left_out else "")
+
+
+def _classes(train: Images, test: Images) -> str:
+    names = test.label_names
+    if not names and train.labels is None:  # those of a streamed training split are not read
+        return "with labels"
+    if not names:
+        assert test.labels is not None
+        assert train.labels is not None
+        n = len(np.union1d(train.labels, test.labels))
+        return f"in {n} {'class' if n == 1 else 'classes'}"
+    some = ", ".join(names[:_NAMED_CLASSES]) + (", …" if len(names) > _NAMED_CLASSES else "")
+    return f"in {len(names)} {'class' if len(names) == 1 else 'classes'} ({some})"
+
+
+def _read(spec: str, reading: Reading) -> dict[Split, Images]:
     match spec.partition(":"):
         case "mnist", "", _:
-            return files.read_embedded_mnist()
+            return formats.read_embedded_mnist()
         case "fashion-mnist", "", _:
-            return named.fashion_mnist()
+            return known.fashion_mnist(reading)
         case "svhn", "", _:
-            return named.svhn()
+            return known.svhn()
         case "celeba", "", _:
-            return named.celeba(image_size, channels, stream)
+            return known.celeba(reading)
         case "dsprites", "", _:
-            return dsprites.dsprites(stream)
+            return dsprites.dsprites(reading.stream)
         case "faces-3d", "", _:
             return faces_3d()
         case "chairs-like", "", _:
-            return chairs_like(stream)
+            return chairs_like(reading.stream)
         case "street-digits-like", "", _:
-            return street_digits_like(stream)
+            return street_digits_like(reading.stream)
         case "dsprites-like", "", _:
             return whole_grid(Grid(Sprites(), SIZES), "always")
         case "hf", _, reference if reference:
-            return hub.read_hub(reference, image_size, channels, stream)
+            return hub.read_hub(reference, reading)
+        case "parquet", _, reference if reference:
+            return hub.read_hub(reference, reading, "parquet")
+        case "tar", _, path if path:
+            return shards.read_tar(path, reading)
         case "idx", _, path if path:
-            return files.read_idx(Path(path))
+            return formats.read_idx(Path(path), reading)
         case "npz", _, path if path:
-            return files.read_npz(Path(path))
+            return formats.read_npz(Path(path), reading)
         case "npy", _, path if path:
-            return files.open_npy_set(Path(path), stream)
+            return formats.open_npy_set(Path(path), reading)
         case "folder", _, path if path:
-            folder = ImageFolder(Path(path), image_size, channels)
-            return held_out(folder, folder.labels, stream)
+            return read_folder(Path(path), reading)
     raise UserError(f"--data {spec}: expected {SPECS}")
 
 
 def can_stream(spec: str) -> bool:
     """Whether the set that `spec` names can be streamed."""
-    return spec in _STREAMED or spec.startswith(("npy:", "folder:", "hf:"))
+    return spec in _STREAMED or spec.startswith(("npy:", "folder:", "hf:", "tar:", "parquet:"))
 
 
 def _check_shape(

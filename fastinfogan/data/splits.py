@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,31 +28,66 @@ class Images:
 
     images: NDArray[np.uint8] | Streamed  # [N, H, W, C]; either is read by a slice or by rows
     labels: Labels | None  # [N]; of a streamed training split None
-    grid: Grid | None = None  # of a set with known factors, whose rows are then those of its grid
-    factors: NDArray[np.float32] | None = None  # [N, K], what is known of each image
-    factor_names: tuple[str, ...] = ()  # K; "azimuth:360" is circular, with that period
+    grid: Grid | None = None  # of a set that holds every combination of its factors, in order
+    factors: NDArray[Any] | None = None  # [N, K], numbers; NaN where one is not known
+    factor_names: tuple[str, ...] = ()  # K; "azimuth:360" has the period 360
+    label_names: tuple[str, ...] = ()  # of the labels 0, 1, …, where they have names
+    notes: tuple[str, ...] = ()  # lines on what was found, converted and left out
+    left_out: str = ""  # for the first line
 
     def __len__(self) -> int:
         return len(self.images)
 
+    def with_facts(
+        self,
+        notes: Sequence[str] = (),
+        label_names: tuple[str, ...] = (),
+        factor_names: tuple[str, ...] = (),
+        left_out: str = "",
+    ) -> Images:
+        """Return the same images with what their reader knows of them."""
+        return replace(
+            self,
+            notes=(*self.notes, *notes),
+            label_names=label_names or self.label_names,
+            factor_names=factor_names or self.factor_names,
+            left_out=left_out or self.left_out,
+        )
 
-def held_out(source: Source, labels: Labels | None, mode: Mode) -> dict[Split, Images]:
+
+Pair = tuple[NDArray[Any] | None, NDArray[Any] | None]  # of train's source and of test's
+
+
+def held_out(
+    source: Source,
+    labels: Labels | None,
+    mode: Mode,
+    *,
+    factors: NDArray[Any] | None = None,
+) -> dict[Split, Images]:
     """Both splits of a source that has one: every tenth image is held out."""
-    return opened(Streamed(source, False), Streamed(source, True), (labels, labels), mode)
+    train, test = Streamed(source, False), Streamed(source, True)
+    return opened(train, test, (labels, labels), mode, factors=(factors, factors))
 
 
 def opened(
-    train: Streamed, test: Streamed, labels: tuple[Labels | None, Labels | None], mode: Mode
+    train: Streamed, test: Streamed, labels: Pair, mode: Mode, *, factors: Pair = (None, None)
 ) -> dict[Split, Images]:
-    """Both splits, streamed or read into memory; `labels` are those of each split's source."""
-    if wanted(mode, train.nbytes + test.nbytes):
-        train.source.scatter()
-        test.source.scatter()
-        return {"train": Images(train, None), "test": Images(test, _of_split(labels[1], test))}
-    return {
-        "train": Images(_read(train), _of_split(labels[0], train)),
-        "test": Images(_read(test), _of_split(labels[1], test)),
-    }
+    """Both splits, streamed or read into memory; labels and factors are of each split's source."""
+    streamed = wanted(mode, train.nbytes + test.nbytes)
+    splits: dict[Split, Images] = {}
+    parts: tuple[tuple[Split, Streamed, int], ...] = (("train", train, 0), ("test", test, 1))
+    for name, split, i in parts:
+        if streamed:
+            split.source.scatter()
+        own = None if streamed and name == "train" else _of_split(labels[i], split)
+        images = split if streamed else _read(split)
+        splits[name] = Images(
+            images,
+            None if own is None else own.astype(np.int64),
+            factors=_of_split(factors[i], split),
+        )
+    return splits
 
 
 def whole_grid(grid: Grid, mode: Mode) -> dict[Split, Images]:
@@ -72,44 +107,54 @@ def whole_grid(grid: Grid, mode: Mode) -> dict[Split, Images]:
     return {"train": split, "test": split}
 
 
-def halves(images: NDArray[np.uint8], labels: Labels | None) -> dict[Split, Images]:
+def halves(whole: Images) -> dict[Split, Images]:
     """Both splits of images in memory: every tenth is held out."""
 
     def part(held_out: bool) -> Images:
-        rows = split_rows(len(images), held_out)
-        return Images(images[rows], None if labels is None else labels[rows])
+        rows = split_rows(len(whole), held_out)
+        return replace(
+            whole,
+            images=whole.images[rows],
+            labels=None if whole.labels is None else whole.labels[rows],
+            factors=None if whole.factors is None else whole.factors[rows],
+        )
 
     return {"train": part(held_out=False), "test": part(held_out=True)}
 
 
-def _of_split(labels: Labels | None, split: Streamed) -> NDArray[np.int64] | None:
-    if labels is None:
+def _of_split(values: NDArray[Any] | None, split: Streamed) -> NDArray[Any] | None:
+    if values is None:
         return None
     if split.held_out:  # nothing but these is read of a mapped file
-        return labels[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY].astype(np.int64)
-    return labels[split_rows(len(labels), split.held_out)].astype(np.int64)
+        return values[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY]
+    return values[split_rows(len(values), split.held_out)]
 
 
 def _read(split: Streamed) -> NDArray[np.uint8]:
     """All of a split; where it takes a while, with a bar."""
     if not split.source.slow:
         return split[:]
-    from tqdm import tqdm
-
     out, n = np.empty(split.shape, np.uint8), len(split)
-    with tqdm(
-        total=n,
-        desc="decoding",
-        unit=" images",
-        delay=SILENT,
-        mininterval=0.1 if sys.stderr.isatty() else 30,
-        disable=os.environ.get("LOCAL_RANK", "0") != "0",
-    ) as bar:
+    with progress_bar(n, "decoding") as bar:
         for start in range(0, n, READ_AT_ONCE):
             part = slice(start, min(start + READ_AT_ONCE, n))
             out[part] = split[part]
             bar.update(part.stop - start)
     return out
+
+
+def progress_bar(total: int, task: str) -> Any:
+    """Return a bar on stderr that one rank shows, where a task takes a while."""
+    from tqdm import tqdm
+
+    return tqdm(
+        total=total,
+        desc=task,
+        unit=" images",
+        delay=SILENT,
+        mininterval=0.1 if sys.stderr is not None and sys.stderr.isatty() else 30,
+        disable=sys.stderr is None or os.environ.get("LOCAL_RANK", "0") != "0",
+    )
 
 
 def check_labels(labels: NDArray[Any], n: int, path: object) -> Labels:

@@ -27,9 +27,12 @@ SAMPLE = 1024  # images
 class Source(Protocol):
     """An image set that is read row by row. Pickles without its images, as workers need it."""
 
-    shape: tuple[int, int, int, int]  # N, H, W, C
     slow: bool  # a row takes decoding, not just a copy
     on_disk: bool  # a row may have to be waited for
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """N, H, W, C."""
 
     def scatter(self) -> None:
         """Expect reads of rows here and there from now on."""

@@ -9,28 +9,46 @@ import threading
 from collections.abc import Callable, Iterator
 
 import joblib
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ..errors import UserError
 from .streaming import Rows, Source, Streamed
 
 PREFETCH = 4  # batches that each worker keeps ready
 MOST_WORKERS = 8
+LOOK_EVERY = 1  # seconds of waiting for a batch between two looks for a signal
+Batch = Tensor | NDArray[np.uint8] | UserError
+
+
+class Interrupted(Exception):
+    """A signal to stop came while a batch was waited for."""
 
 
 class _Batches(Dataset[Tensor]):
-    """What a worker reads: a whole batch at once."""
+    """Whole batches, for workers to read."""
 
     def __init__(self, images: Streamed) -> None:
         self.images = images
 
-    def __getitems__(self, rows: Rows) -> Tensor | UserError:
+    def __getitems__(self, rows: Rows) -> Batch:
         try:
-            return torch.from_numpy(self.images[rows])
+            images = self.images[rows]
         except UserError as error:  # raised here, it would come out with the worker's traceback
             return error
+        batch = torch.from_numpy(images)
+        if get_worker_info() is None:
+            return batch
+        # Shared here, where a failure can be caught: in the queue's own thread it would lose the
+        # batch, and the trainer would wait for it for ever. /dev/shm of a container may be small;
+        # an array goes through the pipe instead.
+        try:
+            return batch.share_memory_()
+        except RuntimeError:
+            return images
 
 
 class _Rows:
@@ -58,59 +76,90 @@ class Stream:
         workers: int | None = None,
     ) -> None:
         self.device = device
+        self.interrupted: Callable[[], object] = bool  # asked while a batch is waited for: false
         self._images, self._rows = images, _Rows(indices)
         self._workers = _workers(images.source, device) if workers is None else workers
         self._loader: DataLoader[Tensor] | None = None
-        self._batches: Iterator[Tensor | UserError] | None = None
+        self._batches: Iterator[Batch] | None = None
         self._next = 0
 
     def __call__(self, step: int) -> Tensor:
         """The images of update `step` (from 0) on the device, uint8 [batch_size, H, W, C].
 
-        Raises UserError, in one line, where they cannot be read.
+        Raises UserError, in one line, where they cannot be read; Interrupted where `interrupted`
+        becomes true while they are waited for.
         """
         try:
             if self._batches is None or step != self._next:
                 self._start(step)
-            assert self._batches is not None
-            batch = next(self._batches)
-        except RuntimeError as error:  # a worker that was killed
+            batch = self._wait()
+        except (RuntimeError, OSError, EOFError) as error:  # a worker that was killed
             self.close()
-            reason = str(error).splitlines()[0]
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError(f"the process that reads the images ended ({reason})") from None
         if isinstance(batch, UserError):
             self.close()
             raise UserError(str(batch))
         self._next = step + 1
+        if not isinstance(batch, Tensor):
+            batch = torch.from_numpy(batch)
         return batch.to(self.device, non_blocking=True)
+
+    def _wait(self) -> Batch:
+        """The next batch. A signal to stop ends the waiting."""
+        assert self._batches is not None
+        while True:
+            try:
+                return next(self._batches)
+            except RuntimeError as error:
+                if not str(error).startswith("DataLoader timed out"):
+                    raise
+            if self.interrupted():
+                self._kill()
+                raise Interrupted
+
+    def _kill(self) -> None:
+        """End workers that may be stuck, which asking would wait for."""
+        for worker in getattr(self._batches, "_workers", ()):
+            worker.kill()
+        self.close()
 
     def _start(self, step: int) -> None:
         if self._loader is None:
-            self._loader = DataLoader(
-                _Batches(self._images),
-                batch_sampler=self._rows,  # type: ignore[arg-type]
-                collate_fn=_as_it_is,  # type: ignore[arg-type]
-                num_workers=self._workers,
-                prefetch_factor=PREFETCH if self._workers else None,
-                persistent_workers=self._workers > 0,
-                worker_init_fn=_ignore_signals,
-                pin_memory=self.device.type == "cuda",
-                generator=torch.Generator(),  # so that the global one is not drawn from
-            )
+            self._loader = self._new_loader()
         self._rows.first = step
         # torch's handler of SIGCHLD would raise wherever this process happens to be. Without it a
         # worker that has died is found when its batch is waited for, within five seconds.
         handler = signal.getsignal(signal.SIGCHLD)
-        self._batches = iter(self._loader)
+        try:
+            self._batches = iter(self._loader)
+        except OSError:  # no room for semaphores, or no process left: the trainer reads itself
+            self._workers = 0
+            self._loader = self._new_loader()
+            self._batches = iter(self._loader)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
+
+    def _new_loader(self) -> DataLoader[Tensor]:
+        return DataLoader(
+            _Batches(self._images),
+            batch_sampler=self._rows,  # type: ignore[arg-type]
+            collate_fn=_as_it_is,  # type: ignore[arg-type]
+            num_workers=self._workers,
+            prefetch_factor=PREFETCH if self._workers else None,
+            persistent_workers=self._workers > 0,
+            timeout=LOOK_EVERY if self._workers else 0,
+            worker_init_fn=_ignore_signals,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # so that the global one is not drawn from
+        )
 
     def close(self) -> None:
         """End the workers. A later call would start them again."""
         self._batches = self._loader = None
 
 
-def _as_it_is(batch: Tensor | UserError) -> Tensor | UserError:
+def _as_it_is(batch: Batch) -> Batch:
     return batch
 
 

@@ -1,0 +1,158 @@
+"""Shards: image files in .tar archives, as WebDataset writes them, read by their places."""
+
+from __future__ import annotations
+
+import glob
+import os
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import UserError
+from .decoding import image_suffixes
+from .encoded import EncodedImages
+from .folder import Named, class_folders, shown
+from .reading import Reading
+from .splits import Images, Split, held_out
+from .streaming import Rows
+
+_LABEL_SUFFIXES = (".cls", ".label")
+MAX_LABEL = 32  # bytes of a file that holds a label
+
+
+class Member(NamedTuple):
+    """One file in a shard."""
+
+    shard: int
+    name: str
+    start: int
+    size: int
+
+
+class TarShards(EncodedImages):
+    """The image files of uncompressed .tar archives. Each row is read by its place in its shard.
+
+    Rows are addressed as those of a folder are, so that every guarantee of folders holds.
+    """
+
+    def __init__(self, paths: Sequence[Path], members: Sequence[Member], reading: Reading) -> None:
+        super().__init__(len(members), reading)
+        self.paths = list(paths)
+        self._names = np.array([os.fsencode(member.name) for member in members])
+        places = [(member.shard, member.start, member.size) for member in members]
+        self._places = np.array(places, np.int64).reshape(-1, 3)
+        self._files: dict[int, Any] = {}
+        self.prepare()
+
+    def content(self, file: int) -> bytes:
+        """Return a member's bytes. Raises ValueError where the shard ends before them."""
+        shard, start, size = self._places[file].tolist()
+        if shard not in self._files:
+            try:
+                self._files[shard] = self.paths[shard].open("rb")
+            except OSError as error:
+                raise ValueError(f"its shard cannot be read, {error.strerror}") from None
+        content = os.pread(self._files[shard].fileno(), size, start)
+        if len(content) != size:
+            raise ValueError("its shard ends before it")
+        return content
+
+    def name(self, file: int) -> str:
+        """Return the shard with the member's name."""
+        shard = self.paths[int(self._places[file, 0])]
+        return shown(f"{shard}: {os.fsdecode(self._names[file])}")
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_files": {}}
+
+
+def read_tar(reference: str, reading: Reading) -> dict[Split, Images]:
+    """Read or open the images of one .tar file, of all in a folder, or of a pattern of names.
+
+    The labels are those of files name.cls next to name.jpg, integers, where every image has one;
+    else the first folder of each member's path. Every tenth image is held out, in the order of
+    shards and members. Raises UserError.
+    """
+    where = f"--data tar:{reference}"
+    paths = _shards(Path(reference).expanduser(), where)
+    images: list[Member] = []
+    labels: dict[str, Member] = {}
+    for shard, path in enumerate(paths):
+        for member in _members(path, shard):
+            stem, suffix = os.path.splitext(member.name)
+            if os.path.basename(member.name).startswith("."):
+                continue
+            if suffix.lower() in image_suffixes():
+                images.append(member)
+            elif suffix in _LABEL_SUFFIXES and member.size <= MAX_LABEL:
+                labels[f"{shard}/{stem}"] = member
+    if not images:
+        known = " ".join(sorted(image_suffixes()))
+        raise UserError(f"{where}: no images in its {len(paths)} .tar files ({known})")
+    source = TarShards(paths, images, reading)
+    classes, names, notes = _labels(paths, images, labels, where)
+    splits = held_out(source, source.of_rows(classes), reading.stream)
+    lines = [f"{len(paths)} shards" if len(paths) > 1 else "1 shard", *notes, *source.notes]
+    return {split: part.with_facts(lines, names) for split, part in splits.items()}
+
+
+def _shards(path: Path, where: str) -> list[Path]:
+    if path.is_dir():
+        paths = sorted(p for p in path.iterdir() if p.is_file() and ".tar" in p.suffixes)
+    elif path.is_file():
+        paths = [path]
+    else:
+        paths = sorted(p for p in map(Path, glob.glob(str(path))) if p.is_file())
+    if not paths:
+        raise UserError(f"{where}: no .tar file there; expected a file, a folder or a pattern")
+    packed = next(
+        (p for p in paths if p.name.endswith((".gz", ".tgz", ".bz2", ".xz", ".zst"))), None
+    )
+    if packed is not None:
+        raise UserError(
+            f"{where}: {packed.name} is compressed, and its images cannot be addressed; unpack it "
+            "(gunzip), its images are compressed anyway"
+        )
+    return paths
+
+
+def _members(path: Path, shard: int) -> list[Member]:
+    try:
+        with tarfile.open(path, "r:") as archive:
+            return [
+                Member(shard, info.name, info.offset_data, info.size)
+                for info in archive
+                if info.isreg() and not info.issparse()
+            ]
+    except Exception as error:  # tarfile raises what it happens to meet in a header
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: not a readable .tar file ({reason})") from None
+
+
+def _labels(
+    paths: Sequence[Path], images: Sequence[Member], labels: dict[str, Member], where: str
+) -> tuple[Rows | None, tuple[str, ...], list[str]]:
+    """Return the label of each image, the names of the classes, and lines on them."""
+    if not labels:
+        parts = [tuple(p for p in image.name.split("/") if p not in ("", ".")) for image in images]
+        kept, classes, names, lines = class_folders([Named("train", p, p) for p in parts])
+        if len(kept) < len(images):
+            return None, (), ["no labels: some images lie outside class folders"]
+        return classes, names, lines
+    found = []
+    for image in images:
+        label = labels.get(f"{image.shard}/{os.path.splitext(image.name)[0]}")
+        if label is None:
+            return None, (), [f"no labels: {shown(image.name)} has none"]
+        with paths[label.shard].open("rb") as file:
+            text = os.pread(file.fileno(), label.size, label.start)
+        try:
+            found.append(int(text))
+        except ValueError:
+            raise UserError(
+                f"{where}: {shown(label.name)}: expected an integer, got {text[:20]!r}"
+            ) from None
+    return np.array(found, np.int64), (), ["labels from .cls files"]
