@@ -12,7 +12,7 @@ from ..errors import UserError
 from .decoding import check_decodable
 from .encoded import EncodedImages
 from .reading import Reading
-from .splits import Images, Labels, Split, held_out, opened
+from .splits import Images, Labels, Split, expanded, held_out, opened
 from .streaming import Streamed
 
 if TYPE_CHECKING:
@@ -23,10 +23,10 @@ _LABELS = ("label", "labels", "fine_label")
 
 def local(reference: str) -> tuple[Path, str] | None:
     """PATH[:CONFIG] as the path that is there, and the configuration; None for an ID of the hub."""
-    whole, (path, _, config) = Path(reference).expanduser(), reference.rpartition(":")
+    whole, (path, _, config) = expanded(reference), reference.rpartition(":")
     if whole.exists():
         return whole, ""
-    part = Path(path).expanduser()
+    part = expanded(path)
     return (part, config) if path and part.exists() else None
 
 
@@ -83,7 +83,7 @@ def _datasets(where: str) -> Any:
 
 def _parquet(reference: str, where: str) -> dict[str, Dataset]:
     """The splits of .parquet files: those whose names begin with train and test, else one."""
-    path = Path(reference).expanduser()
+    path = expanded(reference)
     if path.is_file():
         files = [path]
     elif path.is_dir():

@@ -7,7 +7,7 @@ import os
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from .decoding import image_suffixes
 from .encoded import EncodedImages
 from .folder import Named, class_folders, shown
 from .reading import Reading
-from .splits import Images, Split, held_out
+from .splits import Images, Split, expanded, held_out
 from .streaming import Rows
 
 _LABEL_SUFFIXES = (".cls", ".label")
@@ -44,18 +44,16 @@ class TarShards(EncodedImages):
         self._names = np.array([os.fsencode(member.name) for member in members])
         places = [(member.shard, member.start, member.size) for member in members]
         self._places = np.array(places, np.int64).reshape(-1, 3)
-        self._files: dict[int, Any] = {}
         self.prepare()
 
     def content(self, file: int) -> bytes:
         """Return a member's bytes. Raises ValueError where the shard ends before them."""
         shard, start, size = self._places[file].tolist()
-        if shard not in self._files:
-            try:
-                self._files[shard] = self.paths[shard].open("rb")
-            except OSError as error:
-                raise ValueError(f"its shard cannot be read, {error.strerror}") from None
-        content = os.pread(self._files[shard].fileno(), size, start)
+        try:
+            with self.paths[shard].open("rb", buffering=0) as archive:
+                content = os.pread(archive.fileno(), size, start)
+        except OSError as error:
+            raise ValueError(f"its shard cannot be read, {error.strerror}") from None
         if len(content) != size:
             raise ValueError("its shard ends before it")
         return content
@@ -64,9 +62,6 @@ class TarShards(EncodedImages):
         """Return the shard with the member's name."""
         shard = self.paths[int(self._places[file, 0])]
         return shown(f"{shard}: {os.fsdecode(self._names[file])}")
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_files": {}}
 
 
 def read_tar(reference: str, reading: Reading) -> dict[Split, Images]:
@@ -77,7 +72,7 @@ def read_tar(reference: str, reading: Reading) -> dict[Split, Images]:
     shards and members. Raises UserError.
     """
     where = f"--data tar:{reference}"
-    paths = _shards(Path(reference).expanduser(), where)
+    paths = _shards(expanded(reference), where)
     images: list[Member] = []
     labels: dict[str, Member] = {}
     for shard, path in enumerate(paths):

@@ -18,7 +18,7 @@ from .chairs import chairs_like
 from .faces import faces_3d
 from .folder import count, read_folder, shown
 from .reading import Reading
-from .splits import Images, Split, whole_grid
+from .splits import Images, Split, expanded, whole_grid
 from .sprites import SIZES, Grid, Sprites
 from .streaming import HELD_OUT_EVERY, Mode, Streamed
 from .street import street_digits_like
@@ -134,13 +134,13 @@ def _read(spec: str, reading: Reading) -> dict[Split, Images]:
         case "tar", _, path if path:
             return shards.read_tar(path, reading)
         case "idx", _, path if path:
-            return formats.read_idx(Path(path), reading)
+            return formats.read_idx(expanded(path), reading)
         case "npz", _, path if path:
-            return formats.read_npz(Path(path), reading)
+            return formats.read_npz(expanded(path), reading)
         case "npy", _, path if path:
-            return formats.open_npy_set(Path(path), reading)
+            return formats.open_npy_set(expanded(path), reading)
         case "folder", _, path if path:
-            return read_folder(Path(path), reading)
+            return read_folder(expanded(path), reading)
     raise UserError(f"--data {spec}: expected {SPECS}")
 
 
@@ -182,7 +182,7 @@ def absolute(spec: str) -> str:
     if not colon or not path:
         return spec
     if name != "hf":
-        return f"{name}:{Path(path).expanduser().resolve()}"
+        return f"{name}:{expanded(path).resolve()}"
     here = hub.local(path)
     if here is None:
         return spec  # an ID of the hub

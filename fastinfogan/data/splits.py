@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -171,7 +172,25 @@ def check_labels(labels: NDArray[Any], n: int, path: object) -> Labels:
 
 def cache() -> Path:
     """The user's folder for what this package keeps between runs."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastinfogan"
+    return Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache") / "fastinfogan"
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:  # a user without a home, as in some containers
+        return Path(tempfile.gettempdir())
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path with ~ and ~user as folders. Raises UserError for a user who is not there."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"{path}: no user of that name, or no home folder; write the whole path, or ./~… for a "
+            "folder of that name"
+        ) from None
 
 
 def places(*names: str) -> tuple[Path, ...]:

@@ -124,7 +124,8 @@ def test_a_header_that_promises_terabytes_reserves_nothing(tmp_path: Path, suffi
 
 @pytest.mark.parametrize("key", ["labels", "label", "y", "targets", "target", "classes"])
 def test_npz_labels_are_found_by_their_usual_names(tmp_path: Path, key: str) -> None:
-    np.savez(tmp_path / "x.npz", **{"images": IMAGES, key: LABELS})
+    arrays: dict[str, Any] = {"images": IMAGES, key: LABELS}
+    np.savez(tmp_path / "x.npz", **arrays)
     test = load(f"npz:{tmp_path / 'x.npz'}")["test"]
     assert labels_of(test) == LABELS[9::10].tolist()
     assert any(f"labels from {key}" in line for line in test.notes) is (key != "labels")
@@ -149,7 +150,11 @@ def test_the_keys_of_another_npz_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("x", ["x", "X"])
 def test_keras_arrays_are_the_two_splits(tmp_path: Path, x: str) -> None:
-    arrays = {f"{x}_train": IMAGES, "y_train": LABELS[:, None], f"{x}_test": IMAGES[:5]}
+    arrays: dict[str, Any] = {
+        f"{x}_train": IMAGES,
+        "y_train": LABELS[:, None],
+        f"{x}_test": IMAGES[:5],
+    }
     np.savez(tmp_path / "x.npz", **arrays, y_test=LABELS[:5])
     train, test = load(f"npz:{tmp_path / 'x.npz'}").values()
     assert (pixels(train)[..., 0] == IMAGES).all()

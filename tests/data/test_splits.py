@@ -307,3 +307,19 @@ def test_a_spec_means_the_same_from_another_folder() -> None:
     for spec in ("hf:ylecun/mnist", "hf:ufldl-stanford/svhn:cropped_digits", "svhn", "dsprites"):
         assert data.absolute(spec) == spec
     assert data.absolute("npz:x.npz") == f"npz:{here / 'x.npz'}"
+
+
+@pytest.mark.parametrize("kind", ["folder", "npz", "npy", "idx", "tar", "parquet", "hf"])
+def test_the_home_of_nobody_is_refused_in_one_line(kind: str) -> None:
+    with pytest.raises(UserError, match="~nosuchuser/x: no user of that name"):
+        data.absolute(f"{kind}:~nosuchuser/x")
+    assert "no user of that name" in refused(f"{kind}:~nosuchuser/x")
+
+
+def test_a_user_without_a_home_has_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nowhere)
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert sources.cache().name == "fastinfogan"
