@@ -7,7 +7,6 @@ fits is resident: on the device, uint8 until a batch is drawn. What does not is 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np

@@ -94,7 +94,7 @@ class Stream:
                 self._start(step)
             batch = self._wait()
         except (RuntimeError, OSError, EOFError) as error:  # a worker that was killed
-            self.close()
+            self._kill()
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError(f"the process that reads the images ended ({reason})") from None
         if isinstance(batch, UserError):
@@ -122,6 +122,7 @@ class Stream:
         """End workers that may be stuck, which asking would wait for."""
         for worker in getattr(self._batches, "_workers", ()):
             worker.kill()
+            worker.join()
         self.close()
 
     def _start(self, step: int) -> None:
