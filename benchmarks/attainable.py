@@ -115,23 +115,24 @@ def model_flop(config: TrainConfig) -> int:
     """
     spec = config.spec()
     generator, discriminator = mnist_pair(
-        spec.input_dim, spec.q_dim, config.image_size, config.channels
+        spec.input_dim, spec.q_dim, config.data.image_size, config.data.channels
     )
-    g = _forward(generator, ("fc1", "fc2", "up3", "up4"), config.image_size // 4)
-    d = _forward(discriminator, ("conv1", "conv2", "fc3", "head"), config.image_size)
+    g = _forward(generator, ("fc1", "fc2", "up3", "up4"), config.data.image_size // 4)
+    d = _forward(discriminator, ("conv1", "conv2", "fc3", "head"), config.data.image_size)
     q = _forward(discriminator, ("q_fc1", "q_fc2"), 1)
     g_all, d_all, q_all = sum(g), sum(d), sum(q)
     of_d_weights = 2 * d_all - d[0]  # D's backward pass; images need no gradient
     of_g_weights = 2 * g_all - g[0]  # G's; latents need none
     real = d_all + q_all + of_d_weights  # Q for its statistics alone
     fake = q_all + of_d_weights
-    if config.routing != "generator-step":
-        fake += 2 * q_all - (q[0] if config.routing == "head" else 0)
+    if config.information.routing != "generator-step":
+        fake += 2 * q_all - (q[0] if config.information.routing == "head" else 0)
     through = q_all + d_all + q_all + of_g_weights  # G's step: Q, then gradients down to G
-    if config.routing == "generator-step":
+    if config.information.routing == "generator-step":
         through += q_all
-    of_g = 2 if config.step == "alternating" else 1  # passes of G, and of D over its images
-    of_d = 1 if config.step == "shared" else 2
+    # Passes of G, and of D over its images.
+    of_g = 2 if config.execution.step == "alternating" else 1
+    of_d = 1 if config.execution.step == "shared" else 2
     return real + fake + through + of_g * g_all + of_d * d_all
 
 

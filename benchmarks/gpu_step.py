@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import traceback
 from functools import partial
 from typing import Any
@@ -68,10 +67,9 @@ class Section:
         self.rows: list[Report] = []
 
     def config(self, mode: str, backend: str = "triton") -> TrainConfig:
-        return dataclasses.replace(
-            PRESETS["mnist-paper"],
-            step=mode,  # type: ignore[arg-type]
-            backend=backend,  # type: ignore[arg-type]
+        return PRESETS["mnist-paper"].with_options(
+            step=mode,
+            backend=backend,
             batch_size=self.batch,
         )
 
@@ -92,7 +90,7 @@ class Section:
         config, base = self.config("alternating", backend), allocated_bytes(self.machine)
         step = kind(config, config.spec(), self.ranks, Policy(torch.bfloat16))
         call = partial(step, 0, self.real)
-        self.add(config.step, way, call, peak_bytes(self.machine, call, base), None)
+        self.add(config.execution.step, way, call, peak_bytes(self.machine, call, base), None)
 
     def modes(self, mode: str, compiled: bool) -> None:
         """The step, and the same step captured."""

@@ -11,7 +11,6 @@ something on a quiet machine only; they are those of `python -m fastinfogan.trai
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import math
@@ -30,11 +29,14 @@ import torch
 import tyro
 
 from fastinfogan import data
-from fastinfogan.config import MAY_CHANGE, TrainConfig, parse
+from fastinfogan.cli import parse
+from fastinfogan.config import OPTIONS, TrainConfig
 from fastinfogan.data import streaming as stream
 from fastinfogan.evaluation.measure import MAX_REAL, score_codes, scored_code
 from fastinfogan.runs import checkpoint
 from fastinfogan.runs.folder import RunDir, networks_of
+from fastinfogan.terms.options import warp_text
+from fastinfogan.terms.warp import Warp
 from fastinfogan.training.metrics import read
 
 LEVELS = (0.9, 0.95)  # code accuracies to time
@@ -82,11 +84,18 @@ class Config:
 
 
 def recipe(config: Config) -> dict[str, Any]:
-    """What makes the weights of a run beside its seed, where it is not `TrainConfig`'s default."""
-    run = parse([config.preset, *config.options.split()])
-    told = (MAY_CHANGE - {"steps", "data"}) | {"seed"}
-    fields = dataclasses.asdict(run).items()
-    return {k: v for k, v in fields if k not in told and v != getattr(TrainConfig(), k)}
+    """Return what makes a run's weights, except its seed, where it is not the default."""
+    run, default = parse([config.preset, *config.options.split()]), TrainConfig()
+    values = {}
+    for name, option in OPTIONS.items():
+        left_out = name == "seed" or name.startswith("invariance.warp.")  # the warp is a text here
+        if left_out or (option.rule.may_change and name not in ("steps", "data")):
+            continue
+        value = option.get(run)
+        if value != option.get(default):
+            key = (option.rule.alias or name).replace("-", "_")  # as in records of version 0.1
+            values[key] = warp_text(value) if isinstance(value, Warp) else value
+    return values
 
 
 def train(config: Config, seed: int, folder: Path) -> dict[str, float | None]:
@@ -118,9 +127,11 @@ def accuracies(run: RunDir) -> list[tuple[int, float, float]]:
     """(updates, code accuracy, time of writing) of the checkpoints that are looked at."""
     run_config = run.read_config()
     assert run_config is not None
-    side, channels = run_config.image_size, run_config.channels
-    reading: stream.Mode = "always" if data.can_stream(run_config.data) else "never"
-    test = data.load(run_config.data, image_size=side, channels=channels, stream=reading)["test"]
+    of = run_config.data
+    reading: stream.Mode = "always" if data.can_stream(of.data) else "never"
+    test = data.load(of.data, image_size=of.image_size, channels=of.channels, stream=reading)[
+        "test"
+    ]
     if test.labels is None:
         return []
     rows = stream.evenly(len(test), MAX_REAL)

@@ -20,7 +20,6 @@ round is the mean of a block of updates, replayed to it.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable
 from functools import cache
@@ -132,7 +131,7 @@ def measure(asked: tuple[str, ...]) -> Measured:
             names = [name for name in asked if name in WAYS and WAYS[name].mode == mode]
             if not names and not (mode == "alternating" and TEXTBOOK in asked):
                 continue
-            config = dataclasses.replace(PRESETS["mnist-paper"], step=mode, batch_size=BATCH)
+            config = PRESETS["mnist-paper"].with_options(step=mode, batch_size=BATCH)
             flop[mode] = model_flop(config)
             eager = Updates(config, Way(mode), ranks, images)
             calls[f"{mode} products"] = products(eager)

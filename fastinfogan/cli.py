@@ -1,29 +1,46 @@
-"""What the commands share: their exit codes, and one line on stderr for a user's mistake."""
+"""What the commands share: the command line of a training, exit codes, and one line on stderr for
+a user's mistake.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
-from collections.abc import Callable
-from typing import Any, TextIO, TypeVar
+from collections.abc import Callable, Sequence
+from inspect import getdoc
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
+from tyro.constructors import (
+    ConstructorRegistry,
+    StructConstructorSpec,
+    StructFieldSpec,
+    StructTypeInfo,
+)
 
-from .errors import Stop
+from .config import OPTIONS, TrainConfig
+from .console import say
+from .errors import Stop, UserError
+from .options import Group, Option, own_options
+from .presets import PRESETS
+from .terms.options import WARP_HELP, InvarianceOptions
+from .terms.warp import Warp
 
 C = TypeVar("C")
 INTERRUPTED = 130
+BAD_ARGUMENTS = 2
 
 
 def run_command(
     work: Callable[[C], Any], config_type: type[C], prog: str, args: list[str] | None
 ) -> int:
-    """Parse `args` into the config, do the work, and give the exit code."""
+    """Parse `args` into the config, do the work, and return the exit code."""
     return guarded(lambda: work(tyro.cli(config_type, args=args, prog=prog)))
 
 
 def guarded(work: Callable[[], Any]) -> int:
-    """Do the work; its result if that is an exit code, else 0; errors as the contract has them."""
+    """Do the work; return its result if that is an exit code, else 0, or the code of its error."""
     try:
         code = work()
     except Stop as error:
@@ -37,12 +54,103 @@ def guarded(work: Callable[[], Any]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def say(line: str, stream: TextIO | None = None) -> None:
-    """Print a line now. A reader that is gone (a closed terminal, a `tee` that Ctrl-C ended) costs
-    the run nothing.
+# The command line of a training, made from the options' metadata
+
+_registry = ConstructorRegistry()
+
+
+@_registry.struct_rule
+def _describe_group(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """Return tyro's description of a group, its names and help from the fields' metadata."""
+    kind, default = info.type, info.default
+    if not isinstance(kind, type) or not issubclass(kind, Group | Warp):
+        return None
+    is_warp = issubclass(kind, Warp)
+    prefix = getattr(kind, "prefix", f"{InvarianceOptions.prefix}.warp")
+    options = {option.path[-1]: option for option in own_options(kind, prefix)}
+    hints = get_type_hints(kind)
+    fields = []
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        option = options.get(field.name)
+        of_field: Any = hints[field.name]
+        help = None
+        if dataclasses.is_dataclass(of_field):
+            help = option.rule.help if option is not None else getdoc(of_field) or ""
+            help = " ".join(help.split())
+        elif option is not None:
+            of_field = _annotated(option, WARP_HELP[field.name] if is_warp else option.rule.help)
+        fields.append(StructFieldSpec(field.name, of_field, getattr(default, field.name), help))
+    return StructConstructorSpec(kind, tuple(fields))
+
+
+def _annotated(option: Option, help: str) -> Any:
+    """Return the option's type with its name, its alias and its help."""
+    kind, rule = option.kind, option.rule
+    if rule.positional:
+        return Annotated[kind, tyro.conf.Positional, tyro.conf.arg(help=help)]
+    aliases = [f"--{rule.alias}"] if rule.alias else None
+    return Annotated[kind, tyro.conf.arg(name=option.spelling, aliases=aliases, help=help)]
+
+
+def parse(args: Sequence[str] | None = None) -> TrainConfig:
+    """Return the preset's configuration with the options of a command line.
+
+    Raises SystemExit with code 2 for bad arguments, 0 after --help; UserError where a text option
+    cannot be read.
     """
-    stream = stream or sys.stdout
-    try:
-        print(line, file=stream, flush=True)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    words = list(sys.argv[1:] if args is None else args)
+    default = PRESETS.get(_preset_in(words) or "mnist", PRESETS["mnist"])
+    default, words = _take_texts(default, words)
+    with _registry:
+        return tyro.cli(
+            Annotated[TrainConfig, tyro.conf.OmitArgPrefixes],
+            args=words,
+            default=default,
+            prog="fastinfogan train",
+            description=" ".join((TrainConfig.__doc__ or "").split()),
+        )
+
+
+def _spellings() -> dict[str, Option]:
+    """Return the options by every word that names them on the command line."""
+    return {
+        f"--{name}": option
+        for option in OPTIONS.values()
+        for name in (option.spelling, option.rule.alias)
+        if name
+    }
+
+
+def _preset_in(words: Sequence[str]) -> str | None:
+    """Return the first word that is neither an option nor an option's value."""
+    known, skip = _spellings(), False
+    for word in words:
+        if skip:
+            skip = False
+        elif word.startswith("-"):
+            name, _, value = word.replace("_", "-").partition("=")
+            option = known.get(name)
+            skip = option is not None and option.kind is not bool and not value
+        else:
+            return word
+    return None
+
+
+def _take_texts(config: TrainConfig, words: list[str]) -> tuple[TrainConfig, list[str]]:
+    """Take out the options that set a whole nested group by a text, such as --warp.
+
+    What remains on the line sets single values of it, and counts on top.
+    """
+    known, rest = _spellings(), []
+    remaining = iter(words)
+    for word in remaining:
+        name, equals, value = word.partition("=")
+        option = known.get(name)
+        if option is None or not option.is_nested:
+            rest.append(word)
+            continue
+        text = value if equals else next(remaining, None)
+        if text is None:
+            raise UserError(f'{name}: expected a text such as "rotate=20,scale=0.15", got nothing')
+        config = option.set(config, option.converted(text))
+    return config, rest

@@ -34,8 +34,8 @@ def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
     if config.seed < 0:
         raise UserError(f"--seed: expected at least 0, got {config.seed}")
     loaded, run_config, found = load_all(config.run)
-    name = run_config.data if config.data is None else data.absolute(config.data)
-    size = {"image_size": run_config.image_size, "channels": run_config.channels}
+    name = run_config.data.data if config.data is None else data.absolute(config.data)
+    size = {"image_size": run_config.data.image_size, "channels": run_config.data.channels}
     reading: streaming.Mode = "always" if data.can_stream(name) else "never"  # not all is looked at
     splits = data.load(name, **size, stream=reading, advise=False)
     result = measure.evaluate(loaded, splits, seed=config.seed)

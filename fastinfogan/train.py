@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from . import data, device, parallel
 from .atomic import write_atomically
-from .cli import guarded, say
-from .config import TrainConfig, check, differences, parse, to_yaml
+from .cli import guarded, parse
+from .config import OPTIONS, TrainConfig, check, differences, leaves, to_yaml
+from .console import say
 from .data import streaming as stream
 from .errors import LostRank, NonFiniteLoss, UserError
 from .evaluation import measure, pictures
@@ -32,8 +33,6 @@ from .training.progress import Progress
 from .training.step import Step
 
 AGREE_EVERY = 10  # updates between the ranks' agreements on whether to stop, on GPUs
-# What a rank's machine may have of its own: paths, of which rank 0's count, and threads.
-OF_EACH_RANK = frozenset({"out", "data", "resume", "threads"})
 
 
 class Start(NamedTuple):
@@ -48,9 +47,9 @@ class Start(NamedTuple):
 def train(config: TrainConfig) -> int:
     """Run or resume the training that `config` describes; returns the exit code."""
     check(config)
-    config = replace(config, data=data.absolute(config.data))
+    config = config.with_options(data=data.absolute(config.data.data))
     if config.resume not in ("auto", "never"):
-        config = replace(config, resume=str(Path(config.resume).expanduser().resolve()))
+        config = config.with_options(resume=str(Path(config.resume).expanduser().resolve()))
     stop = StopSignal()
     precision, reason = device.choose_precision(config.precision, device.use_cpu())
     ranks = parallel.start(device.accelerate_name(precision), device.use_cpu())
@@ -67,8 +66,13 @@ def _shared(config: TrainConfig, environment: dict[str, Any]) -> dict[str, objec
     versions = environment["packages"]
     facts = {name: versions[name] for name in ("fastinfogan", "torch")}
     facts |= {name: environment[name] for name in ("device", "precision")}
-    options = {k: v for k, v in asdict(config).items() if k not in OF_EACH_RANK | {"precision"}}
-    return facts | {f"--{name.replace('_', '-')}": value for name, value in options.items()}
+    # A rank's machine may have paths of its own, of which rank 0's count, and threads.
+    options = {
+        f"--{name}": value
+        for name, value in leaves(config).items()
+        if name != "precision" and not OPTIONS[name].rule.of_each_rank
+    }
+    return facts | options
 
 
 class Training:
@@ -103,18 +107,18 @@ class Training:
         none = self.spec.sample(0, device=self.ranks.device)
         q = torch.zeros(0, self.spec.q_dim, device=self.ranks.device)
         try:
-            info_loss(q, self.spec, none[1], none[2], backend=self.config.backend)
+            info_loss(q, self.spec, none[1], none[2], backend=self.config.information.backend)
         except ValueError as error:
-            raise UserError(f"--backend {self.config.backend}: {error}") from None
+            raise UserError(f"--backend {self.config.information.backend}: {error}") from None
 
     def _read_images(self) -> str:
         """Read `splits`, put what is trained on into `batches`; returns its checksum and size."""
         config, ranks = self.config, self.ranks
         self.splits = data.load(
-            config.data,
-            image_size=config.image_size,
-            channels=config.channels,
-            stream=config.stream,
+            config.data.data,
+            image_size=config.data.image_size,
+            channels=config.data.channels,
+            stream=config.data.stream,
         )
         images = self.splits["train"].images
         self.batches = data.batches(
@@ -182,7 +186,7 @@ class Training:
                 records = source.metrics.read_bytes() if source.metrics.is_file() else b""
                 write_atomically(run.metrics, records)
                 self._write_config()  # first: a kill behind it begins from the PATH again
-                meta, keep = found.meta, self.config.keep
+                meta, keep = found.meta, self.config.logging.keep
                 checkpoint.save(run.checkpoints, found.step, found.tensors, meta, keep)
             metrics.cut_back(run.metrics, found.step)
             self._write_config()
@@ -256,7 +260,7 @@ class Training:
         self._check_weights(step)
         scaler = self.step.scaler
         meta = self.identity | {"scaler": None if scaler is None else scaler.state_dict()}
-        folder, keep = self.dir.checkpoints, self.config.keep
+        folder, keep = self.dir.checkpoints, self.config.logging.keep
 
         def write() -> Path:
             # Known here as soon as it is there: the other ranks may be lost before they hear of it.
@@ -324,7 +328,7 @@ class Training:
             result = json.loads(self.dir.evaluation.read_text())
         except (OSError, ValueError):
             return False
-        expected = {"step": step, "data": self.config.data}
+        expected = {"step": step, "data": self.config.data.data}
         return isinstance(result, dict) and expected.items() <= result.items()
 
     def _loop(self, start: int) -> int:
@@ -346,11 +350,11 @@ class Training:
                 progress.advance()
                 last = done == config.steps
                 record = None
-                if done % config.log_every == 0 or last:
-                    record = self._log(done, partial=done % config.log_every != 0)
+                if done % config.logging.log_every == 0 or last:
+                    record = self._log(done, partial=done % config.logging.log_every != 0)
                 received = self._agreed(done, last)
-                save = _due(done, config.checkpoint_every) or last or received
-                draw = _due(done, config.sample_every) or last
+                save = _due(done, config.logging.checkpoint_every) or last or received
+                draw = _due(done, config.logging.sample_every) or last
                 if save or draw:
                     self.watch.pause()
                     if save:
@@ -422,14 +426,14 @@ class Training:
             self.spec,
         )
         result = measure.evaluate(networks, self.splits)
-        measure.write(self.dir, done, self.config.data, result)
+        measure.write(self.dir, done, self.config.data.data, result)
         self._say(*measure.summary(result), f"pictures in {self.dir.samples}")
 
     def _prepare(self) -> None:
         """Compile and capture, where that is the policy."""
         config = self.config
-        side, device = config.image_size, self.ranks.device
-        example = torch.rand(config.batch_size, side, side, config.channels, device=device)
+        side, device = config.data.image_size, self.ranks.device
+        example = torch.rand(config.batch_size, side, side, config.data.channels, device=device)
         self._say(*self.step.prepare(example.permute(0, 3, 1, 2)))
         self.environment |= self.step.policy.record()
         self.ranks.on_main(lambda: write_json(self.dir.environment, self.environment))
@@ -441,7 +445,7 @@ class Training:
             f"{config.preset}: updates {start + 1} to {config.steps} at batch "
             f"{config.batch_size}{ranks}, into {self.dir.path}",
             f"{e['device']}, {e['threads']} threads, {e['precision']} ({e['precision_reason']})",
-            f"{config.step} step, {self.step.policy.name} ({e['step_reason']})"
+            f"{config.execution.step} step, {self.step.policy.name} ({e['step_reason']})"
             f", {e['memory_format']}",
         )
 

@@ -17,7 +17,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -66,7 +66,8 @@ class Loss(nn.Module):
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
         self.spec = config.spec()
-        self.weights = torch.tensor([config.info_weight * c.weight for c in self.spec.codes])
+        weight = config.information.info_weight
+        self.weights = torch.tensor([weight * c.weight for c in self.spec.codes])
 
     def information(self, q: Tensor, drawn: LatentBatch) -> Tensor:
         """The weighted NLL of the codes."""
@@ -129,9 +130,10 @@ class Way:
         self.d_loss: nn.Module = DLoss(self.config, self.networks.discriminator)
         self.g_loss: nn.Module = GLoss(self.config, *self.networks)
         self.d_params, self.g_params = self.networks.split("openai")
-        betas = (self.config.beta1, self.config.beta2)
-        self.d_adam = torch.optim.Adam(self.d_params, self.config.lr_d, betas, fused=True)
-        self.g_adam = torch.optim.Adam(self.g_params, self.config.lr_g, betas, fused=True)
+        adam = self.config.optimiser
+        betas = (adam.beta1, adam.beta2)
+        self.d_adam = torch.optim.Adam(self.d_params, adam.lr_d, betas, fused=True)
+        self.g_adam = torch.optim.Adam(self.g_params, adam.lr_g, betas, fused=True)
 
     def latents(self, step: int, stream: Stream) -> LatentBatch:
         """This rank's rows."""
@@ -256,13 +258,15 @@ TUNED: dict[str, Any] = {
 
 def compare(config: DdpConfig, ranks: Ranks) -> list[str]:
     """The report's lines."""
-    preset = replace(PRESETS[config.preset], batch_size=config.batch_size)
+    preset = PRESETS[config.preset].with_options(batch_size=config.batch_size)
     ways: dict[str, Way] = {
         "flat": Flat(preset, ranks),
         "DDP": Ddp(preset, ranks),
         "DDP, tuned": Ddp(preset, ranks, options=TUNED),
     }
-    splits = data.load(config.data, image_size=preset.image_size, channels=preset.channels)
+    splits = data.load(
+        config.data, image_size=preset.data.image_size, channels=preset.data.channels
+    )
     images = torch.from_numpy(splits["train"].images[:])
     batches = data.BatchSampler(
         images, batch_size=config.batch_size, seed=0, rank=ranks.rank, world_size=RANKS

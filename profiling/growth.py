@@ -102,11 +102,11 @@ class Row:
 
 def child(point: Point) -> None:
     """Say the facts, then measure as many updates as each line of stdin asks for."""
-    preset = replace(
-        PRESETS["mnist-paper"], batch_size=point.batch, image_size=point.side, step=point.step
+    preset = PRESETS["mnist-paper"].with_options(
+        batch_size=point.batch, image_size=point.side, step=point.step
     )
     if point.heads:
-        preset = replace(preset, codes=",".join(["cat10"] * point.heads))
+        preset = preset.with_options(codes=",".join(["cat10"] * point.heads))
     precision, reason = device.choose_precision(preset.precision, True)
     ranks = parallel.start(device.accelerate_name(precision), True)
     torch.set_num_threads(point.threads or device.cpu_threads())

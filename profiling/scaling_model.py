@@ -93,7 +93,7 @@ def parameters() -> tuple[int, int]:
     """Of D with Q and of G, counted in the mnist preset's networks."""
     config = PRESETS["mnist-paper"]
     networks = build(config, config.spec())
-    d, g = networks.split(config.routing)
+    d, g = networks.split(config.information.routing)
     return sum(p.numel() for p in d), sum(p.numel() for p in g)
 
 

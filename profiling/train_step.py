@@ -8,7 +8,6 @@ are the same.
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 import sys
 import time
@@ -53,8 +52,7 @@ class ProfileConfig:
 
 def main(config: ProfileConfig) -> None:
     """Time, then profile."""
-    train = dataclasses.replace(
-        PRESETS[config.preset],
+    train = PRESETS[config.preset].with_options(
         step=config.step,
         compile=config.compile,
         batch_size=config.batch_size,
@@ -64,7 +62,7 @@ def main(config: ProfileConfig) -> None:
     torch.set_num_threads(device.cpu_threads())
     spec, cuda = train.spec(), ranks.device.type == "cuda"
     step, metrics = Step(train, spec, ranks), Metrics(spec, ranks)
-    side, channels = train.image_size, train.channels
+    side, channels = train.data.image_size, train.data.channels
     images = torch.randint(256, (4096, side, side, channels), dtype=torch.uint8)
     batches = data.BatchSampler(images.to(ranks.device), batch_size=train.batch_size, seed=0)
     done = 0
@@ -85,7 +83,7 @@ def main(config: ProfileConfig) -> None:
         f"({step.policy.reason}), {precision} ({reason}), {ranks.device}, "
         f"{torch.get_num_threads()} threads"
     )
-    eager = Step(dataclasses.replace(train, compile="off", capture="off"), spec, ranks)
+    eager = Step(train.with_options(compile="off", capture="off"), spec, ranks)
     first = real()
     products, _ = products_of(lambda: eager(0, first))
     if cuda:  # as one graph: the host's time is no product's

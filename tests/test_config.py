@@ -1,22 +1,28 @@
 """The configuration: its command line, its checks, its form on disk."""
 
 import dataclasses
-from dataclasses import replace
+import re
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from helpers.strategies import modest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastinfogan.config import TrainConfig, check, differences, from_yaml, parse, to_yaml
+from fastinfogan.cli import parse
+from fastinfogan.config import OPTIONS, TrainConfig, check, differences, from_yaml, to_yaml
 from fastinfogan.errors import UserError
 from fastinfogan.latents import Bernoulli, Categorical, Gaussian, LatentSpec, Uniform
+from fastinfogan.options import python_names
 from fastinfogan.presets import PRESETS
+from fastinfogan.terms.warp import Warp
 
-# every option, another value than the default's, as typed and as meant
+# Every option by its Python name of version 0.1, with another value than the default's: as typed
+# on the command line and as a value.
 OTHER: dict[str, tuple[str, Any]] = {
     "preset": ("mnist-paper", "mnist-paper"),
     "steps": ("7", 7),
@@ -40,7 +46,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "real_info": ("2.5", 2.5),
     "follow": ("1.5", 1.5),
     "followed": ("size,x", "size,x"),
-    "warp": ("rotate=5,flip=0.5", "rotate=5,flip=0.5"),
+    "warp": ("rotate=5,flip=0.5", Warp(rotate=5, flip=0.5)),
     "upright": ("0.2", 0.2),
     "vat": ("2", 2.0),
     "vat_start": ("7", 7),
@@ -72,9 +78,11 @@ OTHER: dict[str, tuple[str, Any]] = {
     "memory_format": ("contiguous", "contiguous"),
     "threads": ("4", 4),
 }
-FIELDS = [field.name for field in dataclasses.fields(TrainConfig)]
-OPTIONS = [name for name in FIELDS if name != "preset"]
-# what the contract lets a resumed run change
+NAMES = list(OTHER)
+NAMED = python_names(OPTIONS.values())
+TYPED = [name for name in NAMES if name != "preset"]
+ALL_OTHER = {name: value for name, (_, value) in OTHER.items()}
+# What the contract lets a resumed run change.
 FREE = {
     "precision",  # what these two resolve to is compared with the checkpoint
     "data",
@@ -96,8 +104,10 @@ def typed(*names: str) -> list[str]:
 
 
 class TestCommandLine:
-    def test_the_table_above_has_every_field(self):
-        assert list(OTHER) == FIELDS
+    def test_the_table_above_has_every_option(self):
+        reached = {NAMED[name].spelling for name in NAMES}
+        warps = {f"invariance.warp.{field.name}" for field in dataclasses.fields(Warp)}
+        assert reached | warps == set(OPTIONS)
 
     def test_without_arguments_it_is_the_mnist_preset(self):
         assert parse([]) == PRESETS["mnist"]
@@ -108,16 +118,53 @@ class TestCommandLine:
         assert parse([name]).preset == name
         check(parse([name]))
 
-    @pytest.mark.parametrize("preset", PRESETS)
-    @pytest.mark.parametrize("name", OPTIONS)
+    # Each option with one preset, each preset with some options: how an option is read does not
+    # depend on the preset's values.
+    @pytest.mark.parametrize(("preset", "name"), list(zip(cycle(PRESETS), TYPED, strict=False)))
     def test_an_option_overrides_its_field_and_no_other(self, preset, name):
         changed = {name: OTHER[name][1]}
-        assert parse([preset, *typed(name)]) == replace(PRESETS[preset], **changed)
+        assert parse([preset, *typed(name)]) == PRESETS[preset].with_options(**changed)
 
     def test_all_options_at_once_wherever_the_preset_stands(self):
-        expected = TrainConfig(**{name: value for name, (_, value) in OTHER.items()})
-        assert parse(["mnist-paper", *typed(*OPTIONS)]) == expected
-        assert parse([*typed(*OPTIONS), "mnist-paper"]) == expected
+        expected = TrainConfig().with_options(**ALL_OTHER)
+        assert parse(["mnist-paper", *typed(*TYPED)]) == expected
+        assert parse([*typed(*TYPED), "mnist-paper"]) == expected
+
+    @pytest.mark.parametrize("name", [n for n in TYPED if n != "warp"])
+    def test_an_option_is_also_known_by_its_groups_name(self, name):
+        option, word = NAMED[name], OTHER[name][0]
+        config = parse(["mnist-paper", f"--{option.spelling}", *([word] if word else [])])
+        assert config == PRESETS["mnist-paper"].with_options(**{name: OTHER[name][1]})
+
+    def test_a_warps_text_replaces_the_whole_warp(self):
+        for args in (["--warp", "flip=1"], ["--warp=flip=1"], ["--invariance.warp", "flip=1"]):
+            assert parse(args).invariance.warp == Warp(flip=1)
+
+    def test_a_warps_single_values_count_on_top_of_its_text_and_of_the_preset(self):
+        args = ["--invariance.warp.flip", "0.5", "--warp", "rotate=5"]
+        assert parse(args).invariance.warp == Warp(rotate=5, flip=0.5)
+        default = PRESETS["mnist"].invariance.warp
+        expected = dataclasses.replace(default, flip=0.5)
+        assert parse(["--invariance.warp.flip", "0.5"]).invariance.warp == expected
+
+    @pytest.mark.parametrize(
+        ("args", "message"),
+        [
+            (["--warp", "rotate=999"], "--invariance.warp: rotate: expected 0 to 180"),
+            (["--warp", "turn=1"], "--invariance.warp: expected each of"),
+            (["--warp"], "--warp: expected a text"),
+        ],
+    )
+    def test_a_warp_that_cannot_be_read_is_refused_in_one_line(self, args, message):
+        with pytest.raises(UserError, match=f"^{message}") as caught:
+            parse(args)
+        assert "\n" not in str(caught.value)
+
+    def test_a_presets_name_is_not_taken_from_an_options_value(self):
+        assert parse(["--data", "svhn", "celeba"]) == PRESETS["celeba"].with_options(data="svhn")
+        assert parse(["--spectral-norm", "svhn"]).preset == "svhn"
+        assert parse(["--steps=3", "svhn"]).codes == PRESETS["svhn"].codes
+        assert parse(["--data", "svhn"]).preset == "mnist"
 
     @pytest.mark.parametrize(
         "args",
@@ -144,7 +191,35 @@ class TestCommandLine:
             parse(["--help"])
         assert caught.value.code == 0
         text = capsys.readouterr().out
-        assert all(f"--{name.replace('_', '-')}" in text for name in OPTIONS)
+        assert all(f"--{name.replace('_', '-')}" in text for name in TYPED)
+        assert all(f"--{name}" in text for name in OPTIONS if name != "preset")
+
+    @pytest.mark.parametrize("name", PRESETS)
+    def test_help_shows_the_presets_own_defaults(self, name, capsys, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "400")
+        with pytest.raises(SystemExit):
+            parse([name, "--help"])
+        text = capsys.readouterr().out
+        config = PRESETS[name]
+        for option, value in (("channels", config.data.channels), ("steps", config.steps)):
+            (line,) = [line for line in text.splitlines() if f"--{option} INT" in line]
+            assert f"(default: {value})" in line
+
+    def test_every_group_has_a_box_of_its_own_with_an_example(self, capsys, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "80")  # one column of boxes
+        with pytest.raises(SystemExit):
+            parse(["--help"])
+        text = re.sub(r"[│|\s]+", " ", capsys.readouterr().out)  # | where UTF-8 cannot be shown
+        groups = [f.name for f in dataclasses.fields(TrainConfig) if hasattr(f.default, "check")]
+        for name in (*groups, "optimiser.decay", "invariance.warp"):
+            _, title, rest = text.partition(f" {name} options ")
+            assert title
+            assert name == "invariance.warp" or "Example: --" in rest.partition(" options ")[0]
+
+
+def changed(old: TrainConfig, new: TrainConfig) -> set[str]:
+    """Return the options, by their Python name of version 0.1, that differ."""
+    return {name for name in NAMES if NAMED[name].get(old) != NAMED[name].get(new)}
 
 
 class TestPresets:
@@ -153,9 +228,7 @@ class TestPresets:
         extension |= {"vat", "vat_start", "vat_stop"}
         rates = {"lr_d", "decay_start", "decay_steps", "steps"}
         ours, papers = PRESETS["mnist"], PRESETS["mnist-paper"]
-        fields = extension | rates | {"preset"}
-        changed = {name for name in FIELDS if getattr(ours, name) != getattr(papers, name)}
-        assert changed <= fields
+        assert changed(ours, papers) <= extension | rates | {"preset"}
 
     def test_the_papers_recipe_has_no_extension(self):
         config = PRESETS["mnist-paper"]
@@ -169,15 +242,19 @@ class TestPresets:
             "decay_steps",
             "label_smoothing",
         )
-        assert not any(getattr(config, name) for name in off)
+        assert not any(NAMED[name].get(config) for name in off)
 
     def test_mnist_paper_has_the_papers_values(self):
         """Appendix C.1, and openai/InfoGAN where the paper is silent."""
         config = PRESETS["mnist-paper"]
-        assert (config.lr_d, config.lr_g, config.beta1) == (2e-4, 1e-3, 0.5)
-        assert (config.steps, config.batch_size, config.info_weight) == (5000, 128, 1.0)
-        assert config.routing == "openai"
-        assert (config.image_size, config.channels) == (28, 1)
+        assert (config.optimiser.lr_d, config.optimiser.lr_g, config.optimiser.beta1) == (
+            2e-4,
+            1e-3,
+            0.5,
+        )
+        assert (config.steps, config.batch_size, config.information.info_weight) == (5000, 128, 1.0)
+        assert config.information.routing == "openai"
+        assert (config.data.image_size, config.data.channels) == (28, 1)
         assert config.spec() == LatentSpec(
             noise=62, codes=(Categorical(10), Uniform(-1, 1), Uniform(-1, 1))
         )
@@ -186,7 +263,7 @@ class TestPresets:
     @pytest.mark.parametrize("name", PRESETS)
     def test_a_run_goes_to_a_folder_of_its_presets_name_by_default(self, name):
         assert PRESETS[name].run_dir == Path("runs") / name
-        assert replace(PRESETS[name], out=Path("x")).run_dir == Path("x")
+        assert PRESETS[name].with_options(out=Path("x")).run_dir == Path("x")
 
 
 class TestCheck:
@@ -234,25 +311,25 @@ class TestCheck:
     )
     def test_a_value_that_no_run_can_have_is_refused_by_its_options_name(self, name, value):
         with pytest.raises(UserError) as caught:
-            check(replace(TrainConfig(), **{name: value}))
+            check(TrainConfig().with_options(**{name: value}))
         message = str(caught.value)
-        assert f"--{name.replace('_', '-')}" in message
+        assert f"--{NAMED[name].spelling}" in message
         assert "\n" not in message
 
     @pytest.mark.parametrize(
         ("changes", "told"),
         [
             ({"label_smoothing": 0.1, "objective": "hinge"}, "--label-smoothing: .*got hinge"),
-            ({"r1": 1.0, "compile": "on"}, "--r1: .*--compile on"),
-            ({"r2": 1.0, "capture": "on"}, "--r2: .*--capture on"),
-            ({"r1": 1.0, "precision": "fp16"}, "--r1: fp16"),
-            ({"contrastive": 1.0, "codes": "cat10"}, "--contrastive: .*got --codes cat10"),
-            ({"contrastive": 1.0, "batch_size": 3}, "--contrastive: .*got 3"),
+            ({"r1": 1.0, "compile": "on"}, "--penalty.r1: .*--compile on"),
+            ({"r2": 1.0, "capture": "on"}, "--penalty.r2: .*--capture on"),
+            ({"r1": 1.0, "precision": "fp16"}, "--penalty.r1: fp16"),
+            ({"contrastive": 1.0, "codes": "cat10"}, "--contrastive.weight: .*got c1_categorical"),
+            ({"contrastive": 1.0, "batch_size": 3}, "--contrastive.weight: .*got 3"),
         ],
     )
     def test_what_does_not_go_together_is_refused_in_one_line(self, changes, told):
         with pytest.raises(UserError, match=f"^{told}") as caught:
-            check(replace(TrainConfig(), **changes))
+            check(TrainConfig().with_options(**changes))
         assert "\n" not in str(caught.value)
 
     @pytest.mark.parametrize(
@@ -276,7 +353,7 @@ class TestCheck:
         ],
     )
     def test_the_last_good_value_is_taken(self, name, value):
-        check(replace(TrainConfig(), **{name: value}))
+        check(TrainConfig().with_options(**{name: value}))
 
 
 def test_codes_are_read_into_the_spec():
@@ -295,10 +372,54 @@ def test_codes_are_read_into_the_spec():
     )
 
 
+class TestWithOptions:
+    @pytest.mark.parametrize("name", NAMES)
+    def test_an_option_is_set_by_its_old_and_its_new_python_name(self, name):
+        value, option = OTHER[name][1], NAMED[name]
+        new = option.spelling.replace(".", "_").replace("-", "_")
+        one = TrainConfig().with_options(**{name: value})
+        assert option.get(one) == value
+        assert one == TrainConfig().with_options(**{new: value})
+        assert one == option.set(TrainConfig(), value)
+
+    def test_a_warp_may_be_a_text(self):
+        config = TrainConfig().with_options(warp="flip=0.5", invariance_warp_rotate=3)
+        assert config.invariance.warp == Warp(flip=0.5, rotate=3)
+
+    def test_numbers_of_numpy_and_whole_numbers_for_floats_become_plain_ones(self):
+        config = TrainConfig().with_options(steps=np.int64(3), lr_d=np.float64(0.5), vat=1)
+        assert from_yaml(to_yaml(config), "here") == config
+        assert type(config.vat.weight) is float
+        assert type(config.steps) is int
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"step_s": 3}, "step_s: no such option; did you mean steps?"),
+            ({"vat_wieght": 3}, "vat_wieght: no such option; did you mean vat_weight?"),
+            ({"zzz": 3}, "zzz: no such option"),
+            ({"steps": "many"}, "--steps: expected a whole number, got 'many'"),
+            ({"steps": 1.5}, "--steps: expected a whole number, got 1.5"),
+            ({"steps": True}, "--steps: expected a whole number, got True"),
+            ({"lr_d": "fast"}, "--lr-d: expected a number, got 'fast'"),
+            ({"spectral_norm": 1}, "--spectral-norm: expected true or false, got 1"),
+            ({"out": 3}, "--out: expected a path or null, got 3"),
+            ({"warp": 3}, "--invariance.warp: expected a text or a Warp, got 3"),
+            ({"warp": "turn=3"}, "--invariance.warp: expected each of"),
+            ({"routing": "paper"}, "--routing: expected one of openai, head, generator-step"),
+        ],
+    )
+    def test_what_is_no_option_or_no_value_of_one_is_refused_in_one_line(self, options, message):
+        with pytest.raises(UserError) as caught:
+            TrainConfig().with_options(**options)
+        assert str(caught.value).startswith(message)
+        assert "\n" not in str(caught.value)
+
+
 texts = st.text(st.characters(codec="utf-8"), max_size=12)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 configs = st.builds(
-    TrainConfig,
+    TrainConfig().with_options,
     preset=st.sampled_from(["mnist", "mnist-paper"]),
     steps=st.integers(),
     seed=st.integers(),
@@ -320,14 +441,29 @@ class TestYaml:
     def test_any_configuration_comes_back(self, config):
         assert from_yaml(to_yaml(config), "here") == config
 
-    def test_every_field_comes_back(self):
-        config = TrainConfig(**{name: value for name, (_, value) in OTHER.items()})
+    def test_every_option_comes_back(self):
+        config = TrainConfig().with_options(**ALL_OTHER)
         assert from_yaml(to_yaml(config), "here") == config
 
-    def test_it_is_plain_yaml_with_a_line_per_field(self):
-        text = to_yaml(TrainConfig())
-        assert list(yaml.safe_load(text)) == FIELDS
-        assert len(text.splitlines()) == len(FIELDS)
+    def test_it_is_plain_yaml_nested_as_the_groups_are(self):
+        content = yaml.safe_load(to_yaml(TrainConfig()))
+        for name, option in OPTIONS.items():
+            value = content
+            for key in option.path:
+                value = value[key]
+            if name != "invariance.warp":
+                assert value == option.get(TrainConfig())
+        lines = to_yaml(TrainConfig()).splitlines()
+        assert "information:" in lines
+        assert "  info_weight: 1.0" in lines
+
+    def test_a_run_of_version_0_1_is_refused_in_one_line_that_says_what_to_do(self):
+        flat = {"preset": "mnist", "steps": 5, "data": "mnist", "info_weight": 1.0, "codes": "cat3"}
+        with pytest.raises(UserError, match=r"^r/config.yaml was written by fastinfogan 0\.1") as e:
+            from_yaml(yaml.safe_dump(flat), "r/config.yaml")
+        assert "use that version" in str(e.value)
+        assert "--out" in str(e.value)
+        assert "\n" not in str(e.value)
 
     @pytest.mark.parametrize(
         "text",
@@ -356,35 +492,49 @@ class TestYaml:
         ("field", "value"),
         [
             ("steps", "many"),
-            ("image_size", "28"),
-            ("channels", 1.5),
+            ("data.image_size", "28"),
+            ("data.channels", 1.5),
+            ("codes.codes", 10),
             ("codes", 10),
-            ("lr_d", "fast"),
+            ("optimiser.lr_d", "fast"),
+            ("optimiser.decay.start", True),
             ("batch_size", None),
             ("preset", "cifar"),
-            ("routing", ["head"]),
+            ("information.routing", ["head"]),
+            ("invariance.warp", "rotate=20"),
+            ("invariance.warp.rotate", "20"),
+            ("vat.weigth", 3.0),
         ],
     )
-    def test_a_value_of_another_kind_is_refused(self, field, value):
+    def test_a_value_of_another_kind_is_refused_by_its_place_in_the_file(self, field, value):
         """As a hand that edits the file may leave it."""
-        fields = yaml.safe_load(to_yaml(TrainConfig())) | {field: value}
-        with pytest.raises(UserError, match=field):
-            from_yaml(yaml.safe_dump(fields), "run/config.yaml")
+        content = place = yaml.safe_load(to_yaml(TrainConfig()))
+        *groups, name = field.split(".")
+        for key in groups:
+            place = place[key]
+        place[name] = value
+        with pytest.raises(UserError, match=f" {field}: "):
+            from_yaml(yaml.safe_dump(content), "run/config.yaml")
 
 
 class TestDifferences:
     def test_equal_configurations_have_none(self):
         assert differences(TrainConfig(), TrainConfig()) == []
 
-    @pytest.mark.parametrize("name", FIELDS)
+    @pytest.mark.parametrize("name", [n for n in NAMES if n != "warp"])
     def test_just_what_alters_the_weights_path_is_named(self, name):
         old = TrainConfig()
-        new = replace(old, **{name: OTHER[name][1]})
+        new = old.with_options(**{name: OTHER[name][1]})
         if name in FREE:
             assert differences(old, new) == []
         else:
-            assert differences(old, new) == [f"{name} {getattr(old, name)} -> {OTHER[name][1]}"]
+            was, spelling = NAMED[name].get(old), NAMED[name].spelling
+            assert differences(old, new) == [f"--{spelling} {was} -> {OTHER[name][1]}"]
+
+    def test_a_warps_values_are_named_one_by_one(self):
+        new = TrainConfig().with_options(invariance_warp_rotate=5)
+        assert differences(TrainConfig(), new) == ["--invariance.warp.rotate 20 -> 5.0"]
 
     def test_all_that_differ_are_named(self):
-        new = replace(TrainConfig(), seed=5, steps=1, lr_g=0.5)
-        assert differences(TrainConfig(), new) == ["seed 0 -> 5", "lr_g 0.001 -> 0.5"]
+        new = TrainConfig().with_options(seed=5, steps=1, lr_g=0.5)
+        assert differences(TrainConfig(), new) == ["--seed 0 -> 5", "--lr-g 0.001 -> 0.5"]

@@ -8,13 +8,13 @@ import torch
 import torch._dynamo
 from torch import Tensor
 
-from fastinfogan.config import NetworksName, Preset, StepMode, TrainConfig, check, parse
+from fastinfogan.cli import parse
+from fastinfogan.config import NetworksName, Preset, StepMode, TrainConfig, check, leaves
 from fastinfogan.errors import UserError
 from fastinfogan.latents import Categorical, LatentSpec, Uniform
 from fastinfogan.losses import functional
 from fastinfogan.networks import TABLES
 from fastinfogan.presets import PRESETS
-from fastinfogan.terms.warp import parse_warp
 from fastinfogan.training import step
 from fastinfogan.training.step import Step, build
 
@@ -151,17 +151,21 @@ class TestValues:
         config = PRESETS[name]
         size, channels, noise, inputs, q_dim, codes, lr_d, lr_g = VALUES[name]
         spec = config.spec()
-        assert (config.image_size, config.channels) == (size, channels)
+        assert (config.data.image_size, config.data.channels) == (size, channels)
         assert without_weights(spec) == LatentSpec(noise, codes)
         assert (spec.input_dim, spec.q_dim) == (inputs, q_dim)
-        assert (config.lr_d, config.lr_g, config.beta1) == (lr_d, lr_g, 0.5)
-        assert config.routing == "openai"
+        assert (config.optimiser.lr_d, config.optimiser.lr_g, config.optimiser.beta1) == (
+            lr_d,
+            lr_g,
+            0.5,
+        )
+        assert config.information.routing == "openai"
         assert config.batch_size == (64 if name == "dsprites" else 128)
 
     @pytest.mark.parametrize("name", WEIGHTS)
     def test_every_code_has_the_papers_lambda(self, name):
         config = PRESETS[name]
-        weights = [config.info_weight * code.weight for code in config.spec().codes]
+        weights = [config.information.info_weight * code.weight for code in config.spec().codes]
         assert weights == pytest.approx(WEIGHTS[name])
 
     @pytest.mark.parametrize("name", COUNTS)
@@ -178,16 +182,16 @@ class TestValues:
             ("chairs", "chairs-width"),
         ):
             for other in others:
-                a, b = vars(PRESETS[first]), vars(PRESETS[other])
+                a, b = leaves(PRESETS[first]), leaves(PRESETS[other])
                 assert {key for key in a if a[key] != b[key]} <= allowed
 
     def test_fashion_mnist_is_our_recipe_on_other_images_with_warps_of_its_own(self):
         ours = PRESETS["fashion-mnist"]
-        expected = replace(PRESETS["mnist"], preset="fashion-mnist", data="fashion-mnist")
-        expected = replace(expected, vat=0.0, vat_start=0, vat_stop=0)
-        expected = replace(expected, steps=2500, decay_start=1000, decay_steps=1500)
-        assert ours == replace(expected, follow=0.0, warp=ours.warp)
-        warp = parse_warp(ours.warp)
+        expected = PRESETS["mnist"].with_options(preset="fashion-mnist", data="fashion-mnist")
+        expected = expected.with_options(vat=0.0, vat_start=0, vat_stop=0)
+        expected = expected.with_options(steps=2500, decay_start=1000, decay_steps=1500)
+        assert ours == expected.with_options(follow=0.0, warp=ours.invariance.warp)
+        warp = ours.invariance.warp
         assert warp.gamma > 0
         assert warp.flip == 0  # all its shoes point one way
         assert warp.scale > 0.3  # heels and shafts of any height
@@ -202,9 +206,11 @@ class TestSizes:
         self, preset, size, factor
     ):
         with pytest.raises(UserError) as caught:
-            check(replace(PRESETS[preset], image_size=size))
+            check(PRESETS[preset].with_options(image_size=size))
         message = str(caught.value)
-        assert message.startswith(f"--image-size, for --networks {PRESETS[preset].networks}: ")
+        assert message.startswith(
+            f"--image-size, for --networks {PRESETS[preset].adversarial.networks}: "
+        )
         assert f"multiple of {factor} " in message
         assert f"got {size}" in message
         assert "\n" not in message
@@ -219,7 +225,7 @@ class TestSizes:
 def batch(config: TrainConfig, generator, n: int, rows: int = 4) -> Tensor:
     """Random images in the generator's range."""
     low, high = generator.image_range
-    shape = (rows, config.channels, config.image_size, config.image_size)
+    shape = (rows, config.data.channels, config.data.image_size, config.data.image_size)
     return low + (high - low) * torch.rand(shape, generator=torch.Generator().manual_seed(n))
 
 
@@ -228,7 +234,7 @@ LONG = [pytest.param(name, marks=pytest.mark.slow) for name in ("chairs", "chair
 
 
 def small(name: str, mode: StepMode = "alternating") -> TrainConfig:
-    return replace(PRESETS[name], batch_size=4, step=mode)
+    return PRESETS[name].with_options(batch_size=4, step=mode)
 
 
 class TestTraining:
@@ -264,7 +270,7 @@ class TestTraining:
         config = small(name)
         ranks = cpu_ranks("bf16")
         one = Step(config, config.spec(), ranks)
-        other = Step(replace(config, seed=1), config.spec(), ranks)
+        other = Step(config.with_options(seed=1), config.spec(), ranks)
         one(0, batch(config, one.networks.generator, 0))
         for key, module in one.modules().items():
             other.modules()[key].load_state_dict(module.state_dict())
@@ -311,10 +317,10 @@ def test_compiled_each_update_is_one_graph_a_gradient_and_the_same(
 ):
     """Spectral vectors and BatchNorm's buffers, which a graph must write, included."""
     monkeypatch.setattr(functional, "applies", lambda *args: False)  # eager's own faster form
-    config = replace(small(name, mode), image_size=32)
+    config = small(name, mode).with_options(image_size=32)
     ranks = cpu_ranks("no")
     eager = Step(config, config.spec(), ranks)
-    other = Step(replace(config, compile="on"), config.spec(), ranks)
+    other = Step(config.with_options(compile="on"), config.spec(), ranks)
     for n in range(3):
         with torch.compiler.set_stance("fail_on_recompile" if n else "default"):
             for s in (eager, other):

@@ -8,7 +8,7 @@ table 2 in the width of G's input alone (228), and so the networks are SVHN's. L
 
 from fastinfogan.config import TrainConfig
 
-CONFIG = TrainConfig(
+CONFIG = TrainConfig().with_options(
     preset="celeba",
     data="celeba",
     image_size=32,

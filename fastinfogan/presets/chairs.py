@@ -9,12 +9,10 @@ them in a folder. The paper gives no number of updates and no batch size: 30,000
 choice; β1 = 0.5 is openai/InfoGAN's for MNIST.
 """
 
-from dataclasses import replace
-
 from fastinfogan.config import TrainConfig
 
 # The rotation.
-CONFIG = TrainConfig(
+CONFIG = TrainConfig().with_options(
     preset="chairs",
     data="folder:data/chairs",
     image_size=64,
@@ -31,4 +29,6 @@ CONFIG = TrainConfig(
     steps=30_000,
 )
 
-WIDTH = replace(CONFIG, preset="chairs-width", codes="cat20*2,cat20*2,cat20*2,uniform:learned*0.05")
+WIDTH = CONFIG.with_options(
+    preset="chairs-width", codes="cat20*2,cat20*2,cat20*2,uniform:learned*0.05"
+)

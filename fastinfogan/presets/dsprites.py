@@ -9,7 +9,7 @@ U(-1, 1), and BatchNorm in G comes before the nonlinearity, as in the other expe
 
 from fastinfogan.config import TrainConfig
 
-CONFIG = TrainConfig(
+CONFIG = TrainConfig().with_options(
     preset="dsprites",
     data="dsprites",
     image_size=64,

@@ -8,12 +8,10 @@ not public: make a folder of your own. The paper gives no number of updates and 
 30,000 of 128 is our choice; β1 = 0.5 is openai/InfoGAN's for MNIST.
 """
 
-from dataclasses import replace
-
 from fastinfogan.config import TrainConfig
 
 # The azimuth (pose).
-CONFIG = TrainConfig(
+CONFIG = TrainConfig().with_options(
     preset="faces",
     data="folder:data/faces",
     image_size=32,
@@ -30,6 +28,6 @@ CONFIG = TrainConfig(
     steps=30_000,
 )
 
-ELEVATION = replace(CONFIG, preset="faces-elevation", info_weight=0.1, lr_d=4e-4, lr_g=3e-4)
+ELEVATION = CONFIG.with_options(preset="faces-elevation", info_weight=0.1, lr_d=4e-4, lr_g=3e-4)
 
-LIGHTING = replace(CONFIG, preset="faces-lighting", info_weight=0.1, lr_d=8e-4, lr_g=3e-4)
+LIGHTING = CONFIG.with_options(preset="faces-lighting", info_weight=0.1, lr_d=8e-4, lr_g=3e-4)

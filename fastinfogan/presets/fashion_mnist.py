@@ -6,12 +6,9 @@ kind. Mirroring is not among the warps: all shoes of the set point one way (docs
 2,500 updates: with as many as `mnist` has, the accuracy gained nothing after the first 900.
 """
 
-from dataclasses import replace
-
 from . import mnist
 
-CONFIG = replace(
-    mnist.CONFIG,
+CONFIG = mnist.CONFIG.with_options(
     preset="fashion-mnist",
     data="fashion-mnist",
     steps=2500,

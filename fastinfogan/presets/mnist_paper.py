@@ -9,7 +9,7 @@ evaluation by an averaged generator (`--ema 0` for the last one), which training
 
 from fastinfogan.config import TrainConfig
 
-CONFIG = TrainConfig(
+CONFIG = TrainConfig().with_options(
     preset="mnist-paper",
     data="mnist",
     image_size=28,

@@ -9,7 +9,7 @@ choice; β1 = 0.5 is openai/InfoGAN's for MNIST.
 
 from fastinfogan.config import TrainConfig
 
-CONFIG = TrainConfig(
+CONFIG = TrainConfig().with_options(
     preset="svhn",
     data="svhn",
     image_size=32,

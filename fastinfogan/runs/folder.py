@@ -11,8 +11,8 @@ import filelock
 
 from .. import config
 from ..atomic import write_atomically, writing
-from ..cli import say
 from ..config import TrainConfig
+from ..console import say
 from ..errors import UserError
 from ..latents import LatentSpec
 from ..networks import Discriminator, Generator, pair
@@ -135,9 +135,9 @@ def load_all(path: Path) -> tuple[Loaded, TrainConfig, Checkpoint]:
 def networks_of(run_config: TrainConfig, found: Checkpoint) -> Loaded:
     """The networks of a checkpoint."""
     spec = run_config.spec()
-    sizes = (spec.input_dim, spec.q_dim, run_config.image_size, run_config.channels)
+    sizes = (spec.input_dim, spec.q_dim, run_config.data.image_size, run_config.data.channels)
     generator, discriminator = pair(
-        run_config.networks, *sizes, spectral_norm=run_config.spectral_norm
+        run_config.adversarial.networks, *sizes, spectral_norm=run_config.adversarial.spectral_norm
     )
     saved = found.tensors["model"]
     for name, module in (("generator_ema", generator), ("discriminator", discriminator)):

@@ -14,12 +14,17 @@ from ..parallel import Ranks
 from ..philox import Stream
 from .invariance import RealTerms
 from .upright import NUMBERS, upright
-from .warp import CHANGES, Warped, parse_changes, parse_warp
+from .warp import CHANGES, Warped, parse_changes
 
 
 def real_terms(config: TrainConfig, spec: LatentSpec) -> RealTerms | None:
     """What is asked on real images: of the first categorical, of the first continuous codes."""
-    if not (config.real_info or config.follow or config.vat or config.upright):
+    if not (
+        config.invariance.weight
+        or config.follow.weight
+        or config.vat.weight
+        or config.upright.weight
+    ):
         return None
     categories: list[slice] = []
     means: list[int] = []
@@ -28,17 +33,17 @@ def real_terms(config: TrainConfig, spec: LatentSpec) -> RealTerms | None:
             categories.append(slot.q)
         elif isinstance(code, Real):
             means += range(slot.q.start, slot.q.start + code.dim)
-    names = parse_changes(config.followed)[: len(means)]
+    names = parse_changes(config.follow.changes)[: len(means)]
     changes = tuple(CHANGES.index(name) for name in names)
     return RealTerms(
-        config.real_info,
+        config.invariance.weight,
         categories[0] if categories else None,
-        config.follow,
-        tuple(means[: len(changes)]) if config.follow else (),
-        changes if config.follow else (),
-        config.vat,
-        config.vat_radius,
-        config.upright,
+        config.follow.weight,
+        tuple(means[: len(changes)]) if config.follow.weight else (),
+        changes if config.follow.weight else (),
+        config.vat.weight,
+        config.vat.radius,
+        config.upright.weight,
     )
 
 
@@ -56,14 +61,16 @@ class Copier:
     def __init__(self, config: TrainConfig, ranks: Ranks, low: float) -> None:
         """low: what is dark in an image; what is bright is 1."""
         self.config, self.ranks, self.low = config, ranks, low
-        self.warp = parse_warp(config.warp) if config.real_info or config.follow else None
+        self.warp = (
+            config.invariance.warp if config.invariance.weight or config.follow.weight else None
+        )
 
     def __call__(self, step: int | Tensor, real: Tensor, vat: bool) -> Copies:
         """vat: whether adversarial ones are asked for."""
         return Copies(
             self._warped(step, real),
             self._probes(step, real) if vat else None,
-            self._upright(step, real) if self.config.upright else None,
+            self._upright(step, real) if self.config.upright.weight else None,
         )
 
     def _warped(self, step: int | Tensor, real: Tensor) -> Warped | None:

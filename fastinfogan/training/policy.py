@@ -59,40 +59,46 @@ def choose(config: TrainConfig, ranks: Ranks) -> Policy:
     """The policy for a device. Raises UserError where what was asked for cannot be."""
     device = ranks.device
     nvidia = device.type == "cuda" and torch.version.hip is None
-    if config.capture == "on" and not nvidia:
+    if config.execution.capture == "on" and not nvidia:
         raise UserError(f"--capture on: CUDA graphs need an NVIDIA GPU, this run is on {device}")
     scaled = ranks.accelerator.scaler is not None
-    if config.compile == "on" and scaled:
+    if config.execution.compile == "on" and scaled:
         raise UserError("--compile on: fp16's loss scale is not compiled; use bf16 or fp32")
-    if config.vat and scaled:
-        raise UserError("--vat: fp16 is too narrow for its gradients; use bf16, fp32 or --vat 0")
+    if config.vat.weight and scaled:
+        raise UserError(
+            "--vat.weight: fp16 is too narrow for its gradients; use bf16, fp32 or --vat.weight 0"
+        )
     has_compiler = device.type != "cuda" or importlib.util.find_spec("triton") is not None
-    if config.compile == "on" and not has_compiler:
+    if config.execution.compile == "on" and not has_compiler:
         raise UserError("--compile on: triton is not installed; install it or use --compile off")
     traces = hasattr(torch._dynamo.config, "trace_autograd_ops")  # not in every torch
     long = config.steps * config.batch_size >= COMPILE_FROM
     auto_compile = device.type == "cuda" and long and has_compiler and traces and not scaled
-    compiled = config.compile == "on" or (config.compile == "auto" and auto_compile)
-    captured = nvidia and config.capture != "off"
+    compiled = config.execution.compile == "on" or (
+        config.execution.compile == "auto" and auto_compile
+    )
+    captured = nvidia and config.execution.capture != "off"
     if device.type == "cpu":
         reason = "on a CPU compiling gains nothing and takes a minute"
     elif not has_compiler:
         reason = "triton is not installed"
-    elif not long and config.compile == "auto":
+    elif not long and config.execution.compile == "auto":
         reason = f"a run of under {COMPILE_FROM:,} images is not compiled"
     elif not nvidia:
         reason = "CUDA graphs are for NVIDIA GPUs"
     else:
         reason = "a GPU waits for the host otherwise"
-    if "auto" not in (config.compile, config.capture) or (not nvidia and config.compile != "auto"):
+    if "auto" not in (config.execution.compile, config.execution.capture) or (
+        not nvidia and config.execution.compile != "auto"
+    ):
         reason = "as asked"
-    if config.r1 or config.r2:  # `config.check` refuses what asks for either
+    if config.penalty.r1 or config.penalty.r2:  # `config.check` refuses what asks for either
         compiled = captured = False
         reason = "a gradient penalty is differentiated twice, which compilers do not do"
     formats = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
     return Policy(
         DTYPES[ranks.accelerator.mixed_precision],
-        formats[config.memory_format],
+        formats[config.execution.memory_format],
         compiled,
         captured,
         reason,

@@ -7,8 +7,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..cli import say
 from ..config import TrainConfig
+from ..console import say
 from ..latents import LatentSpec
 from ..parallel import Ranks
 

@@ -22,7 +22,7 @@ class Schedule:
     def __init__(self, config: TrainConfig, spec: LatentSpec, device: torch.device) -> None:
         self.config = config
         self._full = torch.tensor(
-            [config.info_weight * code.weight for code in spec.codes],
+            [config.information.info_weight * code.weight for code in spec.codes],
             device=device,
             dtype=torch.float32,
         )
@@ -36,33 +36,35 @@ class Schedule:
         factors: what multiplies them beside, [n_codes], where the codes are balanced.
         """
         full = self._full if factors is None else self._full * factors
-        if self.config.info_start or self.config.info_ramp:
-            part = (step + 1 - self.config.info_start) / max(self.config.info_ramp, 1)
-            first = self.config.info_from
+        if self.config.information.info_start or self.config.information.info_ramp:
+            part = (step + 1 - self.config.information.info_start) / max(
+                self.config.information.info_ramp, 1
+            )
+            first = self.config.information.info_from
             part = first + (1 - first) * _between(part, 0.0, 1.0)
             torch.mul(full, part, out=self.weights)
         elif factors is not None:
             self.weights.copy_(full)
-        if self.config.contrastive:
-            on = step >= self.config.contrastive_start
+        if self.config.contrastive.weight:
+            on = step >= self.config.contrastive.start
             self.contrastive.copy_(on) if isinstance(on, Tensor) else self.contrastive.fill_(on)
 
     def vat_at(self, step: int) -> bool:
         """Whether update `step` has adversarial copies; known to the host, as it is other work."""
-        begun = self.config.vat > 0 and step >= self.config.vat_start
-        return begun and (not self.config.vat_stop or step < self.config.vat_stop)
+        begun = self.config.vat.weight > 0 and step >= self.config.vat.start
+        return begun and (not self.config.vat.stop or step < self.config.vat.stop)
 
     @property
     def vat_kinds(self) -> tuple[bool, ...]:
         """What `vat_at` says in one update or another."""
-        always = self.vat_at(0) and not self.config.vat_stop
-        return (True,) if always else (False, True) if self.config.vat else (False,)
+        always = self.vat_at(0) and not self.config.vat.stop
+        return (True,) if always else (False, True) if self.config.vat.weight else (False,)
 
     def set_rate(self, optimizer: torch.optim.Optimizer, full: float, step: int | Tensor) -> None:
         """The learning rate of update `step`: a line from `full` to `LEAST_RATE` of it."""
-        if not self.config.decay_steps:
+        if not self.config.optimiser.decay.steps:
             return
-        part = 1 - (step - self.config.decay_start) / self.config.decay_steps
+        part = 1 - (step - self.config.optimiser.decay.start) / self.config.optimiser.decay.steps
         rate = full * _between(part, LEAST_RATE, 1.0)
         for group in optimizer.param_groups:
             if isinstance(group["lr"], Tensor):  # on GPUs, where a graph reads it

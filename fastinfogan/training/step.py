@@ -56,8 +56,10 @@ __all__ = [
 
 def build(config: TrainConfig, spec: LatentSpec) -> Networks:
     """The preset's networks with weights drawn from the seed, on the CPU."""
-    sizes = (spec.input_dim, spec.q_dim, config.image_size, config.channels)
-    networks = Networks(*pair(config.networks, *sizes, spectral_norm=config.spectral_norm))
+    sizes = (spec.input_dim, spec.q_dim, config.data.image_size, config.data.channels)
+    networks = Networks(
+        *pair(config.adversarial.networks, *sizes, spectral_norm=config.adversarial.spectral_norm)
+    )
     draw = torch.Generator().manual_seed(config.seed)
     for network in networks:
         initialise(network, draw)
@@ -66,10 +68,12 @@ def build(config: TrainConfig, spec: LatentSpec) -> Networks:
 
 def build_critic(config: TrainConfig, spec: LatentSpec) -> Critic | None:
     """InfoGAN-CR's H, which is built as D is, or none where it is not asked for."""
-    if not config.contrastive:
+    if not config.contrastive.weight:
         return None
-    sizes = (spec.input_dim, n_factors(spec), config.image_size, 2 * config.channels)
-    critic = Critic(pair(config.networks, *sizes, spectral_norm=config.spectral_norm)[1])
+    sizes = (spec.input_dim, n_factors(spec), config.data.image_size, 2 * config.data.channels)
+    critic = Critic(
+        pair(config.adversarial.networks, *sizes, spectral_norm=config.adversarial.spectral_norm)[1]
+    )
     initialise(critic, torch.Generator().manual_seed(config.seed + 1))
     return critic
 
@@ -80,7 +84,7 @@ def fused_adam(flat: Flat, lr: float, config: TrainConfig) -> torch.optim.Adam:
     optimizer = torch.optim.Adam(
         [value],
         lr=torch.tensor(lr, device=value.device) if value.device.type == "cuda" else lr,
-        betas=(config.beta1, config.beta2),
+        betas=(config.optimiser.beta1, config.optimiser.beta2),
         fused=True,
         capturable=value.device.type == "cuda",
     )
@@ -150,35 +154,37 @@ class Step:
         low, _ = self.networks.generator.image_range
         self._copies = Copier(config, ranks, low)
         self.balance: Balance | None = None
-        if config.balance_codes:
-            self.balance = Balance(spec, config.balance_codes, config.backend).to(ranks.device)
+        if config.balance.decay:
+            self.balance = Balance(spec, config.balance.decay, config.information.backend).to(
+                ranks.device
+            )
         self.objective = Objective(
             spec,
             self.schedule.weights,
-            config.routing,
-            config.backend,
+            config.information.routing,
+            config.information.backend,
             real=real_terms(config, spec),
-            adversarial=config.objective,
-            smoothing=config.label_smoothing,
-            r1=config.r1,
-            r2=config.r2,
+            adversarial=config.adversarial.objective,
+            smoothing=config.adversarial.label_smoothing,
+            r1=config.penalty.r1,
+            r2=config.penalty.r2,
             balance=self.balance,
         )
         self.scaler: torch.amp.GradScaler | None = ranks.accelerator.scaler
-        self.ema = Ema(self.networks.generator, config.ema)
-        d_params, g_params = self.networks.split(config.routing)
+        self.ema = Ema(self.networks.generator, config.optimiser.ema)
+        d_params, g_params = self.networks.split(config.information.routing)
         if self.critic is not None:
             g_params += self.critic.parameters()
         self.d_flat = Flat(d_params, self.policy.dtype)
         self.g_flat = Flat(g_params, self.policy.dtype)
-        self.d_optimizer = fused_adam(self.d_flat, config.lr_d, config)
-        self.g_optimizer = fused_adam(self.g_flat, config.lr_g, config)
+        self.d_optimizer = fused_adam(self.d_flat, config.optimiser.lr_d, config)
+        self.g_optimizer = fused_adam(self.g_flat, config.optimiser.lr_g, config)
         copies = working_copies((self.d_flat, self.g_flat))
         generator, discriminator = self.networks
         self.working = Networks(
             working_network(generator, copies), working_network(discriminator, copies)
         )
-        self.d_params, self.g_params = self.working.split(config.routing)
+        self.d_params, self.g_params = self.working.split(config.information.routing)
         self.working_critic: Critic | None = None
         if self.critic is not None:
             self.working_critic = working_network(self.critic, copies)
@@ -191,7 +197,7 @@ class Step:
         scale: Scale = unscaled if self.scaler is None else self.scaler.scale
         networks, objective = self.working, self.objective
         d_params, g_params = self.d_params, self.g_params
-        critic, weight = self.working_critic, self.config.contrastive
+        critic, weight = self.working_critic, self.config.contrastive.weight
         switch = self.schedule.contrastive
         own = list(networks.generator.parameters())
 
@@ -264,7 +270,7 @@ class Step:
         except TorchDynamoException as error:
             why = " ".join(str(error).strip().splitlines()[:2])  # the backend, what it said
             # Other ranks wait in an all-reduce for what this one has not computed.
-            if self.config.compile == "on" or self.ranks.world_size > 1:
+            if self.config.execution.compile == "on" or self.ranks.world_size > 1:
                 raise UserError(f"torch.compile failed, use --compile off: {why}") from error
             self.policy = self.policy.without_compile(why)
             self._gradients = self._eager()
@@ -307,9 +313,9 @@ class Step:
     def _update(self, step: int | Tensor, real: Tensor, vat: bool) -> tuple[DTerms, GTerms]:
         """vat: whether it has adversarial copies."""
         self.schedule.set(step, None if self.balance is None else self.balance.factors())
-        self.schedule.set_rate(self.d_optimizer, self.config.lr_d, step)
-        self.schedule.set_rate(self.g_optimizer, self.config.lr_g, step)
-        update = self._shared if self.config.step == "shared" else self._alternating
+        self.schedule.set_rate(self.d_optimizer, self.config.optimiser.lr_d, step)
+        self.schedule.set_rate(self.g_optimizer, self.config.optimiser.lr_g, step)
+        update = self._shared if self.config.execution.step == "shared" else self._alternating
         terms = update(step, real, self._copies(step, real, vat))
         if self.scaler is not None:
             self.scaler.update()
@@ -323,7 +329,7 @@ class Step:
 
         Or on D's (`reused`), whose images it then makes once: G does not move in between.
         """
-        reused = self.config.step == "reused"
+        reused = self.config.execution.step == "reused"
         latents, fake = self._latents(step, Stream.D_LATENTS, len(real)), None
         if reused:
             fake = self._generated(latents)
@@ -336,7 +342,7 @@ class Step:
             fake = self._generated(latents)
         average.wait()
         self._move(self.d_flat, self.d_optimizer)
-        seen = real if self.config.objective == "relativistic" else None
+        seen = real if self.config.adversarial.objective == "relativistic" else None
         grads, g_terms = self._gradients.g(latents, fake, seen)
         grads, g_terms = self._contrasted(step, grads, g_terms, len(real))
         self.g_flat.collect(grads)
@@ -365,7 +371,7 @@ class Step:
         """G's gradients with those of the contrastive term, if there is one, and its critic's."""
         if self.critic is None:
             return grads, terms
-        early = isinstance(step, int) and step < self.config.contrastive_start  # its weight is 0
+        early = isinstance(step, int) and step < self.config.contrastive.start  # its weight is 0
         if early and not self.policy.compile:
             return (*grads, *(torch.zeros_like(p) for p in self.critic.parameters())), terms
         pairs = draw_pairs(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -22,9 +21,9 @@ def _benchmarks(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
 
 def step_of(cpu_ranks, **changes):
     """A config and a call of its step, in fp32: then all products are PyTorch's own."""
-    config = dataclasses.replace(PRESETS["mnist-paper"], batch_size=BATCH, **changes)
+    config = PRESETS["mnist-paper"].with_options(batch_size=BATCH, **changes)
     step = Step(config, config.spec(), cpu_ranks())
-    real = torch.rand(BATCH, config.channels, config.image_size, config.image_size)
+    real = torch.rand(BATCH, config.data.channels, config.data.image_size, config.data.image_size)
     return config, lambda: step(0, real)
 
 

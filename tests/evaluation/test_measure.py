@@ -1,7 +1,6 @@
 """The measurements of a run: against pairs whose codes are known."""
 
 import json
-from dataclasses import replace
 from math import log
 from typing import Any
 
@@ -51,8 +50,8 @@ def few_generated(monkeypatch):
 def blind(config: TrainConfig) -> Loaded:
     """An untrained pair whose Q says the same of every image: all logits and means 0."""
     spec = config.spec()
-    generator = MnistGenerator(spec.input_dim, config.image_size, config.channels)
-    discriminator = MnistDiscriminator(spec.q_dim, config.image_size, config.channels)
+    generator = MnistGenerator(spec.input_dim, config.data.image_size, config.data.channels)
+    discriminator = MnistDiscriminator(spec.q_dim, config.data.image_size, config.data.channels)
     for network in (generator, discriminator):
         initialise(network, torch.Generator().manual_seed(0))
         network.eval()
@@ -71,7 +70,9 @@ def npz(path, n: int, size: int = 28, channels: int = 1, labels: bool = True) ->
 
 
 def splits(config: TrainConfig) -> dict[data.Split, data.Images]:
-    return data.load(config.data, image_size=config.image_size, channels=config.channels)
+    return data.load(
+        config.data.data, image_size=config.data.image_size, channels=config.data.channels
+    )
 
 
 def measured(config: TrainConfig) -> dict:
@@ -86,7 +87,7 @@ def measured(config: TrainConfig) -> dict:
 @pytest.mark.usefixtures("few_generated")
 class TestEvaluate:
     def test_with_labels_and_enough_images_everything_is_measured(self, tmp_path):
-        config = TrainConfig(data=npz(tmp_path, 20_000), codes=CODES)
+        config = TrainConfig().with_options(data=npz(tmp_path, 20_000), codes=CODES)
         result = measured(config)
         # Q calls every image class 0 of c1, the code nearest to five classes
         assert result["code_scored"] == "c1_categorical"
@@ -118,18 +119,20 @@ class TestEvaluate:
 
     def test_without_labels_no_code_is_scored(self, tmp_path):
         path = npz(tmp_path, 100, size=8, labels=False)
-        result = measured(TrainConfig(data=path, codes=CODES, image_size=8))
+        result = measured(TrainConfig().with_options(data=path, codes=CODES, image_size=8))
         assert all(result[name] is None for name in SCORES)
         assert "no labels" in summary(result)[0]
 
     def test_without_a_categorical_code_none_is_scored_and_that_is_the_reason_given(self, tmp_path):
         path = npz(tmp_path, 100, size=8)
-        result = measured(TrainConfig(data=path, codes="uniform,bernoulli", image_size=8))
+        result = measured(
+            TrainConfig().with_options(data=path, codes="uniform,bernoulli", image_size=8)
+        )
         assert all(result[name] is None for name in SCORES)
         assert "no labels" not in summary(result)[0]
 
     def test_under_2000_test_images_there_is_no_frechet_distance(self, tmp_path):
-        result = measured(TrainConfig(data=npz(tmp_path, 19_990), codes=CODES))
+        result = measured(TrainConfig().with_options(data=npz(tmp_path, 19_990), codes=CODES))
         assert result["frechet"] is None
         assert result["frechet_floor"] is None
         assert result["frechet_features"] is None
@@ -143,7 +146,7 @@ class TestEvaluate:
     ):
         monkeypatch.setattr(measure, "MIN_IMAGES", 5)  # so that their number is no reason
         monkeypatch.setattr(measure, "GENERATED", 500)
-        config = TrainConfig(
+        config = TrainConfig().with_options(
             data=npz(tmp_path, 100, size, channels),
             codes=CODES,
             image_size=size,
@@ -155,7 +158,9 @@ class TestEvaluate:
         assert result["code_accuracy"] == 0.2
 
     def test_the_same_seed_gives_the_same_result_and_another_seed_other_images(self, tmp_path):
-        config = TrainConfig(data=npz(tmp_path, 100, size=8), codes=CODES, image_size=8)
+        config = TrainConfig().with_options(
+            data=npz(tmp_path, 100, size=8), codes=CODES, image_size=8
+        )
         loaded = blind(config)
         read = splits(config)
         first, again, other = (measure.evaluate(loaded, read, seed=s) for s in (0, 0, 1))
@@ -163,7 +168,7 @@ class TestEvaluate:
         assert first["information"] != other["information"]
 
     def test_generated_images_are_what_the_generator_draws_in_eval_mode(self):
-        config = replace(TrainConfig(), image_size=8, codes=CODES)
+        config = TrainConfig().with_options(image_size=8, codes=CODES)
         generator, discriminator, spec = blind(config)
         images = measure._generate(generator, discriminator, spec, 1100, 3).images
         with torch.no_grad():
@@ -300,7 +305,7 @@ class Looks(nn.Module):
 def test_a_set_with_factors_has_its_disentanglement_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "GENERATED", 500)
     monkeypatch.setattr(measure, "RENDERED", 2000)
-    config = TrainConfig(
+    config = TrainConfig().with_options(
         data=npz(tmp_path, 100, size=8, labels=False), codes="uniform2:learned", image_size=8
     )
     loaded = Loaded(blind(config).generator, Looks(), config.spec())  # type: ignore[arg-type]
@@ -323,7 +328,9 @@ def test_scores_are_told_which_columns_are_a_categorys_number(tmp_path, monkeypa
     told = {}
     monkeypatch.setattr(disentanglement, "all_scores", lambda *_, **k: told.update(k) or {})
     codes = "uniform2:learned,cat3,bernoulli,cat4"
-    config = TrainConfig(data=npz(tmp_path, 100, size=8, labels=False), codes=codes, image_size=8)
+    config = TrainConfig().with_options(
+        data=npz(tmp_path, 100, size=8, labels=False), codes=codes, image_size=8
+    )
     pair = blind(config)
     measure._disentanglement(pair.discriminator, config.spec(), (0.0, 1.0), Corners(), 0)
     assert told["classes"] == [2, 4]

@@ -1,7 +1,6 @@
 """A small pair of networks in fp64, and a textbook's update of it, written down once more."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast, get_args
 
@@ -28,7 +27,7 @@ ROUTINGS: tuple[Routing, ...] = ("openai", "head", "generator-step")
 MODES: tuple[StepMode, ...] = get_args(StepMode)
 PRECISIONS = ("no", "bf16")
 WEIGHTS = (0.5, 2.0, 1.5, 0.25)
-CONFIG = TrainConfig(
+CONFIG = TrainConfig().with_options(
     image_size=8, batch_size=8, noise=5, codes="cat3*0.5,uniform*2,bernoulli*1.5,gaussian2:learned"
 )
 SPEC = CONFIG.spec()
@@ -256,7 +255,7 @@ def everything(step: Step) -> dict[str, Tensor]:
 
 
 def with_routing(routing: Routing, **changes: Any) -> TrainConfig:
-    return replace(CONFIG, routing=routing, **changes)
+    return CONFIG.with_options(routing=routing, **changes)
 
 
 def spy(monkeypatch, name: str, look: Callable[[Any, Any], object]) -> None:

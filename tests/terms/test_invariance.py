@@ -21,7 +21,7 @@ from fastinfogan.training.step import Objective, Step, build
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-CONFIG = TrainConfig(
+CONFIG = TrainConfig().with_options(
     image_size=8,
     batch_size=8,
     noise=5,
@@ -81,30 +81,32 @@ def test_its_gradient_is_right_and_finite_where_a_category_is_never_used():
 
 def test_it_is_refused_without_a_category_or_where_q_would_not_learn_it():
     with pytest.raises(UserError, match="categorical"):
-        config_module.check(replace(CONFIG, codes="uniform"))
+        config_module.check(CONFIG.with_options(codes="uniform"))
     with pytest.raises(UserError, match="continuous"):
-        config_module.check(replace(CONFIG, follow=1.0, codes="cat3"))
-    config_module.check(replace(CONFIG, follow=1.0, codes="cat3,uniform", warp="shear=0.1"))
+        config_module.check(CONFIG.with_options(follow=1.0, codes="cat3"))
+    config_module.check(CONFIG.with_options(follow=1.0, codes="cat3,uniform", warp="shear=0.1"))
     with pytest.raises(UserError, match="changes no slant and no width"):
-        config_module.check(replace(CONFIG, follow=1.0, warp="shift=0.1", codes=TWO))
+        config_module.check(CONFIG.with_options(follow=1.0, warp="shift=0.1", codes=TWO))
     for followed, told in (("", "got none"), ("slant,turn", "got 'turn'"), ("x,x", "got 'x'")):
-        with pytest.raises(UserError, match=f"^--followed: .*{told}"):
-            config_module.check(replace(CONFIG, follow=1.0, followed=followed, codes=TWO))
-    config_module.check(replace(CONFIG, follow=1.0, followed="y", warp="shift=0.1"))
+        with pytest.raises(UserError, match=f"^--follow.changes: .*{told}"):
+            config_module.check(CONFIG.with_options(follow=1.0, followed=followed, codes=TWO))
+    config_module.check(CONFIG.with_options(follow=1.0, followed="y", warp="shift=0.1"))
     for followed, told in (("size", "no size"), ("stretch", "no stretch")):
-        config_module.check(replace(CONFIG, follow=1.0, followed=followed, warp="scale=0.1"))
+        config_module.check(CONFIG.with_options(follow=1.0, followed=followed, warp="scale=0.1"))
         with pytest.raises(UserError, match=f"changes {told}"):
-            config_module.check(replace(CONFIG, follow=1.0, followed=followed, warp="shift=0.1"))
-    none = replace(CONFIG, real_info=0.0, routing="generator-step", codes=TWO)
+            config_module.check(
+                CONFIG.with_options(follow=1.0, followed=followed, warp="shift=0.1")
+            )
+    none = CONFIG.with_options(real_info=0.0, routing="generator-step", codes=TWO)
     for config, option in (
-        (replace(none, real_info=1.0), "--real-info"),
-        (replace(none, follow=1.0), "--follow"),
-        (replace(none, vat=1.0), "--vat"),
+        (none.with_options(real_info=1.0), "--invariance.weight"),
+        (none.with_options(follow=1.0), "--follow.weight"),
+        (none.with_options(vat=1.0), "--vat.weight"),
     ):
         with pytest.raises(UserError, match=f"^{option}: .*--routing openai"):
             config_module.check(config)
-    with pytest.raises(UserError, match=r"^--vat-stop: .* more than --vat-start 7, got 7"):
-        config_module.check(replace(CONFIG, vat_start=7, vat_stop=7))
+    with pytest.raises(UserError, match=r"^--vat.stop: .* more than --vat.start 7, got 7"):
+        config_module.check(CONFIG.with_options(vat_start=7, vat_stop=7))
 
 
 # In the step
@@ -160,21 +162,21 @@ def test_it_adds_its_weights_times_its_gradients_to_d_s(mode, weight, follow):
 
 
 def test_the_first_codes_of_their_kind_are_asked():
-    config = replace(CONFIG, codes="bernoulli,uniform,cat3,cat4,gaussian2:learned", follow=3.0)
+    config = CONFIG.with_options(codes="bernoulli,uniform,cat3,cat4,gaussian2:learned", follow=3.0)
     terms = real_terms(config, config.spec())
     assert terms == RealTerms(2.0, slice(2, 5), 3.0, (1, 9), (0, 1))
-    thin = replace(config, followed="width", codes="cat3,uniform,uniform")
+    thin = config.with_options(followed="width", codes="cat3,uniform,uniform")
     assert real_terms(thin, thin.spec()) == RealTerms(2.0, slice(0, 3), 3.0, (3,), (1,))
-    one = replace(config, followed="width, slant", codes="cat3,uniform")
+    one = config.with_options(followed="width, slant", codes="cat3,uniform")
     assert real_terms(one, one.spec()) == RealTerms(2.0, slice(0, 3), 3.0, (3,), (1,))
-    place = replace(config, followed="size, y", codes="cat3,uniform3")
+    place = config.with_options(followed="size, y", codes="cat3,uniform3")
     assert real_terms(place, place.spec()) == RealTerms(2.0, slice(0, 3), 3.0, (3, 4), (4, 3))
-    assert real_terms(replace(config, real_info=0.0, follow=0.0), config.spec()) is None
+    assert real_terms(config.with_options(real_info=0.0, follow=0.0), config.spec()) is None
 
 
 @pytest.mark.parametrize("mode", ["alternating", "shared"])
 def test_steps_with_it_tell_kinds_of_images_apart(cpu_ranks, mode):
-    config = replace(CONFIG, step=mode, lr_d=3e-3, codes="cat3", warp="rotate=10,shift=0.05")
+    config = CONFIG.with_options(step=mode, lr_d=3e-3, codes="cat3", warp="rotate=10,shift=0.05")
     step = Step(config, config.spec(), cpu_ranks("no"))
     draw = torch.Generator().manual_seed(0)
     kinds = torch.zeros(3, 1, 8, 8)
@@ -187,7 +189,7 @@ def test_steps_with_it_tell_kinds_of_images_apart(cpu_ranks, mode):
 
 def test_without_it_no_image_is_warped(cpu_ranks, monkeypatch):
     monkeypatch.setattr(Warp, "__call__", lambda *_, **__: pytest.fail("an image was warped"))
-    step = Step(replace(CONFIG, real_info=0.0), SPEC, cpu_ranks("no"))
+    step = Step(CONFIG.with_options(real_info=0.0), SPEC, cpu_ranks("no"))
     assert float(step(0, torch.rand(8, 1, 8, 8))[0].real_information) == 0
 
 
@@ -285,7 +287,7 @@ def test_it_is_added_for_its_weight_to_d_s_loss_alone(mode):
 
 
 def test_the_copies_are_looked_for_from_vat_start_to_vat_stop(cpu_ranks, monkeypatch):
-    config = replace(CONFIG, vat=1.0, vat_start=2, vat_stop=4)
+    config = CONFIG.with_options(vat=1.0, vat_start=2, vat_stop=4)
     step = Step(config, SPEC, cpu_ranks("no"))
     seen = []
     eager = step._gradients.d
@@ -304,7 +306,7 @@ def test_the_copies_are_looked_for_from_vat_start_to_vat_stop(cpu_ranks, monkeyp
 
 
 def test_rows_of_probes_depend_on_their_place_in_the_global_batch_alone(cpu_ranks):
-    step = Step(replace(CONFIG, vat=1.0), SPEC, cpu_ranks("no"))
+    step = Step(CONFIG.with_options(vat=1.0), SPEC, cpu_ranks("no"))
 
     def probes(rows: int, at: int | Tensor = 3) -> Tensor:
         found = step._copies(at, torch.rand(rows, 1, 8, 8), True)[1]

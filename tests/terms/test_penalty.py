@@ -2,7 +2,6 @@
 
 import copy
 import math
-from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
@@ -75,7 +74,7 @@ def test_the_penalty_is_the_mean_of_the_squared_slopes():
 )
 def test_the_penaltys_gradient_is_that_of_finite_differences(networks: NetworksName):
     """That the double backward really happens, in every one of D's parameters."""
-    config = replace(CONFIG, networks=networks, image_size=32)
+    config = CONFIG.with_options(networks=networks, image_size=32)
     discriminator = build(config, SPEC).discriminator.double()
     draw = torch.Generator().manual_seed(0)
     for name, p in discriminator.named_parameters():
@@ -157,7 +156,7 @@ def test_no_code_gains_or_loses_more_than_the_most_there_is():
 
 @pytest.mark.parametrize("ramp", [0, 4])
 def test_balancing_multiplies_the_weights_of_the_schedule_afresh_each_update(ramp):
-    config = replace(CONFIG, info_ramp=ramp)
+    config = CONFIG.with_options(info_ramp=ramp)
     schedule = Schedule(config, SPEC, torch.device("cpu"))
     factors = torch.tensor([1.0, 2.0, 4.0, 0.5])
     for step in (0, 1, 9):
@@ -204,7 +203,7 @@ def test_pairs_are_rows_of_one_global_batch_and_share_no_random_numbers():
 
 
 def test_the_contrastive_gradient_is_that_of_hs_cross_entropy():
-    config = replace(CONFIG, contrastive=1.0)
+    config = CONFIG.with_options(contrastive=1.0)
     generator, critic = pair().generator, build_critic(config, SPEC)
     assert critic is not None
     critic.double()
@@ -224,7 +223,7 @@ def test_the_contrastive_gradient_is_that_of_hs_cross_entropy():
 
 @pytest.mark.parametrize("networks", get_args(NetworksName))
 def test_h_is_trained_with_g_and_kept_and_no_part_of_the_average(cpu_ranks, networks):
-    config = replace(CONFIG, networks=networks, image_size=32, contrastive=1.0)
+    config = CONFIG.with_options(networks=networks, image_size=32, contrastive=1.0)
     step = Step(config, SPEC, cpu_ranks("bf16"))
     before = everything(step)
     step(0, torch.rand(8, 1, 32, 32))
@@ -237,9 +236,9 @@ def test_h_is_trained_with_g_and_kept_and_no_part_of_the_average(cpu_ranks, netw
 
 
 def test_before_its_start_h_is_neither_asked_nor_moved(cpu_ranks):
-    config = replace(CONFIG, contrastive=2.0, contrastive_start=2)
+    config = CONFIG.with_options(contrastive=2.0, contrastive_start=2)
     late, never = Step(config, SPEC, cpu_ranks()), Step(CONFIG, SPEC, cpu_ranks())
-    at_once = Step(replace(config, contrastive_start=0), SPEC, cpu_ranks())
+    at_once = Step(config.with_options(contrastive_start=0), SPEC, cpu_ranks())
     critic = [p.clone() for p in late.modules()["critic"].parameters()]
     for n in range(2):
         late(n, batch(n)), never(n, batch(n))
@@ -270,8 +269,8 @@ def test_before_its_start_h_is_neither_asked_nor_moved(cpu_ranks):
 @pytest.mark.parametrize("option", OPTIONS, ids=str)
 def test_updates_in_bf16_stay_finite_and_differ_by_the_option(cpu_ranks, mode, option):
     ranks = cpu_ranks("bf16")
-    plain = Step(replace(CONFIG, step=mode), SPEC, ranks)
-    other = Step(replace(CONFIG, step=mode, **option), SPEC, ranks)
+    plain = Step(CONFIG.with_options(step=mode), SPEC, ranks)
+    other = Step(CONFIG.with_options(step=mode, **option), SPEC, ranks)
     for n in range(3):
         plain(n, batch(n)), other(n, batch(n))
     assert all(t.isfinite().all() for t in other._state())
@@ -284,13 +283,13 @@ def test_updates_in_bf16_stay_finite_and_differ_by_the_option(cpu_ranks, mode, o
 
 @pytest.mark.parametrize("mode", MODES)
 def test_what_a_penalty_and_the_contrast_amount_to_is_told(cpu_ranks, mode):
-    step = Step(replace(CONFIG, step=mode, r1=3.0, contrastive=2.0), SPEC, cpu_ranks("no"))
+    step = Step(CONFIG.with_options(step=mode, r1=3.0, contrastive=2.0), SPEC, cpu_ranks("no"))
     penalty = 1.5 * gradient_penalty(step.working.discriminator, batch(0)).detach()
     assert step.critic is not None
     d, g = step(0, batch(0))
     torch.testing.assert_close(d.penalty, penalty)
     assert 0 < float(g.contrastive) < 2 * math.log(n_factors(SPEC))
-    d, g = Step(replace(CONFIG, step=mode), SPEC, cpu_ranks("no"))(0, batch(0))
+    d, g = Step(CONFIG.with_options(step=mode), SPEC, cpu_ranks("no"))(0, batch(0))
     assert float(d.penalty) == float(g.contrastive) == 0
 
 
@@ -300,7 +299,7 @@ def test_what_a_penalty_and_the_contrast_amount_to_is_told(cpu_ranks, mode):
     "options", [TOGETHER, {"label_smoothing": 0.1}, {"objective": "wgan"}], ids=str
 )
 def test_nothing_is_read_back_to_the_host(cpu_ranks, no_host_read, mode, precision, options):
-    step = Step(replace(CONFIG, step=mode, **options), SPEC, cpu_ranks(precision))
+    step = Step(CONFIG.with_options(step=mode, **options), SPEC, cpu_ranks(precision))
     step(0, batch(0))
     with no_host_read():
         step(1, batch(1))
@@ -308,8 +307,8 @@ def test_nothing_is_read_back_to_the_host(cpu_ranks, no_host_read, mode, precisi
 
 @pytest.mark.parametrize("mode", MODES)
 def test_with_all_of_them_an_update_is_the_same_after_all_was_written_into_another(cpu_ranks, mode):
-    config, ranks = replace(CONFIG, step=mode, **TOGETHER), cpu_ranks("bf16")
-    first, second = (Step(replace(config, seed=s), SPEC, ranks) for s in (0, 1))
+    config, ranks = CONFIG.with_options(step=mode, **TOGETHER), cpu_ranks("bf16")
+    first, second = (Step(config.with_options(seed=s), SPEC, ranks) for s in (0, 1))
     first(0, batch(0)), second(0, batch(1))
     for name, module in second.modules().items():
         module.load_state_dict(first.modules()[name].state_dict())
@@ -323,7 +322,7 @@ def test_with_all_of_them_an_update_is_the_same_after_all_was_written_into_anoth
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_updates_number_may_be_a_tensor(cpu_ranks, mode):
-    config = replace(CONFIG, step=mode, contrastive=1.0, balance_codes=0.9)
+    config = CONFIG.with_options(step=mode, contrastive=1.0, balance_codes=0.9)
     one, other = (Step(config, SPEC, cpu_ranks("bf16")) for _ in range(2))
     for n in range(3):
         one(n, batch(n)), other._update(torch.tensor(n), batch(n), False)

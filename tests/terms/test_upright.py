@@ -23,7 +23,7 @@ from fastinfogan.training.step import Step, build
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-CONFIG = TrainConfig(
+CONFIG = TrainConfig().with_options(
     image_size=8, batch_size=8, noise=5, codes="uniform,cat3,cat4", upright=2.0, warp="shift=0.1"
 )
 SPEC = CONFIG.spec()
@@ -211,23 +211,26 @@ def test_rows_of_copies_depend_on_their_place_in_the_global_batch_alone(cpu_rank
 
 def test_it_is_asked_of_the_first_categorical_code_and_off_by_default(cpu_ranks):
     assert real_terms(CONFIG, SPEC) == RealTerms(categories=slice(1, 4), upright=2.0)
-    step = Step(replace(CONFIG, upright=0.0), SPEC, cpu_ranks("no"))
+    step = Step(CONFIG.with_options(upright=0.0), SPEC, cpu_ranks("no"))
     assert step._copies(0, torch.rand(8, 1, 8, 8), False) == (None, None, None)
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"codes": "uniform"}, "^--upright: needs a categorical code"),
-        ({"real_info": 1.5}, "^--upright: .*--real-info, which is 1.5 here; add --real-info 0"),
-        ({"routing": "generator-step"}, "^--upright: Q must learn in D's step"),
-        ({"upright": -1.0}, "^--upright: expected a number ≥ 0, got -1"),
+        ({"codes": "uniform"}, "^--upright.weight: needs a categorical code"),
+        (
+            {"real_info": 1.5},
+            "^--upright.weight: .*--invariance.weight, which is 1.5 here; add ",
+        ),
+        ({"routing": "generator-step"}, "^--upright.weight: Q must learn in D's step"),
+        ({"upright": -1.0}, "^--upright.weight: expected a number ≥ 0, got -1"),
     ],
 )
 def test_what_it_cannot_go_with_is_refused(change, told):
     config_module.check(CONFIG)
     with pytest.raises(UserError, match=told):
-        config_module.check(replace(CONFIG, **change))
+        config_module.check(CONFIG.with_options(**change))
 
 
 def squares_and_bars(draw: np.random.Generator) -> Tensor:
@@ -246,8 +249,8 @@ def squares_and_bars(draw: np.random.Generator) -> Tensor:
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["alternating", "shared"])
 def test_steps_with_it_sort_by_what_is_no_place_size_or_direction(cpu_ranks, mode):
-    sizes = replace(CONFIG, codes="cat2", image_size=16, batch_size=48)
-    config = replace(sizes, step=mode, lr_d=2e-3, upright=3.0)
+    sizes = CONFIG.with_options(codes="cat2", image_size=16, batch_size=48)
+    config = sizes.with_options(step=mode, lr_d=2e-3, upright=3.0)
     step = Step(config, config.spec(), cpu_ranks("no"))
     draw = np.random.default_rng(0)
     told = [float(step(n, squares_and_bars(draw))[0].real_information) for n in range(100)]

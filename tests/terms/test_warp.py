@@ -69,7 +69,7 @@ def test_each_warp_reaches_as_far_as_it_says_and_no_further():
 
 def test_a_row_s_warp_depends_on_its_place_in_the_global_batch_alone():
     images = torch.rand(8, 1, 8, 8)
-    warp = parse_warp(TrainConfig().warp)
+    warp = TrainConfig().invariance.warp
     whole = warp(images, seed=5, step=7).images
     halves = [warp(images[i : i + 4], seed=5, step=7, first_row=i).images for i in (0, 4)]
     assert torch.equal(torch.cat(halves), whole)
@@ -253,7 +253,7 @@ def test_a_warp_reads_back_what_its_text_says(**values):
     ],
 )
 def test_a_bad_warp_is_told_in_one_line(text, told):
-    with pytest.raises(UserError, match=r"^--warp: ") as caught:
-        config_module.check(TrainConfig(real_info=1.0, warp=text))
+    with pytest.raises(UserError, match=r"^--invariance.warp: ") as caught:
+        config_module.check(TrainConfig().with_options(real_info=1.0, warp=text))
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)

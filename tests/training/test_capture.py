@@ -1,7 +1,6 @@
 """Capture and replay, with a stand-in for CUDA: what is copied, restored, compared, given up."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,9 @@ from fastinfogan.training.step import Step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-CONFIG = TrainConfig(image_size=8, batch_size=8, noise=5, codes="cat3*0.5,uniform*2,bernoulli")
+CONFIG = TrainConfig().with_options(
+    image_size=8, batch_size=8, noise=5, codes="cat3*0.5,uniform*2,bernoulli"
+)
 SPEC = CONFIG.spec()
 
 
@@ -203,7 +204,7 @@ def captured_step(cpu_ranks, monkeypatch):
     def make(graphs: type, **changes) -> tuple[Step, Step]:
         """(a step that captures, the same run eagerly)"""
         monkeypatch.setattr(capture, "CudaGraphs", graphs)
-        ranks, config = cpu_ranks(changes.pop("precision", "bf16")), replace(CONFIG, **changes)
+        ranks, config = cpu_ranks(changes.pop("precision", "bf16")), CONFIG.with_options(**changes)
         dtype = choose(config, ranks).dtype
         return Step(config, SPEC, ranks, Policy(dtype, capture=True)), Step(config, SPEC, ranks)
 

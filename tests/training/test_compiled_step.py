@@ -1,6 +1,5 @@
 """The compiled gradients against the eager ones, and how often they are compiled."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ from fastinfogan.training.step import Step, build, compiled
 
 pytestmark = pytest.mark.usefixtures("one_thread", "_compiler")
 
-CONFIG = TrainConfig(
+CONFIG = TrainConfig().with_options(
     image_size=8, batch_size=8, noise=5, codes="cat3*0.5,uniform*2,bernoulli*1.5,gaussian2:learned"
 )
 SPEC = CONFIG.spec()
@@ -149,7 +148,7 @@ class TestStep:
 
     def test_where_it_fails_as_asked_that_is_an_error_of_one_line(self, cpu_ranks, monkeypatch):
         monkeypatch.setattr(step, "COMPILER", broken)
-        s = Step(replace(CONFIG, compile="on"), SPEC, cpu_ranks("no"))
+        s = Step(CONFIG.with_options(compile="on"), SPEC, cpu_ranks("no"))
         with pytest.raises(UserError, match=r"^torch.compile failed, use --compile off: .+$"):
             s.prepare(batch(0))
 
@@ -165,7 +164,7 @@ class TestStep:
     def test_it_is_compiled_once_for_two_hundred_updates(
         self, cpu_ranks, mode: StepMode, options: dict[str, Any]
     ):
-        config = replace(CONFIG, compile="on", step=mode, **options)
+        config = CONFIG.with_options(compile="on", step=mode, **options)
         s = Step(config, SPEC, cpu_ranks("bf16"))
         s.prepare(batch(0))
         with torch.compiler.set_stance("fail_on_recompile"):
@@ -176,7 +175,7 @@ class TestStep:
         "mode", ["alternating", pytest.param("reused", marks=pytest.mark.slow), "shared"]
     )
     def test_preparing_it_leaves_no_trace(self, cpu_ranks, mode: StepMode):
-        config = replace(CONFIG, compile="on", step=mode)
+        config = CONFIG.with_options(compile="on", step=mode)
         warmed, cold = (Step(config, SPEC, cpu_ranks("bf16")) for _ in range(2))
         before = everything(warmed)
         assert warmed.prepare(batch(5)) == []
@@ -203,9 +202,9 @@ class TestStep:
         self, cpu_ranks, mode: StepMode, options: dict[str, Any], monkeypatch
     ):
         """Each update from the same weights: over many, the game itself multiplies a last bit."""
-        ranks, config = cpu_ranks("no"), replace(CONFIG, step=mode, **options)
+        ranks, config = cpu_ranks("no"), CONFIG.with_options(step=mode, **options)
         eager = Step(config, SPEC, ranks)
-        other = Step(replace(config, compile="on"), SPEC, ranks)
+        other = Step(config.with_options(compile="on"), SPEC, ranks)
         monkeypatch.setattr(functional, "applies", lambda *args: False)
         for n in range(5):
             eager(n, batch(n)), other(n, batch(n))
@@ -216,7 +215,7 @@ class TestStep:
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of PyTorch's own compiler
     def test_it_takes_either_memory_format(self, cpu_ranks, monkeypatch):
         monkeypatch.setattr(step, "COMPILER", "inductor")
-        config = replace(CONFIG, compile="on", memory_format="contiguous")
+        config = CONFIG.with_options(compile="on", memory_format="contiguous")
         s = Step(config, SPEC, cpu_ranks("bf16"))
         s(0, batch(0))
         assert s.working.discriminator.get_parameter("conv2.weight").is_contiguous()
@@ -228,10 +227,10 @@ class TestStep:
             raise NotImplementedError("requires_grad_ within a graph")
 
         monkeypatch.setattr(TensorVariable, "method_requires_grad_", refuse)
-        config = replace(CONFIG, compile="on", step="shared", balance_codes=0.9, **RECIPE)
+        config = CONFIG.with_options(compile="on", step="shared", balance_codes=0.9, **RECIPE)
         assert Step(config, SPEC, cpu_ranks("no")).prepare(batch(0)) == []
 
     def test_a_torch_that_cannot_trace_gradients_is_refused(self, cpu_ranks, monkeypatch):
         monkeypatch.setattr(torch._dynamo, "config", object())
         with pytest.raises(UserError, match="--compile on: this torch cannot trace"):
-            Step(replace(CONFIG, compile="on"), SPEC, cpu_ranks())
+            Step(CONFIG.with_options(compile="on"), SPEC, cpu_ranks())

@@ -1,7 +1,6 @@
 """What runs where, and what is refused."""
 
 import importlib.util
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,7 +12,7 @@ from fastinfogan.errors import UserError
 from fastinfogan.parallel import Ranks
 from fastinfogan.training.policy import Policy, choose
 
-CONFIG = TrainConfig(steps=100_000, batch_size=128)
+CONFIG = TrainConfig().with_options(steps=100_000, batch_size=128)
 
 
 def ranks(device: str, precision: str = "bf16") -> Ranks:
@@ -23,7 +22,7 @@ def ranks(device: str, precision: str = "bf16") -> Ranks:
 
 
 def chosen(device: str, precision: str = "bf16", **options: Any) -> Policy:
-    return choose(replace(CONFIG, **options), ranks(device, precision))
+    return choose(CONFIG.with_options(**options), ranks(device, precision))
 
 
 @pytest.fixture
@@ -65,7 +64,7 @@ class TestDefaults:
 
     @pytest.mark.parametrize("option", ["r1", "r2"])
     def test_with_a_gradient_penalty_a_gpu_runs_eagerly_and_the_reason_is_said(self, option):
-        policy = choose(replace(CONFIG, **{option: 1.0}), ranks("cuda"))  # type: ignore[arg-type]
+        policy = choose(CONFIG.with_options(**{option: 1.0}), ranks("cuda"))
         assert policy.name == "eager"
         assert "differentiated twice" in policy.reason
 
@@ -119,7 +118,9 @@ class TestRefusals:
             chosen("cuda", compile="on")
 
     def test_fp16_is_too_narrow_for_adversarial_copies(self):
-        with pytest.raises(UserError, match=r"^--vat: fp16 is too narrow .* --vat 0$"):
+        with pytest.raises(
+            UserError, match=r"^--vat.weight: fp16 is too narrow .* --vat.weight 0$"
+        ):
             chosen("cuda", "fp16", vat=1.0)
         assert chosen("cuda", "bf16", vat=1.0)
 

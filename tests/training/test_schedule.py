@@ -1,7 +1,5 @@
 """What changes over a run: λ, the adversarial copies' weight, the learning rates."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor
@@ -10,7 +8,7 @@ from fastinfogan.config import TrainConfig
 from fastinfogan.training.schedule import LEAST_RATE, Schedule
 from fastinfogan.training.step import Step
 
-CONFIG = TrainConfig(
+CONFIG = TrainConfig().with_options(
     image_size=8,
     batch_size=8,
     noise=2,
@@ -21,7 +19,9 @@ SPEC = CONFIG.spec()
 
 
 def test_lambda_rises_from_nothing_to_its_value_in_a_line():
-    config = replace(CONFIG, info_weight=2.0, info_start=10, info_ramp=4, codes="cat3,uniform*0.5")
+    config = CONFIG.with_options(
+        info_weight=2.0, info_start=10, info_ramp=4, codes="cat3,uniform*0.5"
+    )
     schedule = Schedule(config, config.spec(), torch.device("cpu"))
     weights = schedule.weights
     told = []
@@ -35,7 +35,7 @@ def test_lambda_rises_from_nothing_to_its_value_in_a_line():
 
 @pytest.mark.parametrize(("first", "parts"), [(0.25, (0.25, 0.25, 0.625, 1)), (3, (3, 3, 2, 1))])
 def test_lambda_may_begin_at_a_part_or_a_multiple_of_its_value(first, parts):
-    config = replace(CONFIG, info_start=10, info_ramp=2, info_from=first, codes="cat3*2")
+    config = CONFIG.with_options(info_start=10, info_ramp=2, info_from=first, codes="cat3*2")
     schedule = Schedule(config, config.spec(), torch.device("cpu"))
     for step, part in zip((0, 9, 10, 11), parts, strict=True):
         for n in (step, torch.tensor(step)):
@@ -44,7 +44,7 @@ def test_lambda_may_begin_at_a_part_or_a_multiple_of_its_value(first, parts):
 
 
 def test_learning_rates_fall_in_a_line_and_stay_at_a_hundredth():
-    config = replace(CONFIG, decay_start=100, decay_steps=50)
+    config = CONFIG.with_options(decay_start=100, decay_steps=50)
     schedule = Schedule(config, SPEC, torch.device("cpu"))
     p = torch.nn.Parameter(torch.zeros(1))
     for lr in (0.5, torch.tensor(0.5)):
@@ -56,19 +56,19 @@ def test_learning_rates_fall_in_a_line_and_stay_at_a_hundredth():
 
 
 def test_a_step_trains_at_the_schedule_s_rates_and_weights(cpu_ranks):
-    config = replace(CONFIG, info_start=1, decay_start=1, decay_steps=2, real_info=0.0)
+    config = CONFIG.with_options(info_start=1, decay_start=1, decay_steps=2, real_info=0.0)
     step = Step(config, SPEC, cpu_ranks("no"))
     rates, weights = [], []
     for n in range(4):
         step(n, torch.rand(8, 1, 8, 8))
-        rates.append(step.g_optimizer.param_groups[0]["lr"] / config.lr_g)
+        rates.append(step.g_optimizer.param_groups[0]["lr"] / config.optimiser.lr_g)
         weights.append(float(step.objective.weights[0]))
     assert rates == pytest.approx([1, 1, 0.5, 0.01])
     assert weights == [0, 1, 1, 1]
 
 
 def test_adversarial_copies_have_a_first_and_a_last_update():
-    config = replace(CONFIG, vat=2.0, vat_start=3, vat_stop=5)
+    config = CONFIG.with_options(vat=2.0, vat_start=3, vat_stop=5)
     schedule = Schedule(config, SPEC, torch.device("cpu"))
     updates = (0, 2, 3, 4, 5, 900)
     assert [schedule.vat_at(n) for n in updates] == [False, False, True, True, False, False]
@@ -79,6 +79,6 @@ def test_adversarial_copies_have_a_first_and_a_last_update():
         ({"vat_start": 0, "vat_stop": 0}, [True] * 6, (True,)),
         ({"vat": 0.0}, [False] * 6, (False,)),
     ):
-        schedule = Schedule(replace(config, **changes), SPEC, torch.device("cpu"))
+        schedule = Schedule(config.with_options(**changes), SPEC, torch.device("cpu"))
         assert [schedule.vat_at(n) for n in updates] == on
         assert schedule.vat_kinds == kinds

@@ -1,7 +1,6 @@
 """One update: what it moves, what a run keeps of it, and its working precision."""
 
 import copy
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -56,7 +55,7 @@ class TestStep:
         results = []
         for _ in range(2):
             torch.manual_seed(torch.seed())  # the global generator plays no part
-            step = Step(replace(CONFIG, step=mode), SPEC, cpu_ranks(precision))
+            step = Step(CONFIG.with_options(step=mode), SPEC, cpu_ranks(precision))
             terms = [step(n, batch(n)) for n in range(3)]
             flat = [t for pair_of_terms in terms for part in pair_of_terms for t in part]
             results.append((everything(step), flat))
@@ -67,14 +66,14 @@ class TestStep:
     def test_another_seed_gives_other_weights(self, cpu_ranks):
         ranks = cpu_ranks()
         first = everything(Step(CONFIG, SPEC, ranks))
-        second = everything(Step(replace(CONFIG, seed=1), SPEC, ranks))
+        second = everything(Step(CONFIG.with_options(seed=1), SPEC, ranks))
         weights = {n for n in first if n.endswith("weight")}
         assert weights <= differing(first, second)
 
     @pytest.mark.parametrize("mode", MODES)
     @pytest.mark.parametrize("precision", PRECISIONS)
     def test_one_update_moves_every_weight_and_every_buffer(self, cpu_ranks, precision, mode):
-        step = Step(replace(CONFIG, step=mode), SPEC, cpu_ranks(precision))
+        step = Step(CONFIG.with_options(step=mode), SPEC, cpu_ranks(precision))
         before = everything(step)
         step(0, batch(0))
         assert differing(before, everything(step)) == set(before)
@@ -144,13 +143,13 @@ class TestStep:
         )
 
     def test_in_the_shared_step_both_players_move_from_the_same_point(self, cpu_ranks, monkeypatch):
-        step = Step(replace(CONFIG, step="shared"), SPEC, cpu_ranks())
+        step = Step(CONFIG.with_options(step="shared"), SPEC, cpu_ranks())
         apart = copy.deepcopy(step.networks)
         recorded: list[tuple[Tensor, ...]] = []
         spy(monkeypatch, "shared_grads", lambda _, out: recorded.extend((out[0], out[2])))
         step(5, batch(0))
         c = SPEC.sample(BATCH, seed=CONFIG.seed, step=5, stream=Stream.G_LATENTS)
-        d_params, g_params = apart.split(CONFIG.routing)
+        d_params, g_params = apart.split(CONFIG.information.routing)
         expected = (
             d_grads(apart, step.objective, d_params, batch(0), c)[0],
             g_grads(apart, step.objective, g_params, c)[0],
@@ -163,7 +162,7 @@ class TestStep:
     def test_in_the_reused_step_g_answers_the_moved_d_on_the_images_that_d_was_given(
         self, cpu_ranks, monkeypatch
     ):
-        step = Step(replace(CONFIG, step="reused"), SPEC, cpu_ranks())
+        step = Step(CONFIG.with_options(step="reused"), SPEC, cpu_ranks())
         apart = copy.deepcopy(step.networks)
         recorded: dict[str, tuple[Tensor, ...]] = {}
         moved: list[dict[str, Tensor]] = []
@@ -179,7 +178,7 @@ class TestStep:
         step(5, batch(0))
         assert len(passes) == 1
         c = SPEC.sample(BATCH, seed=CONFIG.seed, step=5, stream=Stream.D_LATENTS)
-        d_params, g_params = apart.split(CONFIG.routing)
+        d_params, g_params = apart.split(CONFIG.information.routing)
         of_d = d_grads(apart, step.objective, d_params, batch(0), c)[0]
         for name, p in apart.discriminator.named_parameters():
             assert not torch.equal(p, moved[0][name]), name
@@ -216,7 +215,7 @@ class TestStep:
     @pytest.mark.parametrize("mode", MODES)
     @pytest.mark.parametrize("precision", PRECISIONS)
     def test_the_average_follows_the_generator(self, cpu_ranks, precision, mode):
-        step = Step(replace(CONFIG, step=mode), SPEC, cpu_ranks(precision))
+        step = Step(CONFIG.with_options(step=mode), SPEC, cpu_ranks(precision))
         start = {n: p.detach().clone() for n, p in step.networks.generator.named_parameters()}
         step(0, batch(0))
         now = dict(step.networks.generator.named_parameters())
@@ -267,8 +266,8 @@ class TestWhatARunKeeps:
     def test_an_update_is_the_same_after_all_of_it_was_written_into_another_step(
         self, cpu_ranks, precision, mode
     ):
-        config, ranks = replace(CONFIG, step=mode), cpu_ranks(precision)
-        first, second = (Step(replace(config, seed=s), SPEC, ranks) for s in (0, 1))
+        config, ranks = CONFIG.with_options(step=mode), cpu_ranks(precision)
+        first, second = (Step(config.with_options(seed=s), SPEC, ranks) for s in (0, 1))
         first(0, batch(0))
         second(0, batch(1))  # so that nothing is as it was when it was made
         for name, module in second.modules().items():
@@ -317,7 +316,7 @@ class TestWorkingPrecision:
 
     def test_an_update_smaller_than_bf16_can_say_moves_the_weights_that_are_kept(self, cpu_ranks):
         """What the fp32 copy is for: Adam's 1e-7 on a weight of 0.02 is under a half unit."""
-        config = replace(CONFIG, lr_d=1e-7, lr_g=1e-7)
+        config = CONFIG.with_options(lr_d=1e-7, lr_g=1e-7)
         step = Step(config, SPEC, cpu_ranks("bf16"))
         weight, working = (p[1].get_parameter("fc3.weight") for p in (step.networks, step.working))
         start, start_working = weight.detach().clone(), working.detach().clone()

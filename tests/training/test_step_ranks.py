@@ -1,6 +1,5 @@
 """One update on several ranks, and under a loss scale."""
 
-from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -42,7 +41,7 @@ class TestRanks:
             seen.append(f"{player(buffer)}'s average starts")
             return Pending(partial(seen.append, f"{player(buffer)}'s average is there"))
 
-        step = Step(replace(CONFIG, step=mode), SPEC, mock_ranks(start_average=start_average))
+        step = Step(CONFIG.with_options(step=mode), SPEC, mock_ranks(start_average=start_average))
         draw = step._latents
 
         def latents(*args):
@@ -114,7 +113,7 @@ class TestRanks:
         def start_average(flat: Tensor) -> Pending:
             return Pending(lambda: cast(None, flat.zero_()))
 
-        step = Step(replace(CONFIG, step=mode), SPEC, mock_ranks(start_average=start_average))
+        step = Step(CONFIG.with_options(step=mode), SPEC, mock_ranks(start_average=start_average))
         before = [p.detach().clone() for m in step.networks for p in m.parameters()]
         step(0, batch(0))
         after = [p for m in step.networks for p in m.parameters()]
@@ -127,7 +126,7 @@ class TestLossScale:
     @staticmethod
     def run(mode: StepMode, scale: float | None) -> Step:
         scaler = None if scale is None else torch.amp.GradScaler("cpu", init_scale=scale)
-        step = Step(replace(CONFIG, step=mode), SPEC, mock_ranks(scaler=scaler))
+        step = Step(CONFIG.with_options(step=mode), SPEC, mock_ranks(scaler=scaler))
         for n in range(2):
             step(n, batch(n))
         return step

@@ -1,0 +1,85 @@
+"""The options of the information loss and of the adversarial losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..errors import UserError
+from ..options import Group, option
+
+Adversarial = Literal["nonsaturating", "hinge", "lsgan", "wgan", "relativistic"]
+BackendName = Literal["auto", "reference", "compiled", "triton"]
+NetworksName = Literal["mnist", "svhn", "faces", "chairs", "dsprites"]
+Routing = Literal["openai", "head", "generator-step"]
+
+
+@dataclass(frozen=True)
+class InformationOptions(Group):
+    """The information loss: its weight λ over the run, the parameters that it updates, and its
+    implementation. Example: --info-weight 0.5 --info-start 200 --info-ramp 100
+    """
+
+    info_weight: float = option(
+        1.0,
+        "λ, the weight of the information loss. Each code's own weight multiplies it.",
+        at_least=0,
+    )
+    info_start: int = option(
+        0,
+        "Updates before λ counts. Until then only real images shape the codes "
+        "(--invariance.weight).",
+        at_least=0,
+    )
+    info_ramp: int = option(0, "Updates over which λ then rises to its value.", at_least=0)
+    info_from: float = option(
+        0.0,
+        "Part of λ that counts before --info-start and from which it rises; above 1 it falls.",
+        at_least=0,
+    )
+    routing: Routing = option(
+        "openai",
+        "Selects which parameters the information loss updates. openai: the trunk and Q in D's "
+        "step, G in G's. head: Q's own layers and G, not the trunk. generator-step: G and Q's own "
+        "layers, both in G's step.",
+    )
+    backend: BackendName = option(
+        "auto",
+        "Computes the information loss. triton (the fused kernel) needs a GPU; reference and "
+        "compiled run anywhere. auto: triton on GPUs, else reference.",
+    )
+
+
+@dataclass(frozen=True)
+class AdversarialOptions(Group):
+    """The game: its losses and its two networks. Example: --objective wgan --spectral-norm"""
+
+    objective: Adversarial = option(
+        "nonsaturating",
+        "The adversarial losses; nonsaturating is the paper's. wgan needs --penalty.r1 or "
+        "--spectral-norm.",
+    )
+    label_smoothing: float = option(
+        0.0,
+        "Distance of D's target for real images below 1 (Salimans et al. 2016, §3.4); 0: off.",
+        at_least=0,
+        below=1,
+    )
+    networks: NetworksName = option(
+        "mnist",
+        "The pair of networks, named by the experiment of its table (svhn serves celeba).",
+    )
+    spectral_norm: bool = option(
+        False,
+        "Normalise D's and Q's weights by their largest singular value, in place of BatchNorm "
+        "(Miyato et al. 2018). dsprites' networks always do.",
+    )
+
+    def check(self, spec: Any) -> None:
+        """Raise UserError for values that no run can have."""
+        super().check(spec)
+        if self.label_smoothing and self.objective != "nonsaturating":
+            raise UserError(
+                "--label-smoothing: only --objective nonsaturating has targets to smooth, "
+                f"got {self.objective}"
+            )
