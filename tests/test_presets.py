@@ -176,7 +176,7 @@ class TestValues:
         assert counts == COUNTS[name] == TOTALS[name]
 
     def test_variants_differ_in_what_their_tables_list_alone(self):
-        allowed = {"preset", "info_weight", "lr_d", "lr_g", "codes"}
+        allowed = {"preset", "info-weight", "lr-d", "lr-g", "codes"}
         for first, *others in (
             ("faces", "faces-elevation", "faces-lighting"),
             ("chairs", "chairs-width"),

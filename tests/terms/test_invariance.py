@@ -82,7 +82,7 @@ def test_its_gradient_is_right_and_finite_where_a_category_is_never_used():
 def test_it_is_refused_without_a_category_or_where_q_would_not_learn_it():
     with pytest.raises(UserError, match="categorical"):
         config_module.check(CONFIG.with_options(codes="uniform"))
-    with pytest.raises(UserError, match="continuous"):
+    with pytest.raises(UserError, match="needs a uniform or gaussian code"):
         config_module.check(CONFIG.with_options(follow=1.0, codes="cat3"))
     config_module.check(CONFIG.with_options(follow=1.0, codes="cat3,uniform", warp="shear=0.1"))
     with pytest.raises(UserError, match="changes no slant and no width"):
