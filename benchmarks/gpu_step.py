@@ -24,6 +24,7 @@ from gpu_timing import (
     wall_times,
 )
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from fastinfogan import parallel
 from fastinfogan.config import TrainConfig
@@ -97,7 +98,7 @@ class Section:
         config, base = self.config(mode), allocated_bytes(self.machine)
         policy = Policy(torch.bfloat16, compile=compiled, capture=True)
         step = Step(config, config.spec(), self.ranks, policy)
-        plain = partial(step._update, 0, self.real, step.schedule.vat_at(0))
+        plain = partial(step._update, 0, self.real, step.active(0))
         replayed = partial(step, 0, self.real)
         way = "compiled" if compiled else "eager"
         self.add(mode, way, plain, peak_bytes(self.machine, plain, base), None)
@@ -158,9 +159,9 @@ def _kept(step: Step) -> list[Tensor]:
 
 def _outcome(step: Step, real: Tensor) -> dict[str, Tensor]:
     """What an update does."""
-    flats = {"D": step.d_flat, "G": step.g_flat}
+    flats = {"D": step.d.flat, "G": step.g.flat}
     before = {name: flat.value.detach().clone() for name, flat in flats.items()}
-    terms = [t.detach().float().reshape(-1) for player in step(7, real) for t in player]
+    terms = [t.detach().float().reshape(-1) for t in tree_leaves(step(7, real))]
     out = {"losses": torch.cat(terms)}
     for name, flat in flats.items():
         out[f"{name}'s gradient"] = flat.grad.clone()

@@ -35,8 +35,7 @@ from fastinfogan.data import streaming as stream
 from fastinfogan.evaluation.measure import MAX_REAL, score_codes, scored_code
 from fastinfogan.runs import checkpoint
 from fastinfogan.runs.folder import RunDir, networks_of
-from fastinfogan.terms.options import warp_text
-from fastinfogan.terms.warp import Warp
+from fastinfogan.terms.warp import Warp, warp_text
 from fastinfogan.training.metrics import read
 
 LEVELS = (0.9, 0.95)  # code accuracies to time

@@ -24,8 +24,8 @@ from .console import say
 from .errors import Stop, UserError
 from .options import Group, Option, own_options
 from .presets import PRESETS
-from .terms.options import WARP_HELP, InvarianceOptions
-from .terms.warp import Warp
+from .terms.invariance import InvarianceOptions
+from .terms.warp import WARP_HELP, Warp
 
 C = TypeVar("C")
 INTERRUPTED = 130

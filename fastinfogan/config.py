@@ -23,17 +23,13 @@ from .losses.options import (
 )
 from .networks import check_image_size
 from .options import Group, Option, all_options, convert, group, nearest, option, python_names
-from .terms.options import (
-    BalanceOptions,
-    ContrastiveOptions,
-    FollowOptions,
-    InvarianceOptions,
-    PenaltyOptions,
-    UprightOptions,
-    VatOptions,
-    warp_text,
-)
-from .terms.warp import parse_changes
+from .terms.contrastive import ContrastiveOptions
+from .terms.follow import FollowOptions
+from .terms.invariance import InvarianceOptions
+from .terms.penalty import PenaltyOptions
+from .terms.upright import UprightOptions
+from .terms.vat import VatOptions
+from .terms.warp import parse_changes, warp_text
 
 __all__ = [
     "OPTIONS",
@@ -159,6 +155,22 @@ class ExecutionOptions(Group):
     )
     memory_format: Literal["channels_last", "contiguous"] = option(
         "channels_last", "Layout of feature maps in memory."
+    )
+
+
+@dataclass(frozen=True)
+class BalanceOptions(Group):
+    """Weights of the codes that are scaled until the codes' gradients are of equal size. Example:
+    --balance.decay 0.99
+    """
+
+    prefix: ClassVar[str] = "balance"
+    decay: float = option(
+        0.0,
+        "Decay of the running averages of the gradients' sizes; 0: off.",
+        at_least=0,
+        below=1,
+        alias="balance-codes",
     )
 
 

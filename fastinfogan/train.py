@@ -98,7 +98,7 @@ class Training:
         ranks.agree({"data": self.identity["data"]})
         self.step = Step(config, self.spec, ranks)
         environment |= self.step.policy.record()
-        self.metrics = Metrics(self.spec, ranks)
+        self.metrics = Metrics(self.spec, ranks, [term.name for term in self.step.terms])
         self.watch = Stopwatch(ranks.device)
         self.good: Path | None = None  # the last good checkpoint
 

@@ -115,7 +115,7 @@ def child(point: Point) -> None:
     before = psutil.Process().memory_info().rss / MIB
     spec = preset.spec()
     step, metrics = Step(preset, spec, ranks), Metrics(spec, ranks)
-    flats = (step.d_flat, step.g_flat)
+    flats = (step.d.flat, step.g.flat)
     state = [t for module in step.modules().values() for t in module.state_dict().values()]
     state += [*step.optimizer_tensors().values(), *(flat.grad for flat in flats)]
     state += [flat.working for flat in flats if flat.working is not None]
@@ -137,10 +137,10 @@ def child(point: Point) -> None:
         metrics.add(done, *terms)
 
     def fixed() -> None:
-        for flat, optimizer in zip(flats, (step.d_optimizer, step.g_optimizer), strict=True):
+        for flat, optimizer in zip(flats, (step.d.optimizer, step.g.optimizer), strict=True):
             optimizer.step()
             flat.refresh()
-        step.ema.update(done, step.g_flat.value.detach())
+        step.ema.update(done, step.g.flat.value.detach())
 
     for line in sys.stdin:
         count = int(line)

@@ -23,7 +23,7 @@ from fastinfogan import atomic, evaluate, train
 from fastinfogan.networks.spectral import Spectral
 from fastinfogan.runs import checkpoint
 from fastinfogan.training import metrics
-from fastinfogan.training.step import DTerms, GTerms, Step
+from fastinfogan.training.step import DRecord, GRecord, Step
 
 
 @pytest.fixture(autouse=True)
@@ -480,7 +480,7 @@ def test_a_non_finite_loss_ends_the_run_with_its_step_and_name_and_keeps_the_las
 ) -> None:
     inner = Step.__call__
 
-    def poisoned(self: Step, step: int, real: torch.Tensor) -> tuple[DTerms, GTerms]:
+    def poisoned(self: Step, step: int, real: torch.Tensor) -> tuple[DRecord, GRecord]:
         d, g = inner(self, step, real)
         return bad(d, g) if step + 1 >= 6 else (d, g)
 

@@ -207,34 +207,34 @@ def _met(parts: Tensor, dim: int) -> Tensor:
     return torch.stack((even, odd), dim + 1).flatten(dim, dim + 1)
 
 
-Asked = Literal["everything", "inputs", "weights"]
-_asked: ContextVar[Asked] = ContextVar("_asked", default="everything")
+Grads = Literal["all", "inputs", "weights"]
+_grads: ContextVar[Grads] = ContextVar("_grads", default="all")
 
 
 @contextmanager
-def asking(what: Asked) -> Iterator[None]:
-    """What a backward pass in this block is for.
+def only_grads_of(kind: Grads) -> Iterator[None]:
+    """Limit what a backward pass in this block computes.
 
-    "inputs": for what lies before the layers, not for their weights. "weights": for these, not for
-    a leaf (images) that they are applied to. PyTorch's own functions see that by themselves, from
-    what `autograd.grad` was asked for; one written in Python does not.
+    "inputs": gradients of what lies before the layers, not of their weights. "weights": gradients
+    of these, not of a leaf (images) that they are applied to. PyTorch's own functions see that from
+    what `autograd.grad` is given; a function written in Python does not.
     """
     if torch.compiler.is_compiling():  # then no layer has a backward pass of its own
         yield
         return
-    token = _asked.set(what)
+    token = _grads.set(kind)
     try:
         yield
     finally:
-        _asked.reset(token)
+        _grads.reset(token)
 
 
 def _wanted(ctx: Any, x: Tensor) -> list[bool]:
-    """Of x, weight, bias."""
-    asked = _asked.get()
+    """Return which gradients to compute: of x, weight, bias."""
+    kind = _grads.get()
     of_x, of_w, of_bias = ctx.needs_input_grad
-    own = asked != "inputs"
-    return [of_x and not (asked == "weights" and x.is_leaf), of_w and own, of_bias and own]
+    own = kind != "inputs"
+    return [of_x and not (kind == "weights" and x.is_leaf), of_w and own, of_bias and own]
 
 
 def _backward(

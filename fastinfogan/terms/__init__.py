@@ -1,1 +1,5 @@
-"""Loss terms that can be added to a player's loss, and the extra images they need."""
+"""Loss terms that are added to a player's loss, one file each; `protocol` is their interface."""
+
+from .protocol import Address, Extra, Recipe, Seen, Term
+
+__all__ = ["Address", "Extra", "Recipe", "Seen", "Term"]

@@ -12,17 +12,40 @@ between the factors that are not shared is left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import philox
+from ..errors import UserError
 from ..latents import LatentBatch, LatentSpec
-from ..networks.base import Discriminator, Generator
+from ..networks.base import Discriminator
+from ..options import Group, option
 from ..philox import Stream
+from .protocol import Address, Extra, Seen, Term, widened
+
+
+@dataclass(frozen=True)
+class ContrastiveOptions(Group):
+    """InfoGAN-CR's term (Lin et al. 2020): a network of its own names the factor of the code that
+    two generated images share, and G helps it. Example: --contrastive.weight 2
+    """
+
+    prefix: ClassVar[str] = "contrastive"
+    weight: float = option(0.0, "Weight of the term; 0: off.", at_least=0, alias="contrastive")
+    start: int = option(0, "Updates before the term counts.", at_least=0, alias="contrastive-start")
+
+    def check(self, spec: LatentSpec) -> None:
+        """Raise UserError for values that no run with this spec can have."""
+        super().check(spec)
+        if self.weight and spec.n_cat + spec.n_cont < 2:
+            raise UserError(
+                f"--{self.prefix}.weight: needs two factors or more, got {', '.join(spec.names)}"
+            )
 
 
 class Pairs(NamedTuple):
@@ -92,21 +115,49 @@ class Critic(nn.Module):
         return self.network.q(self.network.trunk(both, "update"), "update")
 
 
-def contrastive_grads(
-    generator: Generator,
-    critic: Critic,
-    params: Sequence[nn.Parameter],
-    pairs: Pairs,
-    weight: float | Tensor,
-    scale: Callable[[Tensor], Tensor],
-) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Gradients of weight · cross entropy (eq. 4) in `params`, and the cross entropy in nats.
+@dataclass(frozen=True)
+class PairLatents:
+    """The recipe for the latents of half as many pairs as there are images."""
 
-    G's running buffers stay: they follow the batch that it is trained on otherwise. H's follow.
+    spec: LatentSpec
+
+    def __call__(self, real: Tensor, at: Address) -> Extra:
+        """Return `Pairs` of B // 2 pairs as tensors: a rank's rows of the global batch."""
+        pairs = len(real) // 2
+        first = at.first_row // len(real) * pairs
+        drawn = draw_pairs(
+            self.spec, pairs, device=real.device, seed=at.seed, step=at.step, first_pair=first
+        )
+        return Extra(tensors=tuple(drawn))
+
+
+@dataclass(frozen=True)
+class Contrastive(Term):
+    """Cross entropy (eq. 4) of H's classification of the factor that two generated images share.
+
+    Logs the cross entropy in nats. G's running buffers stay: they follow the batch that G is
+    trained on otherwise. H's follow the pairs.
     """
-    logits = critic(generator(pairs.input, "batch"))
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    loss = F.cross_entropy(wide, pairs.factor)
-    # zeros for H's unused logit
-    grads = torch.autograd.grad(scale(weight * loss), params, materialize_grads=True)
-    return grads, loss.detach()
+
+    weight: float
+    critic: Critic
+    recipe: PairLatents
+    start: int = 0  # first update that has the term
+    name = "contrastive"
+    player = "generator"
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """H, which G's optimizer trains."""
+        return {"critic": self.critic}
+
+    def active(self, step: int) -> bool:
+        """Return whether `step` is `start` or later."""
+        return step >= self.start
+
+    def loss(self, seen: Seen) -> tuple[Tensor, Tensor | None]:
+        """Return weight · cross entropy, and the cross entropy."""
+        latents, factor = seen.tensors
+        logits = seen.modules["critic"](seen.generator(latents, "batch"))
+        nats = F.cross_entropy(widened(logits), factor)
+        return self.weight * nats, nats

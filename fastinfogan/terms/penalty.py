@@ -1,23 +1,63 @@
-"""What may be added to the game: gradient penalties on D, codes balanced by their gradients.
+"""R1 and R2: penalties on D's gradient at real and at generated images.
 
-Each is off unless it is asked for, and then costs what its function does.
+Mescheder et al. 2018 ("Which training methods for GANs do actually converge?"), eq. 9 and 10.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..latents import LatentBatch, LatentSpec
-from ..losses import Backend, info_loss
 from ..networks.base import Discriminator
-from ..networks.convolution import asking
+from ..networks.convolution import only_grads_of
+from ..options import Group, option
+from .protocol import Seen, Term, widened
 
-MOST = 10.0  # times what its own weight says a code may gain by balancing, or lose
+
+@dataclass(frozen=True)
+class PenaltyOptions(Group):
+    """Penalties on D's gradient (Mescheder et al. 2018). Example: --penalty.r1 10"""
+
+    prefix: ClassVar[str] = "penalty"
+    r1: float = option(
+        0.0,
+        "γ: γ/2 times D's squared gradient at real images is added to D's loss in every update; "
+        "0: off.",
+        at_least=0,
+        alias="r1",
+    )
+    r2: float = option(0.0, "γ of the same at generated images; 0: off.", at_least=0, alias="r2")
+
+
+@dataclass(frozen=True)
+class GradientPenalty(Term):
+    """γ/2 times D's squared gradient at real images (R1) and at generated ones (R2).
+
+    Logs the penalty with its weights.
+    """
+
+    r1: float  # γ at real images
+    r2: float  # γ at generated images
+    name = "penalty"
+    differentiated_twice: ClassVar[bool] = True
+    fp16: ClassVar[bool] = False
+
+    def loss(self, seen: Seen) -> tuple[Tensor, Tensor | None]:
+        """Return the sum of the penalties whose γ is not 0."""
+        kinds = ((self.r1, seen.real), (self.r2, seen.fake))
+        parts = [
+            gamma / 2 * gradient_penalty(seen.discriminator, images)
+            for gamma, images in kinds
+            if gamma
+        ]
+        return torch.stack(parts).sum(), None
 
 
 def gradient_penalty(discriminator: Discriminator, images: Tensor) -> Tensor:
-    """E‖∇ₓD(x)‖² of D's logit, a scalar that is differentiable in D's parameters.
+    """Return E‖∇ₓD(x)‖² of D's logit, a scalar that is differentiable in D's parameters.
 
     Mescheder et al. 2018 ("Which training methods for GANs do actually converge?"), eq. 9 on real
     images, eq. 10 on generated ones, less the factor γ/2. Every image's gradient comes from the
@@ -32,51 +72,6 @@ def gradient_penalty(discriminator: Discriminator, images: Tensor) -> Tensor:
     """
     images = images.detach().requires_grad_()
     logits = discriminator.logit(discriminator.trunk(images, "batch"))
-    with asking("inputs"):
+    with only_grads_of("inputs"):
         (slopes,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    wide = slopes.to(torch.promote_types(slopes.dtype, torch.float32))
-    return wide.square().flatten(1).sum(1).mean()
-
-
-class Balance(nn.Module):
-    """Weights of the codes by which their losses pull alike: gradient-norm balancing.
-
-    A code's pull is the norm of its NLL's gradient at Q's output. Each code's weight is multiplied
-    by the codes' mean pull over its own, between 1/`MOST` and `MOST`, so that the pulls stand as
-    the codes' own weights do. (GradNorm, Chen et al. 2018, learns such weights from the gradients
-    of shared layers; here they are computed, from the gradients of Q's output, which are at hand.)
-
-    `pulls` [n_codes] are running averages, to a factor that is the same for all. As BatchNorm's
-    buffers they are each rank's own until they are averaged, and are part of a checkpoint.
-    """
-
-    pulls: Tensor
-
-    def __init__(self, spec: LatentSpec, decay: float, backend: Backend = "auto") -> None:
-        super().__init__()
-        self.spec, self.decay, self.backend = spec, decay, backend
-        self.register_buffer("pulls", torch.zeros(len(spec.codes)))
-
-    def factors(self) -> Tensor:
-        """What multiplies the weights, [n_codes]; 1 before the first batch."""
-        tiny = torch.finfo(self.pulls.dtype).tiny
-        return ((self.pulls.mean() + tiny) / (self.pulls + tiny)).clamp(1 / MOST, MOST)
-
-    def follow(self, q: Tensor, latents: LatentBatch) -> None:
-        """Take up a batch: Q's output [B, q_dim] on images of these latents."""
-        with torch.enable_grad():
-            wide = q.to(torch.promote_types(q.dtype, torch.float32))
-            if not wide.requires_grad:
-                wide = wide.detach().requires_grad_()
-            loss = info_loss(
-                wide,
-                self.spec,
-                latents.categorical,
-                latents.continuous,
-                weights=torch.ones_like(self.pulls),
-                backend=self.backend,
-                validate=False,
-            )
-            (gradient,) = torch.autograd.grad(loss.total, wide)
-        norms = [gradient[:, slot.q].norm() for slot in self.spec.slots]
-        self.pulls.lerp_(torch.stack(norms).to(self.pulls.dtype), 1 - self.decay)
+    return widened(slopes).square().flatten(1).sum(1).mean()

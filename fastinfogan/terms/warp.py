@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import NamedTuple
 
 import torch
@@ -12,10 +12,11 @@ from torch import Tensor
 
 from .. import philox
 from ..philox import Stream
+from .protocol import Address, Extra
 
 # What a warp does that a code may follow.
 CHANGES = ("slant", "width", "x", "y", "size", "stretch")
-_SMALL = 1e-10
+_EPSILON = 1e-10
 
 
 class Warped(NamedTuple):
@@ -23,6 +24,21 @@ class Warped(NamedTuple):
 
     images: Tensor  # [B, C, H, W]
     change: Tensor  # [B, 6], of `CHANGES`: in ±1 of the most that the warp does; by `place` more
+
+
+# Help for Warp's fields on the command line.
+WARP_HELP = {
+    "rotate": "Rotation, up to so many degrees either way, at most 180.",
+    "scale": "Scale of each axis by itself, from 1 - scale to 1 + scale; under 1.",
+    "shear": "Shear, up to this value either way, at most 2.",
+    "shift": "Shift, up to this part of the side either way.",
+    "flip": "Probability of mirroring left and right.",
+    "thickness": "Widening or thinning of bright strokes, in pixels on each side, at most 1.",
+    "zoom": "Scale of both axes alike, from 1/(1 + zoom) to 1 + zoom.",
+    "place": "Instead of shift: distance from the image's middle, in parts of the side.",
+    "gamma": "Brightness, to a power between exp(-gamma) and exp(gamma), at most 3.",
+    "stroke": "Probability that a short bright line is drawn on the image.",
+}
 
 
 @dataclass(frozen=True)
@@ -144,6 +160,22 @@ class Warp:
         return size, stretch
 
 
+@dataclass(frozen=True)
+class WarpedCopies:
+    """The recipe for one warped copy of each image, and for what the warp did to it.
+
+    background: the value of a dark pixel; a bright pixel is 1.
+    """
+
+    warp: Warp
+    background: float
+
+    def __call__(self, real: Tensor, at: Address) -> Extra:
+        """Return the copies of `real` and `Warped.change`."""
+        images, change = self.warp(real, **at._asdict(), background=self.background)
+        return Extra((images,), (change,))
+
+
 def places(n: int, like: Tensor) -> Tensor:
     """The middles of n pixels, from -1 to 1 as in a grid, where and of the dtype as `like`."""
     return (2 * torch.arange(n, device=like.device, dtype=like.dtype) + 1) / n - 1
@@ -152,7 +184,7 @@ def places(n: int, like: Tensor) -> Tensor:
 def centre(bright: Tensor) -> Tensor:
     """The centre of brightness (x, y) [B, 2] of images [B, C, H, W], from -1 to 1 as in a grid."""
     maps = bright.sum(1)  # [B, H, W]
-    mass = maps.sum((1, 2)).clamp_min(_SMALL)
+    mass = maps.sum((1, 2)).clamp_min(_EPSILON)
     parts = []
     for dim in (1, 2):  # summed over rows, over columns
         line = maps.sum(dim)
@@ -200,6 +232,11 @@ def parse_warp(text: str) -> Warp:
     if values.get("shift") and values.get("place"):
         raise ValueError("shift and place: expected one of them, got both")
     return Warp(**values)
+
+
+def warp_text(warp: Warp) -> str:
+    """Return the text from which `parse_warp` makes this warp."""
+    return ",".join(f"{name}={value:g}" for name, value in asdict(warp).items() if value)
 
 
 def parse_changes(text: str) -> tuple[str, ...]:

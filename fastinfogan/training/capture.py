@@ -1,4 +1,4 @@
-"""A function captured once in a CUDA graph and replayed.
+"""A function of tensors captured once in a CUDA graph and replayed.
 
 Replaying costs the host one call, whatever the number of kernels. In exchange every tensor that
 the function touches must keep its address, inputs are copied into buffers of the graph, and its
@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-Function = Callable[..., Tensor]
 WARM_UPS = 3
 TOLERANCE = 0.1  # of what an update changes: signs that rounding turns, no more
 
@@ -68,7 +68,8 @@ class Captured:
     """`function` of tensors, replayed.
 
     Args:
-        function: changes nothing but `state`, in place, and gives one tensor.
+        function: changes nothing but `state`, in place, and returns tensors in any nesting of
+            tuples, named tuples and dicts (a pytree); a replay returns them in fp32.
         state: all that it changes.
         inputs: an example of its arguments.
         agree: is told what went wrong, "" if nothing, and says it, or what went wrong elsewhere:
@@ -80,7 +81,7 @@ class Captured:
 
     def __init__(
         self,
-        function: Function,
+        function: Callable[..., Any],
         state: Sequence[Tensor],
         inputs: Sequence[Tensor],
         graphs: Graphs | None = None,
@@ -88,10 +89,15 @@ class Captured:
     ) -> None:
         graphs = graphs or CudaGraphs()
         failure = ""
+        self._tree: TreeSpec
+        self._shapes: list[torch.Size]
         self._inputs = [t.clone() for t in inputs]
 
         def work() -> Tensor:
-            return function(*self._inputs)
+            """Return the leaves in one vector, which a replay copies out by one launch."""
+            leaves, self._tree = tree_flatten(function(*self._inputs))
+            self._shapes = [leaf.shape for leaf in leaves]
+            return torch.cat([leaf.float().reshape(-1) for leaf in leaves])
 
         def warm_up() -> None:
             for _ in range(WARM_UPS):
@@ -123,15 +129,17 @@ class Captured:
             apart.append(_distance(self._result, result, torch.zeros_like(result)))
             return float(torch.stack(apart).max())
 
-    def __call__(self, *inputs: Tensor | int) -> Tensor:
-        """Replay on these inputs. The result is the caller's."""
+    def __call__(self, *inputs: Tensor | int) -> Any:
+        """Replay on these inputs. The tensors of the result are the caller's."""
         for buffer, value in zip(self._inputs, inputs, strict=True):
             if isinstance(value, Tensor):
                 buffer.copy_(value)
             else:
                 buffer.fill_(value)
         self._replay()
-        return self._result.clone()
+        parts = self._result.clone().split([shape.numel() for shape in self._shapes])
+        leaves = [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)]
+        return tree_unflatten(leaves, self._tree)
 
 
 def _distance(a: Tensor, expected: Tensor, before: Tensor) -> Tensor:

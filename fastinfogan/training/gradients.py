@@ -1,136 +1,124 @@
 """The gradients of one update, as pure functions.
 
-They mutate nothing but running buffers: BatchNorm's, of which D's and Q's follow the real batches,
-G's the batches that it is trained on, and `Balance`'s. Nothing here reads a value back to the host.
+They change nothing but running buffers: BatchNorm's, of which D's and Q's follow the real batches
+and G's the batches that it is trained on, and `Balance`'s. Nothing here reads a value back to the
+host.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..config import Adversarial, Routing
 from ..latents import LatentBatch, LatentSpec
-from ..losses import head_loss, info_loss
-from ..losses.adversarial import Player, adversarial_losses
+from ..losses import adversarial_losses, head_loss, info_loss
+from ..losses.adversarial import Player as Side
 from ..networks import Discriminator, Generator
-from ..networks.convolution import Stats, asking
-from ..terms.invariance import RealTerms
-from ..terms.penalty import Balance, gradient_penalty
-from ..terms.warp import Warped
+from ..networks.convolution import only_grads_of
+from ..terms.protocol import Extra, Seen, TermSet, widened
+from .balance import Balance
 
+Routing = Literal["openai", "head", "generator-step"]
 Gradients = tuple[Tensor, ...]
 Scale = Callable[[Tensor], Tensor]  # multiplies a loss, by fp16's loss scale
+# (D's loss of real and generated logits, G's loss of generated logits and, where its attribute
+# `needs_real` is true, of real ones), as `adversarial_losses` returns them.
+AdversarialPair = tuple[Callable[..., Tensor], Callable[..., Tensor]]
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised: V(D, G) − λ·L_I (eq. 5), and whom the second term trains."""
+    """The game V(D, G) − λ·L_I (arXiv 1606.03657, eq. 5), and whom the second term trains."""
 
     spec: LatentSpec
     weights: Tensor  # [n_codes] on the device: λ times each code's own weight
     routing: Routing
     backend: str = "auto"
-    real: RealTerms | None = None  # what Q is asked on real images, an extension
-    adversarial: Adversarial = "nonsaturating"
+    adversarial: str | AdversarialPair = "nonsaturating"
     smoothing: float = 0.0  # D's target for real images is 1 less this
-    r1: float = 0.0  # γ of the penalty on D's gradient at real images
-    r2: float = 0.0  # and at generated ones
-    balance: Balance | None = None  # what follows the codes' pulls
+    balance: Balance | None = None  # follows the codes' gradients
+
+    @property
+    def needs_real(self) -> bool:
+        """Whether G's loss takes D's logits of real images."""
+        if isinstance(self.adversarial, str):
+            return self.adversarial == "relativistic"
+        return bool(getattr(self.adversarial[1], "needs_real", False))
 
     def losses(
         self,
-        player: Player,
+        side: Side,
         logits: Tensor,
         q: Tensor,
         latents: LatentBatch,
         of_real: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(adversarial loss, λ-weighted NLL, NLL per code in nats).
+        """Return (adversarial loss, λ-weighted NLL, NLL per code in nats).
 
-        logits: D's, of real rows, for D alone, and then of the generated ones; q: of these.
-        of_real: D's logits of real rows, for G where the objective compares them.
+        Args:
+            logits: D's logits [R + B]: of R real images, for D alone, then of B generated ones.
+            q: Q's output on the generated images, [B, q_dim].
+            of_real: D's logits of real images, for G where `needs_real`.
         """
-        if self.adversarial not in ("nonsaturating", "hinge"):
-            return self._losses_apart(player, logits, q, latents, of_real)
-        total, per_code, adversarial = head_loss(
-            logits,
-            q,
-            self.spec,
-            latents.categorical,
-            latents.continuous,
-            player=player,
-            adversarial=self.adversarial,
+        codes = (q, self.spec, latents.categorical, latents.continuous)
+        if self.adversarial in ("nonsaturating", "hinge"):
+            total, per_code, adversarial = head_loss(
+                logits,
+                *codes,
+                player=side,
+                adversarial=self.adversarial,  # type: ignore[arg-type]
+                weights=self.weights,
+                backend=self.backend,  # type: ignore[arg-type]
+                validate=False,
+            )
+            if self.smoothing and side == "discriminator":
+                adversarial = adversarial + self.smoothing * widened(logits[: -len(q)]).mean()
+            return adversarial, total, per_code
+        pair = self.adversarial
+        d_loss, g_loss = adversarial_losses(pair) if isinstance(pair, str) else pair
+        total, per_code = info_loss(
+            *codes,
             weights=self.weights,
             backend=self.backend,  # type: ignore[arg-type]
             validate=False,
         )
-        if self.smoothing and player == "discriminator":
-            adversarial = adversarial + self.smoothing * _mean(logits[: -len(q)])
+        if side == "discriminator":
+            adversarial = d_loss(logits[: -len(q)], logits[-len(q) :])
+        else:
+            adversarial = g_loss(logits, of_real) if self.needs_real else g_loss(logits)
         return adversarial, total, per_code
 
-    def _losses_apart(
-        self,
-        player: Player,
-        logits: Tensor,
-        q: Tensor,
-        latents: LatentBatch,
-        of_real: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The same for the objectives that `head_loss` does not have."""
-        d_loss, g_loss = adversarial_losses(self.adversarial)
-        information = info_loss(
-            q,
-            self.spec,
-            latents.categorical,
-            latents.continuous,
-            weights=self.weights,
-            backend=self.backend,  # type: ignore[arg-type]
-            validate=False,
-        )
-        if player == "discriminator":
-            real, fake = logits[: -len(q)], logits[-len(q) :]
-            return d_loss(real, fake), information.total, information.per_code
-        return g_loss(logits, of_real), information.total, information.per_code
 
-    def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> Tensor:
-        """γ/2 times D's squared gradients at real and at generated images; for γ that are not 0."""
-        kinds = [(gamma, x) for gamma, x in ((self.r1, real), (self.r2, fake)) if gamma]
-        parts = [gamma / 2 * gradient_penalty(discriminator, x) for gamma, x in kinds]
-        return torch.stack(parts).sum()
-
-
-class DTerms(NamedTuple):
-    """D's step, each a device scalar but nll [n_codes]."""
+class DRecord(NamedTuple):
+    """The values of D's step, each a device scalar but nll [n_codes]."""
 
     loss: Tensor  # adversarial
     real: Tensor  # mean of D(x) on real images
     fake: Tensor  # mean of D(G(z))
+    nll: Tensor  # nats
+    terms: dict[str, Tensor]  # of each loss term, by its name
+
+
+class GRecord(NamedTuple):
+    """The values of G's step, as in `DRecord`."""
+
+    loss: Tensor
     nll: Tensor
-    real_information: Tensor  # nats, of real and warped images, or of two upright copies; or 0
-    penalty: Tensor  # on D's gradients, with its weights; 0 where there is none
-
-
-class GTerms(NamedTuple):
-    """G's step."""
-
-    loss: Tensor  # adversarial
-    nll: Tensor
-    contrastive: Tensor  # InfoGAN-CR's cross entropy, nats; 0 before its start or where it is not
+    terms: dict[str, Tensor]
 
 
 class Networks(NamedTuple):
-    """The pair."""
+    """The pair of networks."""
 
     generator: Generator
     discriminator: Discriminator
 
     def split(self, routing: Routing) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """The parameters that D's step and that G's step trains; in the latter G's come first."""
+        """Return the parameters that D's step and that G's step trains; G's own come first."""
         q = self.discriminator.q_parameters()
         q_ids = {id(p) for p in q}
         d = [p for p in self.discriminator.parameters() if id(p) not in q_ids]
@@ -138,8 +126,11 @@ class Networks(NamedTuple):
         return (d, g + q) if routing == "generator-step" else (d + q, g)
 
 
+NO_TERMS = TermSet()
+
+
 def unscaled(loss: Tensor) -> Tensor:
-    """No loss scale."""
+    """Return the loss as it is: no loss scale."""
     return loss
 
 
@@ -151,118 +142,34 @@ def d_grads(
     latents: LatentBatch,
     scale: Scale = unscaled,
     *,
-    warped: Warped | None = None,
-    probes: Tensor | None = None,
-    upright: Tensor | None = None,
+    terms: TermSet = NO_TERMS,
+    extras: Sequence[Extra] = (),
     fake: Tensor | None = None,
-    together: bool = True,
-) -> tuple[Gradients, DTerms]:
-    """Gradients of D's loss, −log D(x) − log(1 − D(G(z))) + λ·NLL, in `params`.
+) -> tuple[Gradients, DRecord]:
+    """Return the gradients of D's loss in `params`, and its values.
 
-    Or with another adversarial loss in the place of the first two terms. With `warped` or `upright`
-    the information that Q finds on real images is added, for its weight; and the gradient
-    penalties, if the objective has them.
+    The loss is −log D(x) − log(1 − D(G(z))) + λ·NLL, or that of another adversarial objective, and
+    the loss of each term. All images go through D in one pass, each kind normalised by its own
+    statistics.
 
     Args:
+        params: D's, and those of the terms' own networks.
         real: images [B, C, H, W] in the generator's range.
         latents: a batch of as many rows.
         scale: multiplies the loss (fp16's loss scale).
-        warped: warped copies of `real`, in the same order.
-        probes: directions like `real` from which adversarial copies are looked for, if they are.
-        upright: two upright copies of each image, [2B, C, H, W], all first ones first.
-        fake: G(latents), where it was begun before (by `generate`).
-        together: all images go through D in one pass, those of a kind normalised by their own
-            statistics; the same as a pass for each, to rounding.
+        terms, extras: D's terms, and what each of their recipes made of `real`.
+        fake: G(latents), where `generate` has begun it.
     """
     if fake is None:
         with torch.no_grad():
             fake = networks.generator(latents.input, "batch")
     fake = fake.detach()
-    kinds = [x.to(fake.dtype) for x in (real, fake, *_kinds(warped, upright))]
-    of_real, of_fake, *of_copies = _features(networks, kinds, together)
-    copied = Copied(kinds[0], warped, of_copies, probes)
-    total, terms, _ = _d_loss(networks, objective, of_real, of_fake, latents, copied)
-    if objective.r1 or objective.r2:
-        penalty = objective.penalty(networks.discriminator, *kinds[:2])
-        total, terms = total + penalty, terms._replace(penalty=penalty.detach())
-    with asking("weights"):
-        return torch.autograd.grad(scale(total), params), terms
-
-
-def _kinds(warped: Warped | None, upright: Tensor | None) -> list[Tensor]:
-    """The copies of real images that D is to see, in parts of as many rows."""
-    parts = [] if upright is None else [*upright.chunk(2)]
-    return parts if warped is None else [warped.images, *parts]
-
-
-def _features(
-    networks: Networks, kinds: Sequence[Tensor], together: bool = True
-) -> tuple[Tensor, ...]:
-    """D's features of as many images of each kind; the running buffers follow the first."""
-    trunk = networks.discriminator.trunk
-    others: list[Stats] = ["batch"] * (len(kinds) - 1)
-    stats: tuple[Stats, ...] = ("update", *others)
-    if together and len(kinds) > 1:
-        return trunk(torch.cat(list(kinds)), stats).chunk(len(kinds))
-    return tuple(trunk(images, s) for images, s in zip(kinds, stats, strict=True))
-
-
-class Copied(NamedTuple):
-    """What the terms on real images need."""
-
-    real: Tensor  # the images, in the dtype that D computes in
-    warped: Warped | None
-    features: Sequence[Tensor]  # D's of the warped copies and of the upright ones, if there are any
-    probes: Tensor | None
-
-
-def _d_loss(
-    networks: Networks,
-    objective: Objective,
-    of_real: Tensor,
-    of_fake: Tensor,
-    latents: LatentBatch,
-    copied: Copied,
-) -> tuple[Tensor, DTerms, Tensor]:
-    """D's loss from its features, and D's logits of real images."""
-    discriminator = networks.discriminator
-    logits = torch.cat([discriminator.logit(x) for x in (of_real, of_fake)])
-    shared = of_fake if objective.routing == "openai" else of_fake.detach()
-    q = discriminator.q(shared, "batch")
-    loss, information, nll = objective.losses("discriminator", logits, q, latents)
-    total = loss if objective.routing == "generator-step" else loss + information
-    terms, none = objective.real, torch.zeros_like(loss)
-    nats = none
-    if terms is None or not copied.features:
-        # Q has no loss on real images, but its running statistics are theirs.
-        with torch.no_grad():
-            on_real = discriminator.q(of_real, "update")
-    else:
-        on_real = discriminator.q(of_real, "update")
-        on_copies = [discriminator.q(x, "batch") for x in copied.features]
-        if copied.warped is not None:
-            of_copies, nats = terms.loss(on_real, on_copies.pop(0), copied.warped.change)
-            total = total + of_copies
-        if on_copies:
-            of_copies, nats = terms.of_upright(on_real, *on_copies)
-            total = total + of_copies
-    if terms is not None and copied.probes is not None:
-        divergence = terms.adversarial(discriminator, copied.real, on_real, copied.probes)
-        total = total + terms.vat * divergence
-    real_logits, fake_logits = logits.detach().chunk(2)
-    on_real, on_fake = _probability(real_logits), _probability(fake_logits)
-    told = DTerms(loss.detach(), on_real, on_fake, nll, nats.detach(), none.detach())
-    return total, told, real_logits
-
-
-def _mean(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).mean()
-
-
-def _probability(logit: Tensor) -> Tensor:
-    """Mean of D's output; near 1 bf16 has no more than two digits."""
-    wide = torch.promote_types(logit.dtype, torch.float32)
-    return logit.to(wide).sigmoid().mean()
+    kinds = [x.to(fake.dtype) for x in (real, fake, *_images(extras))]
+    of_real, of_fake, *of_extra = _features(networks, kinds)
+    batch = Batch(kinds[0], fake, latents, of_real, of_fake, of_extra)
+    total, record, _ = _d_loss(networks, objective, batch, terms, extras)
+    with only_grads_of("weights"):
+        return torch.autograd.grad(scale(total), params, materialize_grads=True), record
 
 
 def g_grads(
@@ -272,63 +179,33 @@ def g_grads(
     latents: LatentBatch,
     scale: Scale = unscaled,
     *,
+    terms: TermSet = NO_TERMS,
+    extras: Sequence[Extra] = (),
     fake: Tensor | None = None,
     real: Tensor | None = None,
-) -> tuple[Gradients, GTerms]:
-    """Gradients of G's loss, −log D(G(z)) + λ·NLL, in `params`, of which G's are the first.
+) -> tuple[Gradients, GRecord]:
+    """Return the gradients of G's loss in `params`, of which G's are the first, and its values.
 
-    Or with another adversarial loss in the place of the first term.
-
-    D is frozen: autograd computes the gradients of `params` alone, and D's and Q's running
+    The loss is −log D(G(z)) + λ·NLL, or that of another adversarial objective, and the loss of each
+    term. D is frozen: autograd computes the gradients of `params` alone, and D's and Q's running
     buffers stay as they are.
 
     Args:
-        fake: G(latents), where it was begun before (by `generate`).
-        real: as many real images [B, C, H, W], for a relativistic objective alone.
+        terms, extras: G's terms, and what each of their recipes made.
+        fake: G(latents), where `generate` has begun it.
+        real: as many real images [B, C, H, W], for an objective or terms that need them.
     """
     if fake is None:
         fake = generate(networks, latents)
     discriminator = networks.discriminator
     of_real = None
-    if objective.adversarial == "relativistic":
+    if objective.needs_real:
         assert real is not None
         with torch.no_grad():
             of_real = discriminator.logit(discriminator.trunk(real.to(fake.dtype), "batch"))
     features = discriminator.trunk(fake, "batch")
-    return _g_grads(networks, objective, params, latents, scale, fake, fake, features, of_real)
-
-
-def generate(networks: Networks, latents: LatentBatch) -> Tensor:
-    """G's own forward pass, which its running buffers follow: it does not depend on D."""
-    return networks.generator(latents.input, "update")
-
-
-def _g_grads(
-    networks: Networks,
-    objective: Objective,
-    params: Sequence[nn.Parameter],
-    latents: LatentBatch,
-    scale: Scale,
-    fake: Tensor,
-    seen: Tensor,
-    features: Tensor,
-    of_real: Tensor | None,
-) -> tuple[Gradients, GTerms]:
-    """`fake` is G's output, `seen` the same as D took it, `features` D's of it.
-
-    `of_real` are D's logits of real images, where the objective compares them.
-    """
-    discriminator = networks.discriminator
-    q = discriminator.q(features, "batch")
-    logits = discriminator.logit(features)
-    loss, information, nll = objective.losses("generator", logits, q, latents, of_real)
-    if objective.balance is not None:
-        objective.balance.follow(q, latents)
-    own = len(list(networks.generator.parameters()))
-    with asking("inputs"):
-        of_fake, *of_q = torch.autograd.grad(scale(loss + information), (seen, *params[own:]))
-    of_g = torch.autograd.grad(fake, params[:own], of_fake)
-    return (*of_g, *of_q), GTerms(loss.detach(), nll, torch.zeros_like(loss.detach()))
+    batch = Batch(fake[:0] if real is None else real.to(fake.dtype), fake, latents, None, features)
+    return _g_grads(networks, objective, params, batch, fake, scale, terms, extras, of_real)
 
 
 def shared_grads(
@@ -340,34 +217,156 @@ def shared_grads(
     latents: LatentBatch,
     scale: Scale = unscaled,
     *,
-    warped: Warped | None = None,
-    probes: Tensor | None = None,
-    upright: Tensor | None = None,
-) -> tuple[Gradients, DTerms, Gradients, GTerms]:
-    """What `d_grads` and `g_grads` give for the same latents and weights, from one pass.
+    d_terms: TermSet = NO_TERMS,
+    d_extras: Sequence[Extra] = (),
+    g_terms: TermSet = NO_TERMS,
+    g_extras: Sequence[Extra] = (),
+) -> tuple[Gradients, DRecord, Gradients, GRecord]:
+    """Return what `d_grads` and `g_grads` give for the same latents and weights, from one pass.
 
     One forward pass of G and one of D over its images serve both losses, so both players move from
     the same point, where the paper's alternating step lets G answer the D that has just moved.
     D's backward pass is not shared: the adversarial gradient turns its sign between the players,
     the information gradient does not, and BatchNorm couples the rows, so no rescaling by rows
-    makes one of the other. But G's asks D for no gradient of its weights.
+    makes one of the other. But G's pass computes no gradient of D's weights.
     """
     discriminator = networks.discriminator
     fake = generate(networks, latents)
     # A leaf tells the layers that D's gradients need none of the images. A compiler sees that by
     # itself, and torch before 2.13 cannot trace requires_grad_.
-    seen = fake if torch.compiler.is_compiling() else fake.detach().requires_grad_()
-    kinds = [x.to(fake.dtype) for x in (real, *_kinds(warped, upright))]
-    of_real, *of_copies = _features(networks, kinds)
-    of_fake = discriminator.trunk(seen, "batch")
-    copied = Copied(kinds[0], warped, of_copies, probes)
-    total, d_terms, real_logits = _d_loss(networks, objective, of_real, of_fake, latents, copied)
-    if objective.r1 or objective.r2:
-        penalty = objective.penalty(discriminator, kinds[0], seen)
-        total, d_terms = total + penalty, d_terms._replace(penalty=penalty.detach())
-    with asking("weights"):
-        of_d = torch.autograd.grad(scale(total), d_params, retain_graph=True)
-    of_g, g_terms = _g_grads(
-        networks, objective, g_params, latents, scale, fake, seen, of_fake, real_logits
+    leaf = fake if torch.compiler.is_compiling() else fake.detach().requires_grad_()
+    kinds = [x.to(fake.dtype) for x in (real, *_images(d_extras))]
+    of_real, *of_extra = _features(networks, kinds)
+    of_fake = discriminator.trunk(leaf, "batch")
+    batch = Batch(kinds[0], leaf, latents, of_real, of_fake, of_extra)
+    total, d_record, real_logits = _d_loss(networks, objective, batch, d_terms, d_extras)
+    with only_grads_of("weights"):
+        of_d = torch.autograd.grad(
+            scale(total), d_params, retain_graph=True, materialize_grads=True
+        )
+    of_g, g_record = _g_grads(
+        networks, objective, g_params, batch, fake, scale, g_terms, g_extras, real_logits
     )
-    return of_d, d_terms, of_g, g_terms
+    return of_d, d_record, of_g, g_record
+
+
+def generate(networks: Networks, latents: LatentBatch) -> Tensor:
+    """Return G's images, whose pass its running buffers follow: it does not depend on D."""
+    return networks.generator(latents.input, "update")
+
+
+class Batch(NamedTuple):
+    """The images of one update, and D's features of each kind."""
+
+    real: Tensor  # [B, C, H, W] in the dtype that D computes in
+    fake: Tensor  # as D took it
+    latents: LatentBatch  # of `fake`
+    of_real: Tensor | None  # features [B, F]; None where real images are not passed
+    of_fake: Tensor
+    of_extra: Sequence[Tensor] = ()  # of each extra image, in order
+
+
+def _images(extras: Sequence[Extra]) -> list[Tensor]:
+    return [image for extra in extras for image in extra.images]
+
+
+def _features(networks: Networks, kinds: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return D's features of as many images of each kind; running buffers follow the first."""
+    trunk = networks.discriminator.trunk
+    if len(kinds) == 1:
+        return (trunk(kinds[0], "update"),)
+    stats = ("update", *["batch" for _ in kinds[1:]])
+    return trunk(torch.cat(list(kinds)), stats).chunk(len(kinds))  # type: ignore[arg-type]
+
+
+def _d_loss(
+    networks: Networks,
+    objective: Objective,
+    batch: Batch,
+    terms: TermSet,
+    extras: Sequence[Extra],
+) -> tuple[Tensor, DRecord, Tensor]:
+    """Return D's loss, its values, and D's logits of real images."""
+    discriminator = networks.discriminator
+    assert batch.of_real is not None
+    logits = torch.cat([discriminator.logit(x) for x in (batch.of_real, batch.of_fake)])
+    shared = batch.of_fake if objective.routing == "openai" else batch.of_fake.detach()
+    q_fake = discriminator.q(shared, "batch")
+    loss, information, nll = objective.losses("discriminator", logits, q_fake, batch.latents)
+    total = loss if objective.routing == "generator-step" else loss + information
+    # Without a term Q has no loss on real images, but its running statistics are theirs.
+    with torch.set_grad_enabled(bool(terms.terms) and torch.is_grad_enabled()):
+        q = discriminator.q(batch.of_real, "update")
+    real_logits, fake_logits = logits.chunk(2)
+    logged: dict[str, Tensor] = {}
+    if terms.terms:
+        q_extra = [discriminator.q(x, "batch") for x in batch.of_extra]
+        seen = Seen(
+            *networks,
+            batch.real,
+            batch.fake,
+            batch.latents,
+            widened(q),
+            widened(q_fake),
+            fake_logits,
+        )
+        total, logged = terms.add(total, seen, extras, [widened(x) for x in q_extra])
+    real_logits = real_logits.detach()
+    record = DRecord(
+        loss.detach(), _probability(real_logits), _probability(fake_logits.detach()), nll, logged
+    )
+    return total, record, real_logits
+
+
+def _g_grads(
+    networks: Networks,
+    objective: Objective,
+    params: Sequence[nn.Parameter],
+    batch: Batch,
+    fake: Tensor,
+    scale: Scale,
+    terms: TermSet,
+    extras: Sequence[Extra],
+    of_real: Tensor | None,
+) -> tuple[Gradients, GRecord]:
+    """Return G's gradients and values. `fake` is G's output with its graph to G.
+
+    of_real: D's logits of real images, where the objective compares them.
+    """
+    discriminator = networks.discriminator
+    q = discriminator.q(batch.of_fake, "batch")
+    logits = discriminator.logit(batch.of_fake)
+    loss, information, nll = objective.losses("generator", logits, q, batch.latents, of_real)
+    if objective.balance is not None:
+        objective.balance.follow(q, batch.latents)
+    n_own = len(list(networks.generator.parameters()))
+    n_pair = n_own
+    if objective.routing == "generator-step":
+        n_pair += len(discriminator.q_parameters())
+    logged: dict[str, Tensor] = {}
+    of_leaf: Tensor | None = None
+    more: Gradients = tuple(torch.zeros_like(p) for p in params[n_pair:])
+    if terms.terms:
+        none, wide = widened(q[:0]), widened(q)
+        seen = Seen(*networks, batch.real, fake, batch.latents, none, wide, logits)
+        added, logged = terms.add(torch.zeros_like(information), seen, extras)
+        of_leaf, *grads_of_terms = torch.autograd.grad(
+            scale(added), (batch.fake, *params), retain_graph=True, materialize_grads=True
+        )
+        more = tuple(grads_of_terms)
+    with only_grads_of("inputs"):
+        of_fake, *of_q = torch.autograd.grad(
+            scale(loss + information), (batch.fake, *params[n_own:n_pair])
+        )
+    if of_leaf is not None and batch.fake is not fake:  # the leaf cut the terms' way to G
+        of_fake = of_fake + of_leaf
+    grads: Gradients = (*torch.autograd.grad(fake, params[:n_own], of_fake), *of_q)
+    if terms.terms:
+        grads, more = tuple(torch._foreach_add(grads, more[:n_pair])), more[n_pair:]
+    grads = (*grads, *more)
+    return grads, GRecord(loss.detach(), nll, logged)
+
+
+def _probability(logit: Tensor) -> Tensor:
+    """Return the mean of D's output; near 1 bf16 has no more than two digits."""
+    return widened(logit).sigmoid().mean()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,45 +16,55 @@ from ..errors import NonFiniteLoss
 from ..latents import LatentSpec
 from ..losses import information
 from ..parallel import Ranks
-from .step import DTerms, GTerms
+from .gradients import DRecord, GRecord
 
 _NEVER = 2**62
 
 
 class Metrics:
-    """Sums of the terms of each update since the last record, all on the device.
+    """Sums of the values of each update since the last record, all on the device.
 
     NLL and information are those of G's step, whose latents D's step has not seen where the step
     alternates: so those of different `--step` do not compare.
+
+    terms: the names of the run's loss terms. Each is averaged over the updates that had it.
     """
 
-    def __init__(self, spec: LatentSpec, ranks: Ranks) -> None:
-        self.spec, self.ranks = spec, ranks
+    def __init__(self, spec: LatentSpec, ranks: Ranks, terms: Sequence[str] = ()) -> None:
+        self.spec, self.ranks, self.terms = spec, ranks, tuple(terms)
         codes = len(spec.codes)
-        self._losses = [
-            *("d_loss", "g_loss", "information on real images"),
-            *("gradient penalty", "contrastive term"),
-            *(f"information of {n}" for n in spec.names),
-        ]
-        self.sums = torch.zeros(7 + codes, device=ranks.device)
+        self._losses = ["d_loss", "g_loss", *terms, *(f"information of {n}" for n in spec.names)]
+        n = 2 + len(self.terms) + codes
+        # [the losses, the terms, the codes' NLL, D(x), D(G(z))]
+        self.sums = torch.zeros(n + 2, device=ranks.device)
         self.count = torch.zeros((), dtype=torch.int64, device=ranks.device)
+        self.term_counts = torch.zeros(len(self.terms), device=ranks.device)
+        self._one, self._zero = (torch.full((), x, device=ranks.device) for x in (1.0, 0.0))
         self._first_bad = torch.full((), _NEVER, dtype=torch.int64, device=ranks.device)
-        self._bad = torch.zeros(5 + codes, dtype=torch.bool, device=ranks.device)
+        self._bad = torch.zeros(n, dtype=torch.bool, device=ranks.device)
 
-    def add(self, step: int, d: DTerms, g: GTerms) -> None:
+    def add(self, step: int, d: DRecord, g: GRecord) -> None:
         """Count update `step` (from 1). Notes the first one with a non-finite loss."""
-        losses = (d.loss, g.loss, d.real_information, d.penalty, g.contrastive)
-        scalars = torch.stack((*losses, d.real, d.fake))
-        self.sums += torch.cat((scalars, g.nll))
+        values = d.terms | g.terms
+        logged = [values.get(name, self._zero).float() for name in self.terms]
+        if logged:
+            had = [self._one if name in values else self._zero for name in self.terms]
+            self.term_counts += torch.stack(had)
+        losses = torch.stack((d.loss, g.loss, *logged))
+        self.sums += torch.cat((losses, g.nll, torch.stack((d.real, d.fake))))
         self.count += 1
-        bad = ~torch.cat((scalars[:5], d.nll + g.nll)).isfinite()
+        bad = ~torch.cat((losses, d.nll + g.nll)).isfinite()
         first = bad.any() & (self._first_bad == _NEVER)
         self._bad |= bad & first
         self._first_bad.masked_fill_(first, step)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps, so that a resumed run writes the same next record."""
-        return {"metrics.sums": self.sums, "metrics.count": self.count}
+        """Return what a checkpoint keeps, so that a resumed run writes the same next record."""
+        return {
+            "metrics.sums": self.sums,
+            "metrics.count": self.count,
+            "metrics.term_counts": self.term_counts,
+        }
 
     def average(self) -> None:
         """Put the ranks' mean into every rank's sums."""
@@ -63,6 +74,7 @@ class Metrics:
         """Start the next interval."""
         self.sums.zero_()
         self.count.zero_()
+        self.term_counts.zero_()
 
     def check_finite(self) -> None:
         """Raise NonFiniteLoss, naming the step and what it hit. Reads from the device."""
@@ -76,14 +88,21 @@ class Metrics:
         raise NonFiniteLoss(f"non-finite {', '.join(names)} in update {int(first)}")
 
     def record(self, step: int, images: int, images_per_second: float | None) -> dict[str, Any]:
-        """The means since the last record, as a plain object. Reads from the device."""
+        """Return the means since the last record, as a plain object. Reads from the device.
+
+        A term has null where no update of the interval had it.
+        """
         sums = self.sums.clone()
         self.ranks.average_([sums])
-        means = sums / self.count
-        d_loss, g_loss, real_information, penalty, contrastive, d_real, d_fake = means[:7].tolist()
-        names = self.spec.names
-        nll = dict(zip(names, means[7:].tolist(), strict=True))
-        bound = dict(zip(names, information(means[7:], self.spec).tolist(), strict=True))
+        n_terms, names = len(self.terms), self.spec.names
+        counts = [self.count.expand(2), self.term_counts, self.count.expand(len(names) + 2)]
+        means = sums / torch.cat([c.to(sums.dtype) for c in counts])
+        (d_loss, g_loss), of_terms, nll, (d_real, d_fake) = (
+            part.tolist() for part in means.split([2, n_terms, len(names), 2])
+        )
+        bound = information(means[2 + n_terms : -2], self.spec).tolist()
+        had = self.term_counts.tolist()
+        logged = zip(self.terms, of_terms, had, strict=True)
         return {
             "step": step,
             "images": images,
@@ -92,11 +111,9 @@ class Metrics:
             "g_loss": g_loss,
             "d_real": d_real,
             "d_fake": d_fake,
-            "real_information": real_information,
-            "penalty": penalty,
-            "contrastive": contrastive,
-            "nll": nll,
-            "information": bound,
+            **{name: value if count else None for name, value, count in logged},
+            "nll": dict(zip(names, nll, strict=True)),
+            "information": dict(zip(names, bound, strict=True)),
         }
 
 

@@ -1,4 +1,4 @@
-"""A player's parameters in one buffer, with their gradients and their working copies.
+"""One side of the game: its parameters in one buffer, their optimizer and their average.
 
 One buffer: one all-reduce, one Adam, one cast, one average, whatever the number of layers.
 """
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..networks.convolution import BatchNorm
+from ..parallel import Pending, Ranks
 
 ALIGN = 64  # elements: a parameter begins on a cache line in every dtype
 Network = TypeVar("Network", bound=nn.Module)
@@ -70,6 +71,92 @@ class Flat:
         """Bring the working copy up to date."""
         if self.working is not None:
             self.working.copy_(self.value)
+
+
+class Player:
+    """The parameters that one player's step trains, and everything that moves them.
+
+    Args:
+        name: "d" or "g", as checkpoints name its moments.
+        params: fp32 parameters, which become views of one buffer.
+        dtype: the dtype that is computed in.
+        lr: the full learning rate.
+        betas: Adam's.
+        ranks: average the gradients.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        params: Iterable[nn.Parameter],
+        dtype: torch.dtype,
+        lr: float,
+        betas: tuple[float, float],
+        ranks: Ranks,
+    ) -> None:
+        self.name, self.lr, self._ranks = name, lr, ranks
+        self.flat = Flat(params, dtype)
+        self.optimizer = fused_adam(self.flat, lr, betas)
+
+    @property
+    def _scaler(self) -> torch.amp.GradScaler | None:
+        scaler: torch.amp.GradScaler | None = self._ranks.accelerator.scaler
+        return scaler
+
+    def set_rate(self, rate: float | Tensor | None) -> None:
+        """Set the learning rate of this update; None leaves it."""
+        if rate is None:
+            return
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):  # on GPUs, where a graph reads it
+                group["lr"].fill_(rate) if isinstance(rate, float) else group["lr"].copy_(rate)
+            else:
+                group["lr"] = rate
+
+    def start_average(self, grads: Sequence[Tensor]) -> Pending:
+        """Take up this rank's gradients and start averaging them over the ranks."""
+        self.flat.collect(grads)
+        return self._ranks.start_average(self.flat.grad)
+
+    def move(self) -> None:
+        """Apply the averaged gradients, and bring the working copies up to date."""
+        if self._scaler is None:
+            self.optimizer.step()
+        else:
+            self._scaler.step(self.optimizer)
+        self.flat.refresh()
+
+    def state(self) -> list[Tensor]:
+        """Return all that an update of this player changes, live: parameters and moments."""
+        tensors = [self.flat.value, *self.optimizer.state[self.flat.value].values()]
+        return tensors if self.flat.working is None else [*tensors, self.flat.working]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return Adam's moments and count, live, by the names that checkpoints use."""
+        state = self.optimizer.state[self.flat.value]
+        out = {f"adam_{self.name}.step": state["step"]}
+        for key in ("exp_avg", "exp_avg_sq"):
+            for i, view in enumerate(self.flat.views(state[key])):
+                out[f"adam_{self.name}.{i:02d}.{key}"] = view
+        return out
+
+
+def fused_adam(flat: Flat, lr: float, betas: tuple[float, float]) -> torch.optim.Adam:
+    """Return Adam on a flat parameter; its state exists from the start, to be saved."""
+    value = flat.value
+    optimizer = torch.optim.Adam(
+        [value],
+        lr=torch.tensor(lr, device=value.device) if value.device.type == "cuda" else lr,
+        betas=betas,
+        fused=True,
+        capturable=value.device.type == "cuda",
+    )
+    optimizer.state[value] = {
+        "step": torch.zeros((), dtype=torch.float32, device=value.device),
+        "exp_avg": torch.zeros_like(value.data),
+        "exp_avg_sq": torch.zeros_like(value.data),
+    }
+    return optimizer
 
 
 def working_copies(flats: Sequence[Flat]) -> dict[nn.Parameter, nn.Parameter]:

@@ -6,6 +6,7 @@ The one place that decides it. What it chose is said at the start and kept in en
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +15,7 @@ import torch._dynamo
 from ..config import TrainConfig
 from ..errors import UserError
 from ..parallel import Ranks
+from ..terms.protocol import Term
 
 # Images of a rank's run from which it is compiled. That takes 30 to 40 s, which on an H200 pays
 # after 7 to 24 million images (docs/performance.md); on slower GPUs it should be fewer.
@@ -55,50 +57,60 @@ class Policy:
         return replace(self, capture=False, reason=f"not captured: {why}")
 
 
-def choose(config: TrainConfig, ranks: Ranks) -> Policy:
-    """The policy for a device. Raises UserError where what was asked for cannot be."""
-    device = ranks.device
+def choose(config: TrainConfig, ranks: Ranks, terms: Sequence[Term] = ()) -> Policy:
+    """Return the policy for a device and loss terms.
+
+    Raises UserError where the options ask for what the device or a term cannot do.
+    """
+    device, execution = ranks.device, config.execution
     nvidia = device.type == "cuda" and torch.version.hip is None
-    if config.execution.capture == "on" and not nvidia:
+    if execution.capture == "on" and not nvidia:
         raise UserError(f"--capture on: CUDA graphs need an NVIDIA GPU, this run is on {device}")
     scaled = ranks.accelerator.scaler is not None
-    if config.execution.compile == "on" and scaled:
+    if execution.compile == "on" and scaled:
         raise UserError("--compile on: fp16's loss scale is not compiled; use bf16 or fp32")
-    if config.vat.weight and scaled:
-        raise UserError(
-            "--vat.weight: fp16 is too narrow for its gradients; use bf16, fp32 or --vat.weight 0"
-        )
+    for term in terms:
+        if scaled and not term.fp16:
+            raise UserError(
+                f"--{term.name}: fp16 is too narrow for its gradients; use bf16, fp32 or "
+                f"--{term.name} 0"
+            )
     has_compiler = device.type != "cuda" or importlib.util.find_spec("triton") is not None
-    if config.execution.compile == "on" and not has_compiler:
+    if execution.compile == "on" and not has_compiler:
         raise UserError("--compile on: triton is not installed; install it or use --compile off")
     traces = hasattr(torch._dynamo.config, "trace_autograd_ops")  # not in every torch
     long = config.steps * config.batch_size >= COMPILE_FROM
     auto_compile = device.type == "cuda" and long and has_compiler and traces and not scaled
-    compiled = config.execution.compile == "on" or (
-        config.execution.compile == "auto" and auto_compile
-    )
-    captured = nvidia and config.execution.capture != "off"
+    compiled = execution.compile == "on" or (execution.compile == "auto" and auto_compile)
+    captured = nvidia and execution.capture != "off"
     if device.type == "cpu":
         reason = "on a CPU compiling gains nothing and takes a minute"
     elif not has_compiler:
         reason = "triton is not installed"
-    elif not long and config.execution.compile == "auto":
+    elif not long and execution.compile == "auto":
         reason = f"a run of under {COMPILE_FROM:,} images is not compiled"
     elif not nvidia:
         reason = "CUDA graphs are for NVIDIA GPUs"
     else:
         reason = "a GPU waits for the host otherwise"
-    if "auto" not in (config.execution.compile, config.execution.capture) or (
-        not nvidia and config.execution.compile != "auto"
+    if "auto" not in (execution.compile, execution.capture) or (
+        not nvidia and execution.compile != "auto"
     ):
         reason = "as asked"
-    if config.penalty.r1 or config.penalty.r2:  # `config.check` refuses what asks for either
+    twice = [term.name for term in terms if term.differentiated_twice]
+    if twice:
+        for name in ("compile", "capture"):
+            if getattr(execution, name) == "on":
+                raise UserError(
+                    f"--{name} on: the term {twice[0]} is differentiated twice, which cannot be "
+                    f"compiled or captured; use --{name} auto or off"
+                )
         compiled = captured = False
-        reason = "a gradient penalty is differentiated twice, which compilers do not do"
+        reason = f"{twice[0]} is differentiated twice, which compilers do not do"
     formats = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
     return Policy(
         DTYPES[ranks.accelerator.mixed_precision],
-        formats[config.execution.memory_format],
+        formats[execution.memory_format],
         compiled,
         captured,
         reason,

@@ -1,9 +1,13 @@
-"""One update of the pair: gradients as pure functions, then the optimizers."""
+"""One update of the pair: three ways of taking it, and what they share.
+
+`alternating`, `reused` and `shared` are the update; `Step` holds the networks, the players and the
+loss terms, and runs one of the three eagerly, compiled or as a captured graph.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,15 +22,21 @@ from ..latents import LatentBatch, LatentSpec
 from ..networks import initialise, pair
 from ..parallel import Ranks
 from ..philox import Stream
-from ..terms.contrastive import Critic, Pairs, contrastive_grads, draw_pairs, n_factors
-from ..terms.copies import Copier, Copies, real_terms
-from ..terms.penalty import Balance
+from ..terms.contrastive import Contrastive, Critic, PairLatents, n_factors
+from ..terms.follow import Follow, followers
+from ..terms.invariance import Invariance, first_categories
+from ..terms.penalty import GradientPenalty
+from ..terms.protocol import Address, Extra, Recipe, Term, TermSet, check_names
+from ..terms.upright import Upright, UprightCopies
+from ..terms.vat import VirtualAdversarial
+from ..terms.warp import WarpedCopies, parse_changes
+from .balance import Balance
 from .capture import Captured, CaptureFailed, restored
 from .ema import Ema
 from .gradients import (
-    DTerms,
+    DRecord,
     Gradients,
-    GTerms,
+    GRecord,
     Networks,
     Objective,
     Scale,
@@ -36,26 +46,103 @@ from .gradients import (
     shared_grads,
     unscaled,
 )
-from .player import Flat, working_copies, working_network
+from .player import Player, working_copies, working_network
 from .policy import Policy, choose
 from .schedule import Schedule
 
 __all__ = [
-    "DTerms",
-    "GTerms",
+    "DRecord",
+    "GRecord",
     "Networks",
     "Objective",
     "Step",
     "build",
+    "build_terms",
     "d_grads",
-    "fused_adam",
     "g_grads",
     "shared_grads",
 ]
 
 
+class Record(NamedTuple):
+    """The values of one update, on the device."""
+
+    d: DRecord
+    g: GRecord
+
+
+class Work(NamedTuple):
+    """The gradients of an update with one set of active terms, eager or compiled."""
+
+    d_terms: TermSet
+    g_terms: TermSet
+    d_grads: Callable[..., tuple[Gradients, DRecord]]  # of real, latents, extras, G's images
+    g_grads: Callable[..., tuple[Gradients, GRecord]]  # of latents, extras, G's images, real
+    shared_grads: Callable[..., tuple[Gradients, DRecord, Gradients, GRecord]]
+
+    def extras(self, real: Tensor, at: Address) -> tuple[tuple[Extra, ...], tuple[Extra, ...]]:
+        """Return what the recipes of D's and of G's terms make of a batch, each made once."""
+        recipes: dict[Recipe, Extra] = {}
+        for recipe in (*self.d_terms.recipes, *self.g_terms.recipes):
+            if recipe not in recipes:
+                recipes[recipe] = recipe(real, at)
+        d, g = (
+            tuple(recipes[recipe] for recipe in terms.recipes)
+            for terms in (self.d_terms, self.g_terms)
+        )
+        return d, g
+
+
+def alternating(step: Step, work: Work, at: Address, real: Tensor) -> Record:
+    """Take the paper's update: G answers the D that has just moved, on latents of its own."""
+    d_extras, g_extras = work.extras(real, at)
+    latents = step.latents(at, Stream.D_LATENTS, len(real))
+    grads, d_record = work.d_grads(real, latents, d_extras)
+    average = step.d.start_average(grads)
+    # G's own pass depends neither on D's update nor that on it: it runs during the all-reduce.
+    latents = step.latents(at, Stream.G_LATENTS, len(real))
+    fake = step.begin(latents)
+    average.wait()
+    step.d.move()
+    grads, g_record = work.g_grads(latents, g_extras, fake, real)
+    step.g.start_average(grads).wait()
+    step.g.move()
+    return Record(d_record, g_record)
+
+
+def reused(step: Step, work: Work, at: Address, real: Tensor) -> Record:
+    """As `alternating`, but both players see the same generated images, which G makes once."""
+    d_extras, g_extras = work.extras(real, at)
+    latents = step.latents(at, Stream.D_LATENTS, len(real))
+    fake = step.begin(latents)
+    grads, d_record = work.d_grads(real, latents, d_extras, fake)
+    step.d.start_average(grads).wait()
+    step.d.move()
+    grads, g_record = work.g_grads(latents, g_extras, fake, real)
+    step.g.start_average(grads).wait()
+    step.g.move()
+    return Record(d_record, g_record)
+
+
+def shared(step: Step, work: Work, at: Address, real: Tensor) -> Record:
+    """Take an update in which one pass serves both players, which move at once."""
+    d_extras, g_extras = work.extras(real, at)
+    latents = step.latents(at, Stream.G_LATENTS, len(real))
+    of_d, d_record, of_g, g_record = work.shared_grads(real, latents, d_extras, g_extras)
+    d_average = step.d.start_average(of_d)
+    g_average = step.g.start_average(of_g)
+    d_average.wait()
+    step.d.move()
+    g_average.wait()
+    step.g.move()
+    return Record(d_record, g_record)
+
+
+UPDATES = {"alternating": alternating, "reused": reused, "shared": shared}
+
+
 def build(config: TrainConfig, spec: LatentSpec) -> Networks:
-    """The preset's networks with weights drawn from the seed, on the CPU."""
+    """Return the preset's networks with weights drawn from the seed, on the CPU."""
     sizes = (spec.input_dim, spec.q_dim, config.data.image_size, config.data.channels)
     networks = Networks(
         *pair(config.adversarial.networks, *sizes, spectral_norm=config.adversarial.spectral_norm)
@@ -66,10 +153,8 @@ def build(config: TrainConfig, spec: LatentSpec) -> Networks:
     return networks
 
 
-def build_critic(config: TrainConfig, spec: LatentSpec) -> Critic | None:
-    """InfoGAN-CR's H, which is built as D is, or none where it is not asked for."""
-    if not config.contrastive.weight:
-        return None
+def build_critic(config: TrainConfig, spec: LatentSpec) -> Critic:
+    """Return InfoGAN-CR's H, which is built as D is, with weights drawn from the seed."""
     sizes = (spec.input_dim, n_factors(spec), config.data.image_size, 2 * config.data.channels)
     critic = Critic(
         pair(config.adversarial.networks, *sizes, spectral_norm=config.adversarial.spectral_norm)[1]
@@ -78,31 +163,32 @@ def build_critic(config: TrainConfig, spec: LatentSpec) -> Critic | None:
     return critic
 
 
-def fused_adam(flat: Flat, lr: float, config: TrainConfig) -> torch.optim.Adam:
-    """Adam on a flat parameter; its state exists from the start, to be saved and broadcast."""
-    value = flat.value
-    optimizer = torch.optim.Adam(
-        [value],
-        lr=torch.tensor(lr, device=value.device) if value.device.type == "cuda" else lr,
-        betas=(config.optimiser.beta1, config.optimiser.beta2),
-        fused=True,
-        capturable=value.device.type == "cuda",
-    )
-    optimizer.state[value] = {
-        "step": torch.zeros((), dtype=torch.float32, device=value.device),
-        "exp_avg": torch.zeros_like(value.data),
-        "exp_avg_sq": torch.zeros_like(value.data),
-    }
-    return optimizer
+def build_terms(config: TrainConfig, spec: LatentSpec, background: float) -> tuple[Term, ...]:
+    """Return the loss terms that the options name, in the order in which they are added.
 
-
-class Functions(NamedTuple):
-    """The gradients of this run's networks, eager or compiled."""
-
-    d: Callable[..., tuple[Gradients, DTerms]]  # of real images, latents, `Copies`, G's images
-    g: Callable[..., tuple[Gradients, GTerms]]  # of latents, G's images if begun, real
-    shared: Callable[..., tuple[Gradients, DTerms, Gradients, GTerms]]  # as of D
-    contrastive: Callable[[Pairs], tuple[Gradients, Tensor]]  # G's, then the critic's
+    background: the value of a dark pixel; a bright pixel is 1.
+    """
+    terms: list[Term] = []
+    categories = first_categories(spec) or slice(0)
+    warped = WarpedCopies(config.invariance.warp, background)
+    if config.invariance.weight:
+        terms.append(Invariance(config.invariance.weight, categories, warped))
+    if config.follow.weight:
+        columns, changes = followers(spec, parse_changes(config.follow.changes))
+        terms.append(Follow(config.follow.weight, columns, changes, warped))
+    if config.upright.weight:
+        terms.append(Upright(config.upright.weight, categories, UprightCopies(background)))
+    if config.vat.weight:
+        vat = (config.vat.radius, config.vat.start, config.vat.stop)
+        terms.append(VirtualAdversarial(config.vat.weight, categories, *vat))
+    if config.penalty.r1 or config.penalty.r2:
+        terms.append(GradientPenalty(config.penalty.r1, config.penalty.r2))
+    if config.contrastive.weight:
+        critic, pairs = build_critic(config, spec), PairLatents(spec)
+        terms.append(
+            Contrastive(config.contrastive.weight, critic, pairs, config.contrastive.start)
+        )
+    return tuple(terms)
 
 
 COMPILER = "inductor"  # of torch.compile; tests take one that only traces
@@ -111,7 +197,7 @@ _NOT_FOR_USERS = (r"TensorFloat32 tensor cores", r"\s*Online softmax is disabled
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, which calls `autograd.grad`, as one graph without a break."""
+    """Return `function`, which calls `autograd.grad`, as one graph without a break."""
     config = torch._dynamo.config
     if not hasattr(config, "trace_autograd_ops"):
         raise UserError("--compile on: this torch cannot trace autograd.grad; use --compile off")
@@ -119,40 +205,35 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function, fullgraph=True, dynamic=False, backend=COMPILER)
 
 
-def _packed(d: DTerms, g: GTerms) -> Tensor:
-    """All terms in one vector."""
-    return torch.cat([x.float().view(-1) for x in (*d, *g)])
-
-
-def _unpacked(vector: Tensor) -> tuple[DTerms, GTerms]:
-    names = (*DTerms._fields, *GTerms._fields)
-    codes = (len(vector) - len(names)) // 2 + 1  # all but the two NLL are scalars
-    parts = vector.split([codes if name == "nll" else 1 for name in names])
-    terms = [x if name == "nll" else x[0] for name, x in zip(names, parts, strict=True)]
-    n = len(DTerms._fields)
-    return DTerms(*terms[:n]), GTerms(*terms[n:])
-
-
 class Step:
-    """The whole update: D's gradients, Adam, G's gradients, Adam, EMA.
+    """The networks, the two players, the loss terms, and the update that moves them.
 
     `networks` hold the weights as they are trained, saved and averaged; `working` are the same
     networks in the precision that is computed in.
+
+    Args:
+        terms: loss terms that are added to those that the options name.
     """
 
     def __init__(
-        self, config: TrainConfig, spec: LatentSpec, ranks: Ranks, policy: Policy | None = None
+        self,
+        config: TrainConfig,
+        spec: LatentSpec,
+        ranks: Ranks,
+        policy: Policy | None = None,
+        terms: Sequence[Term] = (),
     ) -> None:
         self.config, self.spec, self.ranks = config, spec, ranks
-        self.policy = choose(config, ranks) if policy is None else policy
-        self.networks, self.critic = build(config, spec), build_critic(config, spec)
-        trained = [*self.networks] if self.critic is None else [*self.networks, self.critic]
-        for network in trained:
+        self.networks = build(config, spec)
+        low, _ = self.networks.generator.image_range
+        self.terms = (*build_terms(config, spec, low), *terms)
+        check_names(self.terms)
+        self.policy = choose(config, ranks, self.terms) if policy is None else policy
+        owned = [module for term in self.terms for module in term.modules.values()]
+        for network in (*self.networks, *owned):
             network.to(device=ranks.device)
             network.to(memory_format=self.policy.memory_format)  # type: ignore[call-overload]
         self.schedule = Schedule(config, spec, ranks.device)
-        low, _ = self.networks.generator.image_range
-        self._copies = Copier(config, ranks, low)
         self.balance: Balance | None = None
         if config.balance.decay:
             self.balance = Balance(spec, config.balance.decay, config.information.backend).to(
@@ -163,74 +244,100 @@ class Step:
             self.schedule.weights,
             config.information.routing,
             config.information.backend,
-            real=real_terms(config, spec),
-            adversarial=config.adversarial.objective,
-            smoothing=config.adversarial.label_smoothing,
-            r1=config.penalty.r1,
-            r2=config.penalty.r2,
-            balance=self.balance,
+            config.adversarial.objective,
+            config.adversarial.label_smoothing,
+            self.balance,
         )
         self.scaler: torch.amp.GradScaler | None = ranks.accelerator.scaler
         self.ema = Ema(self.networks.generator, config.optimiser.ema)
-        d_params, g_params = self.networks.split(config.information.routing)
-        if self.critic is not None:
-            g_params += self.critic.parameters()
-        self.d_flat = Flat(d_params, self.policy.dtype)
-        self.g_flat = Flat(g_params, self.policy.dtype)
-        self.d_optimizer = fused_adam(self.d_flat, config.optimiser.lr_d, config)
-        self.g_optimizer = fused_adam(self.g_flat, config.optimiser.lr_g, config)
-        copies = working_copies((self.d_flat, self.g_flat))
+        params = self._trained(self.networks, {})
+        rates, betas = (
+            (config.optimiser.lr_d, config.optimiser.lr_g),
+            (config.optimiser.beta1, config.optimiser.beta2),
+        )
+        self.d, self.g = (
+            Player(name, own, self.policy.dtype, lr, betas, ranks)
+            for name, own, lr in zip("dg", params, rates, strict=True)
+        )
+        copies = working_copies((self.d.flat, self.g.flat))
         generator, discriminator = self.networks
         self.working = Networks(
             working_network(generator, copies), working_network(discriminator, copies)
         )
-        self.d_params, self.g_params = self.working.split(config.information.routing)
-        self.working_critic: Critic | None = None
-        if self.critic is not None:
-            self.working_critic = working_network(self.critic, copies)
-        self._gradients = self._compiled() if self.policy.compile else self._eager()
-        self._captured: dict[bool, Captured] = {}  # without adversarial copies and with them
+        self._working_modules = {module: working_network(module, copies) for module in owned}
+        self.d_params, self.g_params = self._trained(self.working, self._working_modules)
+        self._work: dict[tuple[str, ...], Work] = {}
+        self.work(self.active(0))  # where torch cannot compile, say so now
+        self._captured: dict[tuple[str, ...], Captured] = {}
 
-    # How the gradients are computed
+    def _trained(
+        self, networks: Networks, copies: dict[nn.Module, nn.Module]
+    ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """Return the parameters that D's and that G's step trains, the terms' own at the end."""
+        d, g = networks.split(self.config.information.routing)
+        for term in self.terms:
+            for module in term.modules.values():
+                own = copies.get(module, module).parameters()
+                (d if term.player == "discriminator" else g).extend(own)
+        return d, g
 
-    def _eager(self) -> Functions:
+    # The gradients
+
+    def active(self, step: int) -> tuple[str, ...]:
+        """Return the names of the terms that update `step` has: they decide which graph runs."""
+        return tuple(term.name for term in self.terms if term.active(step))
+
+    def _active_sets(self) -> list[tuple[str, ...]]:
+        """Return the distinct sets of active terms over the run."""
+        return list(dict.fromkeys(self.active(step) for step in range(self.config.steps)))
+
+    def work(self, active: tuple[str, ...]) -> Work:
+        """Return the gradients of updates with these terms, compiled where the policy says so."""
+        if active not in self._work:
+            self._work[active] = self._bind(active)
+        return self._work[active]
+
+    def _bind(self, active: tuple[str, ...]) -> Work:
         scale: Scale = unscaled if self.scaler is None else self.scaler.scale
-        networks, objective = self.working, self.objective
-        d_params, g_params = self.d_params, self.g_params
-        critic, weight = self.working_critic, self.config.contrastive.weight
-        switch = self.schedule.contrastive
-        own = list(networks.generator.parameters())
-
-        def contrastive(pairs: Pairs) -> tuple[Gradients, Tensor]:
-            assert critic is not None
-            params = [*own, *critic.parameters()]
-            of = (networks.generator, critic, params, pairs, weight * switch)
-            return contrastive_grads(*of, scale)
-
-        return Functions(
-            lambda real, latents, warped=None, probes=None, upright=None, fake=None: d_grads(
-                *(networks, objective, d_params, real, latents, scale),
-                warped=warped,
-                probes=probes,
-                upright=upright,
-                fake=fake,
-            ),
-            lambda latents, fake, real=None: g_grads(
-                networks, objective, g_params, latents, scale, fake=fake, real=real
-            ),
-            lambda real, latents, warped=None, probes=None, upright=None: shared_grads(
-                *(networks, objective, d_params, g_params, real, latents, scale),
-                warped=warped,
-                probes=probes,
-                upright=upright,
-            ),
-            contrastive,
+        pair = (self.working, self.objective)
+        terms = [term for term in self.terms if term.name in active]
+        d_terms, g_terms = (
+            TermSet([term for term in terms if term.player == player], self._working_modules)
+            for player in ("discriminator", "generator")
         )
 
-    def _compiled(self) -> Functions:
-        """One graph each, of forward and backward pass; shapes are fixed, a new one is an error."""
-        eager = self._eager()
-        return Functions(*(compiled(function) for function in eager))
+        def of_d(
+            real: Tensor,
+            latents: LatentBatch,
+            extras: tuple[Extra, ...],
+            fake: Tensor | None = None,
+        ) -> tuple[Gradients, DRecord]:
+            return d_grads(
+                *pair, self.d_params, real, latents, scale, terms=d_terms, extras=extras, fake=fake
+            )
+
+        def of_g(
+            latents: LatentBatch, extras: tuple[Extra, ...], fake: Tensor | None, real: Tensor
+        ) -> tuple[Gradients, GRecord]:
+            return g_grads(
+                *pair, self.g_params, latents, scale,
+                terms=g_terms, extras=extras, fake=fake, real=real,
+            )  # fmt: skip
+
+        def of_both(
+            real: Tensor,
+            latents: LatentBatch,
+            d_extras: tuple[Extra, ...],
+            g_extras: tuple[Extra, ...],
+        ) -> tuple[Gradients, DRecord, Gradients, GRecord]:
+            return shared_grads(
+                *pair, self.d_params, self.g_params, real, latents, scale,
+                d_terms=d_terms, d_extras=d_extras, g_terms=g_terms, g_extras=g_extras,
+            )  # fmt: skip
+
+        if self.policy.compile:  # one graph each; shapes are fixed, a new one is an error
+            of_d, of_g, of_both = compiled(of_d), compiled(of_g), compiled(of_both)
+        return Work(d_terms, g_terms, of_d, of_g, of_both)
 
     def prepare(self, real: Tensor) -> list[str]:
         """Compile and capture for batches like `real`, which leaves no trace in the weights.
@@ -241,14 +348,14 @@ class Step:
             return []
         if self.scaler is not None:
             self.scaler.scale(torch.zeros((), device=real.device))  # it makes its tensors now
-        told = self._compile(real)
+        notes = self._compile(real)
         if not self.policy.capture:
-            return told
+            return notes
         step = torch.zeros((), dtype=torch.int64, device=real.device)
         try:
-            for vat in self.schedule.vat_kinds:
-                self._captured[vat] = Captured(
-                    partial(self._packed_update, vat=vat),
+            for active in self._active_sets():
+                self._captured[active] = Captured(
+                    partial(self._update, active=active),
                     self._state(),
                     (step, real),
                     agree=self.ranks.first_failure,
@@ -256,36 +363,30 @@ class Step:
         except CaptureFailed as error:
             self._captured.clear()
             self.policy = self.policy.without_capture(str(error))
-            told.append(f"the update runs without a CUDA graph: {error}")
-        return told
+            notes.append(f"the update runs without a CUDA graph: {error}")
+        return notes
 
     def _compile(self, real: Tensor) -> list[str]:
-        """A first update, for which the compiler runs; without it where it fails unasked."""
+        """Run a first update, for which the compiler runs; go on without it where it fails."""
         try:
             with restored(self._state()), warnings.catch_warnings():
                 for words in _NOT_FOR_USERS:
                     warnings.filterwarnings("ignore", words)
-                for vat in self.schedule.vat_kinds:
-                    self._update(0, real, vat)
+                for active in self._active_sets():
+                    self._update(0, real, active)
         except TorchDynamoException as error:
             why = " ".join(str(error).strip().splitlines()[:2])  # the backend, what it said
             # Other ranks wait in an all-reduce for what this one has not computed.
             if self.config.execution.compile == "on" or self.ranks.world_size > 1:
                 raise UserError(f"torch.compile failed, use --compile off: {why}") from error
             self.policy = self.policy.without_compile(why)
-            self._gradients = self._eager()
+            self._work.clear()
             return [f"the update is not compiled: {why}"]
         return []
 
     def _state(self) -> list[Tensor]:
-        """All that an update changes, parameters and moments in their buffers."""
-        tensors: list[Tensor] = [self.ema.flat.value]
-        for flat, optimizer in (
-            (self.d_flat, self.d_optimizer),
-            (self.g_flat, self.g_optimizer),
-        ):
-            tensors += [flat.value, *optimizer.state[flat.value].values()]
-            tensors += [] if flat.working is None else [flat.working]
+        """Return all that an update changes, parameters and moments in their buffers."""
+        tensors: list[Tensor] = [self.ema.flat.value, *self.d.state(), *self.g.state()]
         for module in self.modules().values():
             tensors += module.buffers()
         if self.scaler is not None:
@@ -293,149 +394,64 @@ class Step:
         return [t.detach() for t in tensors if isinstance(t, Tensor)]
 
     def refresh(self) -> None:
-        """After weights were written from outside (a checkpoint, a broadcast)."""
-        self.d_flat.refresh()
-        self.g_flat.refresh()
+        """Take up weights that were written from outside (a checkpoint, a broadcast)."""
+        self.d.flat.refresh()
+        self.g.flat.refresh()
 
     # The update
 
-    def __call__(self, step: int, real: Tensor) -> tuple[DTerms, GTerms]:
-        """Update `step` (from 0) on real images [B, C, H, W]."""
-        vat = self.schedule.vat_at(step)
-        if vat not in self._captured:
-            return self._update(step, real, vat)
-        return _unpacked(self._captured[vat](step, real))
+    def __call__(self, step: int, real: Tensor) -> Record:
+        """Run update `step` (from 0) on real images [B, C, H, W]."""
+        active = self.active(step)
+        if active in self._captured:
+            record: Record = self._captured[active](step, real)
+            return record
+        return self._update(step, real, active)
 
-    def _packed_update(self, step: Tensor, real: Tensor, vat: bool) -> Tensor:
-        """Everything between two looks of the host, as a function of tensors."""
-        return _packed(*self._update(step, real, vat))
-
-    def _update(self, step: int | Tensor, real: Tensor, vat: bool) -> tuple[DTerms, GTerms]:
-        """vat: whether it has adversarial copies."""
+    def _update(self, step: int | Tensor, real: Tensor, active: tuple[str, ...]) -> Record:
+        """Run an update with these terms: everything between two reads by the host."""
         self.schedule.set(step, None if self.balance is None else self.balance.factors())
-        self.schedule.set_rate(self.d_optimizer, self.config.optimiser.lr_d, step)
-        self.schedule.set_rate(self.g_optimizer, self.config.optimiser.lr_g, step)
-        update = self._shared if self.config.execution.step == "shared" else self._alternating
-        terms = update(step, real, self._copies(step, real, vat))
+        for player in (self.d, self.g):
+            player.set_rate(self.schedule.rate(player.lr, step))
+        at = Address(self.config.seed, step, self.ranks.rank * len(real))
+        record = UPDATES[self.config.execution.step](self, self.work(active), at, real)
         if self.scaler is not None:
             self.scaler.update()
-        self.ema.update(step, self.g_flat.value.detach())
-        return terms
+        self.ema.update(step, self.g.flat.value.detach())
+        return record
 
-    def _alternating(
-        self, step: int | Tensor, real: Tensor, copies: Copies
-    ) -> tuple[DTerms, GTerms]:
-        """The paper's: G answers the D that has just moved, on latents of its own.
-
-        Or on D's (`reused`), whose images it then makes once: G does not move in between.
-        """
-        reused = self.config.execution.step == "reused"
-        latents, fake = self._latents(step, Stream.D_LATENTS, len(real)), None
-        if reused:
-            fake = self._generated(latents)
-        grads, d_terms = self._gradients.d(real, latents, *copies, fake)
-        self.d_flat.collect(grads)
-        average = self.ranks.start_average(self.d_flat.grad)
-        if not reused:
-            # What G does before it meets D does not depend on D's update, nor that on this.
-            latents = self._latents(step, Stream.G_LATENTS, len(real))
-            fake = self._generated(latents)
-        average.wait()
-        self._move(self.d_flat, self.d_optimizer)
-        seen = real if self.config.adversarial.objective == "relativistic" else None
-        grads, g_terms = self._gradients.g(latents, fake, seen)
-        grads, g_terms = self._contrasted(step, grads, g_terms, len(real))
-        self.g_flat.collect(grads)
-        self.ranks.start_average(self.g_flat.grad).wait()
-        self._move(self.g_flat, self.g_optimizer)
-        return d_terms, g_terms
-
-    def _shared(self, step: int | Tensor, real: Tensor, copies: Copies) -> tuple[DTerms, GTerms]:
-        """One pass for both players."""
-        latents = self._latents(step, Stream.G_LATENTS, len(real))
-        of_d, d_terms, of_g, g_terms = self._gradients.shared(real, latents, *copies)
-        self.d_flat.collect(of_d)
-        d_average = self.ranks.start_average(self.d_flat.grad)
-        of_g, g_terms = self._contrasted(step, of_g, g_terms, len(real))
-        self.g_flat.collect(of_g)
-        g_average = self.ranks.start_average(self.g_flat.grad)
-        d_average.wait()
-        self._move(self.d_flat, self.d_optimizer)
-        g_average.wait()
-        self._move(self.g_flat, self.g_optimizer)
-        return d_terms, g_terms
-
-    def _contrasted(
-        self, step: int | Tensor, grads: Gradients, terms: GTerms, batch: int
-    ) -> tuple[Gradients, GTerms]:
-        """G's gradients with those of the contrastive term, if there is one, and its critic's."""
-        if self.critic is None:
-            return grads, terms
-        early = isinstance(step, int) and step < self.config.contrastive.start  # its weight is 0
-        if early and not self.policy.compile:
-            return (*grads, *(torch.zeros_like(p) for p in self.critic.parameters())), terms
-        pairs = draw_pairs(
-            self.spec,
-            batch // 2,
-            device=self.ranks.device,
-            seed=self.config.seed,
-            step=step,
-            first_pair=self.ranks.rank * (batch // 2),
-        )
-        more, value = self._gradients.contrastive(pairs)
-        own = len(list(self.working.generator.parameters()))
-        of_g = torch._foreach_add(grads[:own], more[:own])
-        told = terms._replace(contrastive=value * self.schedule.contrastive)
-        return (*of_g, *grads[own:], *more[own:]), told
-
-    def _generated(self, latents: LatentBatch) -> Tensor | None:
-        """G's images with its graph; compiled functions have the pass in their own."""
+    def begin(self, latents: LatentBatch) -> Tensor | None:
+        """Return G's images with their graph; None where a compiled function has the pass."""
         return None if self.policy.compile else generate(self.working, latents)
 
-    def _latents(self, step: int | Tensor, stream: Stream, batch: int) -> LatentBatch:
-        """This rank's rows of the global batch."""
+    def latents(self, at: Address, stream: Stream, batch: int) -> LatentBatch:
+        """Draw this rank's rows of the global batch."""
         return self.spec.sample(
             batch,
             device=self.ranks.device,
-            seed=self.config.seed,
-            step=step,
+            seed=at.seed,
+            step=at.step,
             stream=stream,
-            first_row=self.ranks.rank * batch,
+            first_row=at.first_row,
         )
-
-    def _move(self, flat: Flat, optimizer: torch.optim.Adam) -> None:
-        if self.scaler is None:
-            optimizer.step()
-        else:
-            self.scaler.step(optimizer)
-        flat.refresh()
 
     # What a run keeps
 
     def modules(self) -> dict[str, nn.Module]:
-        """The networks by the names that checkpoints use."""
+        """Return the networks by the names that checkpoints use."""
         kept: dict[str, nn.Module] = {
             "generator": self.networks.generator,
             "generator_ema": self.ema.module,
             "discriminator": self.networks.discriminator,
         }
-        more = {"critic": self.critic, "balance": self.balance}
-        return kept | {name: module for name, module in more.items() if module is not None}
+        for term in self.terms:
+            kept |= term.modules
+        return kept if self.balance is None else {**kept, "balance": self.balance}
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
-        """Adam's moments and counts, live, by name."""
-        out = {}
-        for name, optimizer, flat in (
-            ("d", self.d_optimizer, self.d_flat),
-            ("g", self.g_optimizer, self.g_flat),
-        ):
-            state = optimizer.state[flat.value]
-            out[f"adam_{name}.step"] = state["step"]
-            for key in ("exp_avg", "exp_avg_sq"):
-                for i, view in enumerate(flat.views(state[key])):
-                    out[f"adam_{name}.{i:02d}.{key}"] = view
-        return out
+        """Return Adam's moments and counts, live, by name."""
+        return self.d.tensors() | self.g.tensors()
 
     def average_buffers(self) -> None:
-        """BatchNorm's running buffers, which are each rank's own, averaged over the ranks."""
+        """Average BatchNorm's running buffers, which are each rank's own, over the ranks."""
         self.ranks.average_([b for module in self.modules().values() for b in module.buffers()])

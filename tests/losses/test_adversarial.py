@@ -24,6 +24,8 @@ from helpers.small_pair import (
 from torch import Tensor
 
 from fastinfogan.config import Adversarial
+from fastinfogan.terms.penalty import GradientPenalty
+from fastinfogan.terms.protocol import TermSet
 from fastinfogan.training.gradients import d_grads, g_grads, shared_grads
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -83,14 +85,16 @@ def textbook(
 
 def ours(mode: str, **changes) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor, Tensor]:
     networks = pair()
+    gammas = {name: changes.pop(name, 0.0) for name in ("r1", "r2")}
+    terms = TermSet([GradientPenalty(**gammas)] if any(gammas.values()) else [])
     goal = replace(objective("openai"), **changes)
     d_params, g_params = networks.split("openai")
     if mode == "shared":
         d, d_terms, g, g_terms = shared_grads(
-            networks, goal, d_params, g_params, images(), latent()
+            networks, goal, d_params, g_params, images(), latent(), d_terms=terms
         )
     else:
-        d, d_terms = d_grads(networks, goal, d_params, images(), latent())
+        d, d_terms = d_grads(networks, goal, d_params, images(), latent(), terms=terms)
         real = images() if goal.adversarial == "relativistic" else None
         g, g_terms = g_grads(networks, goal, g_params, latent(), real=real)
     return named(networks, d_params, d), named(networks, g_params, g), d_terms.loss, g_terms.loss

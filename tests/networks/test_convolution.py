@@ -17,9 +17,9 @@ from fastinfogan.networks.convolution import (
     Conv,
     Same,
     Up,
-    asking,
     convolve,
     lrelu,
+    only_grads_of,
     patches,
 )
 
@@ -257,7 +257,7 @@ class TestAsking:
         wanted = [used, *layer.parameters()]
         everything = torch.autograd.grad(layer(used), wanted, dy)
         y = layer(used)
-        with asking(what), Work() as work:
+        with only_grads_of(what), Work() as work:
             got = torch.autograd.grad(y, wanted, dy, allow_unused=True)
         return got, work.done, everything
 
@@ -301,7 +301,7 @@ class TestAsking:
     def test_behind_the_block_everything_is_asked_for_again(self, kind, sizes):
         layer, x, dy = problem(kind, **sizes)
         expected = run_layer(layer, dy, x)
-        with pytest.raises(KeyError), asking("weights"), asking("inputs"):
+        with pytest.raises(KeyError), only_grads_of("weights"), only_grads_of("inputs"):
             raise KeyError
         again = run_layer(layer, dy, x)
         assert all(torch.equal(a, b) for a, b in zip(again, expected, strict=True))
@@ -344,7 +344,7 @@ def test_in_a_compiled_graph_they_are_pytorchs_own(kind, sizes):
         return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
 
     def asked(x: Tensor) -> Tensor:
-        with asking("inputs"):  # which such a graph does not need
+        with only_grads_of("inputs"):  # which such a graph does not need
             return layer(x)
 
     torch._dynamo.reset()

@@ -1,11 +1,12 @@
 """Upright copies: what they keep of an image, what is asked of them, their part in a step."""
 
 import math
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers.terms import MODES, assert_adds, random_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -14,12 +15,22 @@ from fastinfogan import config as config_module
 from fastinfogan.config import TrainConfig
 from fastinfogan.data import sprites
 from fastinfogan.errors import UserError
-from fastinfogan.terms.copies import real_terms
-from fastinfogan.terms.invariance import SHARPNESS, SPREAD, RealTerms, mutual_information
-from fastinfogan.terms.upright import AREA, GROWTH, NUMBERS, SHIFT, TURN, upright
-from fastinfogan.terms.warp import Warped
-from fastinfogan.training.gradients import Objective, d_grads, shared_grads
-from fastinfogan.training.step import Step, build
+from fastinfogan.terms.follow import Follow
+from fastinfogan.terms.invariance import SHARPNESS, mutual_information
+from fastinfogan.terms.protocol import Address, Extra, Seen
+from fastinfogan.terms.upright import (
+    AREA,
+    GROWTH,
+    LOGIT_STD,
+    NUMBERS,
+    SHIFT,
+    TURN,
+    Upright,
+    UprightCopies,
+    upright,
+)
+from fastinfogan.terms.warp import Warp, WarpedCopies
+from fastinfogan.training.step import Step, build_terms
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -27,6 +38,7 @@ CONFIG = TrainConfig().with_options(
     image_size=8, batch_size=8, noise=5, codes="uniform,cat3,cat4", upright=2.0, warp="shift=0.1"
 )
 SPEC = CONFIG.spec()
+COPIES = UprightCopies(0.0)
 STILL = (0.5, 1.0, 0.5, 1.0, 0.5, 0.5, 0.0)  # not turned, mirrored, moved; softened the least
 
 
@@ -107,21 +119,30 @@ def test_any_image_gives_one_in_its_range_and_dtype_an_empty_one_too(seed, side)
 # What is asked of them
 
 
+def loss_of(term: Upright, q: Tensor, *copies: Tensor) -> tuple[Tensor, Tensor]:
+    """The term's loss and its nats, of Q's outputs alone."""
+    none: Any = None
+    seen = Seen(none, none, q, q, none, q, q, q, copies)
+    loss, nats = term.loss(seen)
+    assert nats is not None
+    return loss, nats
+
+
 def outputs(seed: int = 0) -> tuple[Tensor, ...]:
     draw = torch.Generator().manual_seed(seed)
     return torch.randn(3, 12, 5, generator=draw, dtype=torch.float64).unbind()
 
 
 def test_the_copies_logits_are_standardised_so_their_scale_and_offset_do_not_count():
-    terms = RealTerms(categories=slice(1, 4), upright=2.0)
+    term = Upright(2.0, slice(1, 4), COPIES)
     q, first, second = outputs()
-    loss, nats = terms.of_upright(q, first, second)
+    loss, nats = loss_of(term, q, first, second)
     shift = torch.tensor([5.0, -3.0, 1.0, 0.0, 2.0])
-    other, same = terms.of_upright(q, 1e-3 * first + shift, 1e-3 * second + shift)
+    other, same = loss_of(term, q, 1e-3 * first + shift, 1e-3 * second + shift)
     torch.testing.assert_close(other, loss, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(same, nats, rtol=1e-3, atol=1e-3)
     both = torch.cat((first, second))[:, 1:4]
-    z = SPREAD * (both - both.mean(0)) / both.std(0, correction=0)
+    z = LOGIT_STD * (both - both.mean(0)) / both.std(0, correction=0)
     one, two = z.softmax(1).chunk(2)
     found = mutual_information(one, two)
     told = ((one + two) / 2 * (SHARPNESS * q[:, 1:4]).log_softmax(1)).sum(1).mean()
@@ -130,11 +151,11 @@ def test_the_copies_logits_are_standardised_so_their_scale_and_offset_do_not_cou
 
 
 def test_the_image_is_taught_by_the_copies_and_does_not_teach_them():
-    terms = RealTerms(categories=slice(1, 4), upright=1.0)
+    term = Upright(1.0, slice(1, 4), COPIES)
     q, first, second = (x.requires_grad_() for x in outputs())
-    loss, _ = terms.of_upright(q, first, second)
+    loss, _ = loss_of(term, q, first, second)
     alone = torch.autograd.grad(loss, first, retain_graph=True)[0]
-    moved, _ = terms.of_upright(q + torch.randn_like(q), first, second)
+    moved, _ = loss_of(term, q + torch.randn_like(q), first, second)
     torch.testing.assert_close(torch.autograd.grad(moved, first)[0], alone)
     of_q = torch.autograd.grad(loss, q)[0]
     assert of_q[:, 1:4].abs().max() > 0
@@ -142,77 +163,56 @@ def test_the_image_is_taught_by_the_copies_and_does_not_teach_them():
 
 
 def test_logits_that_do_not_differ_give_a_finite_gradient():
-    terms = RealTerms(categories=slice(0, 3), upright=1.0)
+    term = Upright(1.0, slice(0, 3), COPIES)
     same = torch.zeros(4, 3, requires_grad=True)
-    loss, nats = terms.of_upright(same, same, same)
+    loss, nats = loss_of(term, same, same, same)
     assert torch.autograd.grad(loss, same)[0].isfinite().all()
-    assert float(nats) == pytest.approx(0.0, abs=1e-6)
+    assert float(nats.detach()) == pytest.approx(0.0, abs=1e-6)
 
 
 # In the step
 
 
-@pytest.mark.parametrize("mode", ["together", "apart", "shared"])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("follow", [False, True])
 def test_it_adds_its_weight_times_its_gradient_to_d_s(mode, follow):
-    networks = build(CONFIG, SPEC)
-    draw = torch.Generator().manual_seed(1)
-    for network in networks:
-        network.double()
-        for p in network.parameters():
-            torch.nn.init.normal_(p, 0.1, 0.1, generator=draw)
-    real, warped, *copies = torch.rand(4, 8, 1, 8, 8, generator=draw, dtype=torch.float64).unbind()
-    change = torch.rand(8, 6, generator=draw, dtype=torch.float64)
-    latents = SPEC.sample(8, seed=0)
-    latents = latents._replace(input=latents.input.double(), continuous=latents.continuous.double())
-    d_params, g_params = networks.split("openai")
-    terms = RealTerms(categories=slice(1, 4), upright=2.0)
-    if follow:
-        terms = replace(terms, follow=3.0, followers=(0,), changes=(2,))
-    goal = Objective(SPEC, torch.zeros(3, dtype=torch.float64), "openai", "auto", terms)
+    real, warped, *copies = random_images(4)
+    change = torch.rand(8, 6, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    term = Upright(2.0, slice(1, 4), COPIES)
+    others = [Follow(3.0, (0,), (2,), WarpedCopies(Warp(), 0.0))] if follow else []
+    extras = [Extra((warped,), (change,))] if follow else []
+    values = []
 
-    def found(upright: Tensor | None):
-        what = (networks, goal, d_params)
-        moved = Warped(warped, change) if follow else None
-        if mode == "shared":
-            both = shared_grads(*what, g_params, real, latents, warped=moved, upright=upright)
-            return both[:2]
-        together = mode == "together"
-        return d_grads(*what, real, latents, warped=moved, upright=upright, together=together)
+    def loss(discriminator) -> Tensor:
+        q, *of_copies = (discriminator(x, "batch")[1] for x in (real, *copies))
+        total, nats = loss_of(term, q, *of_copies)
+        values.append(nats.item())
+        return total
 
-    (grads, told), (without, _) = found(torch.cat(copies)), found(None)
-    on = [networks.discriminator(x, "batch")[1] for x in (real, *copies)]
-    loss, nats = terms.of_upright(on[0], on[1], on[2])
-    assert told.real_information.item() == pytest.approx(nats.item())
-    wanted = list(networks.discriminator.parameters())
-    truth = torch.autograd.grad(loss, wanted, allow_unused=True)
-    for got, base, t in zip(grads, without, truth, strict=True):
-        extra = torch.zeros_like(base) if t is None else t
-        torch.testing.assert_close(got - base, extra, atol=1e-9, rtol=1e-7)
+    extras = [*extras, Extra(tuple(copies))]
+    record = assert_adds(mode, real, [*others, term], extras, loss, without=others)
+    assert record.terms["upright"].item() == pytest.approx(values[0])
 
 
-def test_rows_of_copies_depend_on_their_place_in_the_global_batch_alone(cpu_ranks):
-    step = Step(CONFIG, SPEC, cpu_ranks("no"))
+def test_rows_of_copies_depend_on_their_place_in_the_global_batch_alone():
     real = torch.rand(8, 1, 8, 8)
 
-    def copies(of: Tensor, at: int | Tensor = 3) -> Tensor:
-        found = step._copies(at, of, False)[2]
-        assert found is not None
-        return found
+    def copies(images: Tensor, first: int, step: int | Tensor = 3) -> tuple[Tensor, ...]:
+        return COPIES(images, Address(0, step, first)).images
 
-    whole = copies(real)
-    assert whole.shape == (16, 1, 8, 8)
-    assert not torch.equal(*whole.chunk(2))
-    step.ranks.rank = 1
-    for at in (3, torch.tensor(3)):
-        half = copies(real[4:], at)
-        torch.testing.assert_close(half, torch.cat((whole[4:8], whole[12:])))
+    whole = copies(real, 0)
+    assert [x.shape for x in whole] == [(8, 1, 8, 8)] * 2
+    assert not torch.equal(*whole)
+    for step in (3, torch.tensor(3)):
+        half = copies(real[4:], 4, step)
+        for ours, both in zip(half, whole, strict=True):
+            torch.testing.assert_close(ours, both[4:])
 
 
-def test_it_is_asked_of_the_first_categorical_code_and_off_by_default(cpu_ranks):
-    assert real_terms(CONFIG, SPEC) == RealTerms(categories=slice(1, 4), upright=2.0)
-    step = Step(CONFIG.with_options(upright=0.0), SPEC, cpu_ranks("no"))
-    assert step._copies(0, torch.rand(8, 1, 8, 8), False) == (None, None, None)
+def test_the_first_categorical_code_has_it_and_it_is_off_by_default():
+    (term,) = build_terms(CONFIG, SPEC, -1.0)
+    assert term == Upright(2.0, slice(1, 4), UprightCopies(-1.0))
+    assert build_terms(CONFIG.with_options(upright=0.0), SPEC, 0.0) == ()
 
 
 @pytest.mark.parametrize(
@@ -253,9 +253,9 @@ def test_steps_with_it_sort_by_what_is_no_place_size_or_direction(cpu_ranks, mod
     config = sizes.with_options(step=mode, lr_d=2e-3, upright=3.0)
     step = Step(config, config.spec(), cpu_ranks("no"))
     draw = np.random.default_rng(0)
-    told = [float(step(n, squares_and_bars(draw))[0].real_information) for n in range(100)]
-    assert told[0] < 0.2
-    assert sum(told[-5:]) / 5 > 0.8 * math.log(2)
+    nats = [float(step(n, squares_and_bars(draw)).d.terms["upright"]) for n in range(100)]
+    assert nats[0] < 0.2
+    assert sum(nats[-5:]) / 5 > 0.8 * math.log(2)
     real = torch.cat([squares_and_bars(draw) for _ in range(5)])
     with torch.no_grad():
         found = step.networks.discriminator.eval()(real)[1].argmax(1)

@@ -75,7 +75,8 @@ CASES += [(c, m) for c in (CONFIG, RECIPE) for m in ("alternating", "shared")]
 def warm(request, cpu_ranks) -> tuple[Step, Metrics, Tensor, Tensor]:
     """A step after two updates, with the inputs that a graph would have."""
     ranks, (config, mode) = cpu_ranks("bf16"), request.param
-    step, metrics = Step(config.with_options(step=mode), SPEC, ranks), Metrics(SPEC, ranks)
+    step = Step(config.with_options(step=mode), SPEC, ranks)
+    metrics = Metrics(SPEC, ranks, [term.name for term in step.terms])
     real, number = batch(0), torch.zeros((), dtype=torch.int64)
     for _ in range(2):
         update(step, metrics, real, number)
@@ -83,7 +84,7 @@ def warm(request, cpu_ranks) -> tuple[Step, Metrics, Tensor, Tensor]:
 
 
 def update(step: Step, metrics: Metrics, real: Tensor, number: Tensor) -> None:
-    metrics.add(1, *step._update(number, real, bool(step.config.vat.weight)))
+    metrics.add(1, *step._update(number, real, step.active(1)))
 
 
 def test_an_update_touches_the_same_memory_in_the_same_order_every_time(warm):
@@ -113,7 +114,7 @@ def test_the_updates_number_may_be_a_tensor(cpu_ranks, mode, precision):
     ranks = cpu_ranks(precision)
     one, other = (Step(CONFIG.with_options(step=mode), SPEC, ranks) for _ in range(2))
     for n in range(4):
-        one(n, batch(n)), other._update(torch.tensor(n), batch(n), False)
+        one(n, batch(n)), other._update(torch.tensor(n), batch(n), other.active(n))
         pairs = zip(one._state(), other._state(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
 

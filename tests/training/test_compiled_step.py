@@ -7,6 +7,7 @@ import torch
 import torch._dynamo
 from torch import Tensor
 from torch._dynamo.variables.tensor import TensorVariable
+from torch.utils._pytree import tree_leaves
 
 from fastinfogan.config import Routing, StepMode, TrainConfig
 from fastinfogan.errors import UserError
@@ -71,7 +72,7 @@ def functions(networks: Networks, routing: Routing):
 
 
 def flat(result) -> list[Tensor]:
-    return [t for part in result for t in part]
+    return tree_leaves(result)
 
 
 class TestGradients:

@@ -32,6 +32,7 @@ from helpers.small_pair import (
 )
 
 from fastinfogan.config import Routing
+from fastinfogan.training import gradients
 from fastinfogan.training.gradients import generate
 from fastinfogan.training.step import (
     d_grads,
@@ -96,18 +97,25 @@ class TestGradients:
             plain, terms = run()
             scaled, same = run(lambda loss: loss * 1024)
             assert all(torch.equal(s, p * 1024) for s, p in zip(scaled, plain, strict=True))
-            assert all(torch.equal(a, b) for a, b in zip(terms, same, strict=True))
+            assert all(torch.equal(a, b) for a, b in zip(terms[:-1], same[:-1], strict=True))
 
 
 class TestPasses:
     """Fewer passes through the networks, the same gradients."""
 
     @pytest.mark.parametrize("routing", ROUTINGS)
-    def test_one_pass_of_d_over_both_batches_is_two_passes(self, routing):
+    def test_one_pass_of_d_over_both_batches_is_two_passes(self, routing, monkeypatch):
         one, two = pair(), pair()
         start = buffers(one.discriminator)
-        grads, terms = of_d(one, routing, together=True)
-        expected, same = of_d(two, routing, together=False)
+        grads, terms = of_d(one, routing)
+
+        def apart(networks, kinds):
+            stats = ("update", *["batch" for _ in kinds[1:]])
+            trunk = networks.discriminator.trunk
+            return tuple(trunk(x, s) for x, s in zip(kinds, stats, strict=True))
+
+        monkeypatch.setattr(gradients, "_features", apart)
+        expected, same = of_d(two, routing)
         assert grads.keys() == expected.keys()
         assert_equal_to_rounding(grads, expected)
         assert_same_terms(terms, same)

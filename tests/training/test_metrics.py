@@ -15,23 +15,28 @@ from fastinfogan.errors import NonFiniteLoss, UserError
 from fastinfogan.latents import Categorical, LatentSpec, Uniform
 from fastinfogan.parallel import Ranks
 from fastinfogan.training import metrics
+from fastinfogan.training.gradients import DRecord, GRecord
 from fastinfogan.training.metrics import Metrics, Stopwatch
-from fastinfogan.training.step import DTerms, GTerms
 
 SPEC = LatentSpec(noise=2, codes=(Categorical(10), Uniform(-1, 1)))
 
 
-def terms(
-    d=1.0, g=2.0, real=0.7, fake=0.3, d_nll=(0.0, 0.0), g_nll=(0.5, 1.5), bits=0.0, more=(0.0, 0.0)
-):
+TERMS = ("invariance", "penalty", "contrastive")
+
+
+def terms(d=1.0, g=2.0, real=0.7, fake=0.3, d_nll=(0.0, 0.0), g_nll=(0.5, 1.5), more=(0.0,) * 3):
+    """The values of an update; None: the update does not have the term."""
     one = torch.tensor
-    of_d = DTerms(one(d), one(real), one(fake), one(d_nll), one(bits), one(more[0]))
-    return of_d, GTerms(one(g), one(g_nll), one(more[1]))
+    logged = {n: one(v) for n, v in zip(TERMS, more, strict=True) if v is not None}
+    of_g = {n: logged.pop(n) for n in ("contrastive",) if n in logged}
+    return DRecord(one(d), one(real), one(fake), one(d_nll), logged), GRecord(
+        one(g), one(g_nll), of_g
+    )
 
 
 @pytest.fixture
 def of_run(cpu_ranks):
-    return Metrics(SPEC, cpu_ranks())
+    return Metrics(SPEC, cpu_ranks(), TERMS)
 
 
 class TestSums:
@@ -40,8 +45,7 @@ class TestSums:
         values = torch.rand(7, 11, generator=draw)
         for n, v in enumerate(values, start=1):
             d, g, real, fake, *nll = v[:8].tolist()
-            bits, *more = v[8:].tolist()
-            of_run.add(n, *terms(d, g, real, fake, nll[:2], nll[2:], bits, more))
+            of_run.add(n, *terms(d, g, real, fake, nll[:2], nll[2:], v[8:].tolist()))
         record = of_run.record(7, 7 * 128, 99.5)
         means = values.double().mean(0).tolist()
         # seven fp32 additions of values up to 1
@@ -49,7 +53,7 @@ class TestSums:
         assert record["g_loss"] == pytest.approx(means[1], rel=1e-6)
         assert record["d_real"] == pytest.approx(means[2], rel=1e-6)
         assert record["d_fake"] == pytest.approx(means[3], rel=1e-6)
-        assert record["real_information"] == pytest.approx(means[8], rel=1e-6)
+        assert record["invariance"] == pytest.approx(means[8], rel=1e-6)
         assert record["penalty"] == pytest.approx(means[9], rel=1e-6)
         assert record["contrastive"] == pytest.approx(means[10], rel=1e-6)
         nll = {"c1_categorical": means[6], "c2_uniform": means[7]}
@@ -71,6 +75,16 @@ class TestSums:
         of_run.add(3, *terms(d=5.0))
         assert of_run.record(3, 3, None)["d_loss"] == 5.0
 
+    def test_a_term_is_averaged_over_the_updates_that_had_it(self, of_run):
+        for n, value in enumerate((None, 3.0, 5.0, None), start=1):
+            of_run.add(n, *terms(more=(value, None, 1.0)))
+        record = of_run.record(4, 4, None)
+        assert (record["invariance"], record["penalty"], record["contrastive"]) == (4.0, None, 1.0)
+        of_run.reset()
+        of_run.add(5, *terms(more=(None, 2.0, 1.0)))
+        record = of_run.record(5, 5, None)
+        assert (record["invariance"], record["penalty"]) == (None, 2.0)
+
     def test_a_record_is_json(self, of_run):
         of_run.add(1, *terms())
         record = of_run.record(1, 128, None)
@@ -78,7 +92,7 @@ class TestSums:
 
     def test_sums_restored_from_a_checkpoint_go_on(self, of_run, cpu_ranks):
         of_run.add(1, *terms(d=1.0))
-        other = Metrics(SPEC, cpu_ranks())
+        other = Metrics(SPEC, cpu_ranks(), TERMS)
         for name, tensor in other.tensors().items():
             tensor.copy_(of_run.tensors()[name])
         other.add(2, *terms(d=3.0))
@@ -107,7 +121,7 @@ class TestNonFinite:
         [
             ({"d": NAN}, ["d_loss"]),
             ({"g": INF}, ["g_loss"]),
-            ({"more": (INF, NAN)}, ["gradient penalty", "contrastive term"]),
+            ({"more": (0.0, INF, NAN)}, ["penalty", "contrastive"]),
             ({"g_nll": (NAN, 1.0)}, ["information of c1_categorical"]),
             ({"d_nll": (0.0, -INF)}, ["information of c2_uniform"]),
             ({"g_nll": (INF, 0.0), "d_nll": (-INF, 0.0)}, ["information of c1_categorical"]),

@@ -11,6 +11,7 @@ from fastinfogan.config import TrainConfig
 from fastinfogan.errors import UserError
 from fastinfogan.parallel import Ranks
 from fastinfogan.training.policy import Policy, choose
+from fastinfogan.training.step import build_terms
 
 CONFIG = TrainConfig().with_options(steps=100_000, batch_size=128)
 
@@ -22,7 +23,9 @@ def ranks(device: str, precision: str = "bf16") -> Ranks:
 
 
 def chosen(device: str, precision: str = "bf16", **options: Any) -> Policy:
-    return choose(CONFIG.with_options(**options), ranks(device, precision))
+    config = CONFIG.with_options(**options)
+    terms = build_terms(config, config.spec(), 0.0)
+    return choose(config, ranks(device, precision), terms)
 
 
 @pytest.fixture
@@ -64,7 +67,8 @@ class TestDefaults:
 
     @pytest.mark.parametrize("option", ["r1", "r2"])
     def test_with_a_gradient_penalty_a_gpu_runs_eagerly_and_the_reason_is_said(self, option):
-        policy = choose(CONFIG.with_options(**{option: 1.0}), ranks("cuda"))
+        options: dict[str, Any] = {option: 1.0}
+        policy = chosen("cuda", **options)
         assert policy.name == "eager"
         assert "differentiated twice" in policy.reason
 
@@ -118,9 +122,7 @@ class TestRefusals:
             chosen("cuda", compile="on")
 
     def test_fp16_is_too_narrow_for_adversarial_copies(self):
-        with pytest.raises(
-            UserError, match=r"^--vat.weight: fp16 is too narrow .* --vat.weight 0$"
-        ):
+        with pytest.raises(UserError, match=r"^--vat: fp16 is too narrow .* --vat 0$"):
             chosen("cuda", "fp16", vat=1.0)
         assert chosen("cuda", "bf16", vat=1.0)
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from fastinfogan.config import TrainConfig
-from fastinfogan.training.schedule import LEAST_RATE, Schedule
+from fastinfogan.training.schedule import MIN_RATE, Schedule
 from fastinfogan.training.step import Step
 
 CONFIG = TrainConfig().with_options(
@@ -46,13 +46,25 @@ def test_lambda_may_begin_at_a_part_or_a_multiple_of_its_value(first, parts):
 def test_learning_rates_fall_in_a_line_and_stay_at_a_hundredth():
     config = CONFIG.with_options(decay_start=100, decay_steps=50)
     schedule = Schedule(config, SPEC, torch.device("cpu"))
-    p = torch.nn.Parameter(torch.zeros(1))
-    for lr in (0.5, torch.tensor(0.5)):
-        adam = torch.optim.Adam([p], lr=lr, capturable=False, foreach=False)
-        for step, part in ((0, 1), (100, 1), (125, 0.5), (150, LEAST_RATE), (9999, LEAST_RATE)):
-            for n in (step, torch.tensor(step)) if isinstance(lr, Tensor) else (step,):
-                schedule.set_rate(adam, 0.5, n)
-                assert float(adam.param_groups[0]["lr"]) == pytest.approx(0.5 * part)
+    for step, part in ((0, 1), (100, 1), (125, 0.5), (150, MIN_RATE), (9999, MIN_RATE)):
+        for n in (step, torch.tensor(step)):
+            rate = schedule.rate(0.5, n)
+            assert rate is not None
+            assert float(rate) == pytest.approx(0.5 * part)
+    assert Schedule(CONFIG, SPEC, torch.device("cpu")).rate(0.5, 7) is None
+
+
+def test_a_player_sets_a_rate_that_is_a_number_or_a_tensor(cpu_ranks):
+    step = Step(CONFIG, SPEC, cpu_ranks("no"))
+    adam = step.d.optimizer
+    for held in (0.5, torch.tensor(0.5)):  # on GPUs a tensor, which a graph reads
+        adam.param_groups[0]["lr"] = held
+        for rate in (0.25, torch.tensor(0.125)) if isinstance(held, Tensor) else (0.25,):
+            step.d.set_rate(rate)
+            assert float(adam.param_groups[0]["lr"]) == float(rate)
+            assert isinstance(adam.param_groups[0]["lr"], Tensor) == isinstance(held, Tensor)
+        step.d.set_rate(None)
+        assert float(adam.param_groups[0]["lr"]) == float(rate)
 
 
 def test_a_step_trains_at_the_schedule_s_rates_and_weights(cpu_ranks):
@@ -61,24 +73,16 @@ def test_a_step_trains_at_the_schedule_s_rates_and_weights(cpu_ranks):
     rates, weights = [], []
     for n in range(4):
         step(n, torch.rand(8, 1, 8, 8))
-        rates.append(step.g_optimizer.param_groups[0]["lr"] / config.optimiser.lr_g)
+        rates.append(step.g.optimizer.param_groups[0]["lr"] / config.optimiser.lr_g)
         weights.append(float(step.objective.weights[0]))
     assert rates == pytest.approx([1, 1, 0.5, 0.01])
     assert weights == [0, 1, 1, 1]
 
 
-def test_adversarial_copies_have_a_first_and_a_last_update():
-    config = CONFIG.with_options(vat=2.0, vat_start=3, vat_stop=5)
-    schedule = Schedule(config, SPEC, torch.device("cpu"))
+def test_the_sets_of_active_terms_are_those_of_the_run(cpu_ranks):
+    config = CONFIG.with_options(steps=6, vat=2.0, vat_start=3, vat_stop=5)
+    step = Step(config, SPEC, cpu_ranks("no"))
     updates = (0, 2, 3, 4, 5, 900)
-    assert [schedule.vat_at(n) for n in updates] == [False, False, True, True, False, False]
-    assert schedule.vat_kinds == (False, True)
-    for changes, on, kinds in (
-        ({"vat_stop": 0}, [False, False, True, True, True, True], (False, True)),
-        ({"vat_start": 0}, [True, True, True, True, False, False], (False, True)),
-        ({"vat_start": 0, "vat_stop": 0}, [True] * 6, (True,)),
-        ({"vat": 0.0}, [False] * 6, (False,)),
-    ):
-        schedule = Schedule(config.with_options(**changes), SPEC, torch.device("cpu"))
-        assert [schedule.vat_at(n) for n in updates] == on
-        assert schedule.vat_kinds == kinds
+    assert [step.active(n) == ("vat",) for n in updates] == [False, False, True, True, False, False]
+    assert step._active_sets() == [(), ("vat",)]
+    assert Step(config.with_options(steps=3), SPEC, cpu_ranks("no"))._active_sets() == [()]

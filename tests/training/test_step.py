@@ -21,6 +21,7 @@ from helpers.small_pair import (
     with_routing,
 )
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from fastinfogan.latents import LatentBatch
 from fastinfogan.networks.convolution import BatchNorm
@@ -57,7 +58,7 @@ class TestStep:
             torch.manual_seed(torch.seed())  # the global generator plays no part
             step = Step(CONFIG.with_options(step=mode), SPEC, cpu_ranks(precision))
             terms = [step(n, batch(n)) for n in range(3)]
-            flat = [t for pair_of_terms in terms for part in pair_of_terms for t in part]
+            flat = [t for record in terms for part in record for t in tree_leaves(part)]
             results.append((everything(step), flat))
         (first, first_terms), (second, second_terms) = results
         assert not differing(first, second)
@@ -304,11 +305,11 @@ class TestWorkingPrecision:
     ):
         step = Step(with_routing(routing, step=mode), SPEC, cpu_ranks("bf16"))
         self.assert_rounded(step)
-        before = step.d_flat.value.detach().clone(), step.g_flat.value.detach().clone()
+        before = step.d.flat.value.detach().clone(), step.g.flat.value.detach().clone()
         for n in range(2):
             step(n, batch(n))
             self.assert_rounded(step)
-        for flat, start in zip((step.d_flat, step.g_flat), before, strict=True):
+        for flat, start in zip((step.d.flat, step.g.flat), before, strict=True):
             assert all(
                 (now != was).any()
                 for now, was in zip(flat.views(flat.value), flat.views(start), strict=True)
@@ -353,10 +354,10 @@ class TestWorkingPrecision:
         g = g_grads(step.working, goal, step.g_params, c)[0]
         shared = shared_grads(step.working, goal, step.d_params, step.g_params, real, c)
         for flat, grads, truths in (
-            (step.d_flat, d, truth_d),
-            (step.g_flat, g, truth_g),
-            (step.d_flat, shared[0], truth_d),
-            (step.g_flat, shared[2], truth_g),
+            (step.d.flat, d, truth_d),
+            (step.g.flat, g, truth_g),
+            (step.d.flat, shared[0], truth_d),
+            (step.g.flat, shared[2], truth_g),
         ):
             flat.collect(grads)
             names = named(step.networks, flat.params, flat.views(flat.grad))

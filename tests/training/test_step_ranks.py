@@ -11,20 +11,19 @@ from torch import Tensor
 from fastinfogan.config import StepMode
 from fastinfogan.parallel import Pending
 from fastinfogan.philox import Stream
-from fastinfogan.training.step import (
-    Step,
-)
+from fastinfogan.terms.protocol import Address
+from fastinfogan.training.step import Step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class TestRanks:
     def test_ranks_take_the_rows_of_one_global_batch(self, cpu_ranks):
-        whole = Step(CONFIG, SPEC, cpu_ranks())._latents(3, Stream.D_LATENTS, 8)
+        whole = Step(CONFIG, SPEC, cpu_ranks()).latents(Address(0, 3, 0), Stream.D_LATENTS, 8)
         rows = []
         for rank in range(2):
             step = Step(CONFIG, SPEC, mock_ranks(rank))
-            rows.append(step._latents(3, Stream.D_LATENTS, 4))
+            rows.append(step.latents(Address(0, 3, 4 * rank), Stream.D_LATENTS, 4))
         for a, b, both in zip(*rows, whole, strict=True):
             assert torch.equal(torch.cat((a, b)), both)
 
@@ -34,22 +33,22 @@ class TestRanks:
         seen: list[str] = []
 
         def player(buffer: Tensor) -> str:
-            return "D" if buffer.data_ptr() == step.d_flat.grad.data_ptr() else "G"
+            return "D" if buffer.data_ptr() == step.d.flat.grad.data_ptr() else "G"
 
         def start_average(buffer: Tensor) -> Pending:
-            assert buffer.shape in (step.d_flat.grad.shape, step.g_flat.grad.shape)
+            assert buffer.shape in (step.d.flat.grad.shape, step.g.flat.grad.shape)
             seen.append(f"{player(buffer)}'s average starts")
             return Pending(partial(seen.append, f"{player(buffer)}'s average is there"))
 
         step = Step(CONFIG.with_options(step=mode), SPEC, mock_ranks(start_average=start_average))
-        draw = step._latents
+        draw = step.latents
 
         def latents(*args):
             seen.append(f"{args[1].name} are drawn")
             return draw(*args)
 
-        monkeypatch.setattr(step, "_latents", latents)
-        for moves, optimizer in (("D moves", step.d_optimizer), ("G moves", step.g_optimizer)):
+        monkeypatch.setattr(step, "latents", latents)
+        for moves, optimizer in (("D moves", step.d.optimizer), ("G moves", step.g.optimizer)):
             monkeypatch.setattr(optimizer, "step", partial(seen.append, moves))
         for name in ("d_grads", "g_grads", "shared_grads", "generate"):
 

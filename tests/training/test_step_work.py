@@ -67,11 +67,11 @@ def test_in_bf16_no_more_is_computed_either(cpu_ranks, step, gradients, products
     real, c = batch(0), SPEC.sample(BATCH)
     with Work() as work:
         if step == "d":
-            trained._gradients.d(real, c)
+            trained.work(()).d_grads(real, c, ())
         elif step == "g":
-            trained._gradients.g(c, None)
+            trained.work(()).g_grads(c, (), None, real)
         else:
-            trained._gradients.shared(real, c)
+            trained.work(()).shared_grads(real, c, (), ())
     assert sorted(work.gradients) == sorted(gradients)
     assert work.products.count(PRODUCT) == len(products)
     assert work.convolutions == convolutions
