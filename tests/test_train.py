@@ -175,9 +175,9 @@ def test_what_alters_the_path_of_the_weights_is_refused_by_name(
     capsys.readouterr()
     assert run(data, tmp_path, "--steps", "4", "--seed", "7", "--lr-d", "0.1") == 2
     line = last_line(capsys)
-    assert "seed 0 -> 7" in line
-    assert "lr_d 0.0005 -> 0.1" in line
-    assert "steps" not in line
+    assert "--seed 0 -> 7" in line
+    assert "--lr-d 0.0005 -> 0.1" in line
+    assert "--steps" not in line
 
 
 def test_other_images_under_the_same_name_are_refused(
@@ -511,7 +511,7 @@ def test_weights_that_are_not_finite_are_not_saved(
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--data", "mnits"), "expected mnist, fashion-mnist"),
+        (("--data", "mnits"), "expected mnist, faces-3d"),
         (("--data", "npz:nowhere.npz"), "no such file"),
         (("--image-size", "12"), "images are 8x8, expected 12x12; pass --image-size 8"),
         (("--channels", "3"), "images have 1 channels, expected 3; pass --channels 1"),
