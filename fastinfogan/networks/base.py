@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from .convolution import Parts, Stats
+from .batchnorm import BatchStats, StatsPerPart
 
 LARGEST = 128  # side of an image
 
@@ -14,7 +14,7 @@ class Generator(nn.Module):
 
     image_range: tuple[float, float] = (0.0, 1.0)  # what its output spans; real images get it too
 
-    def forward(self, latent: Tensor, stats: Stats | None = None) -> Tensor:
+    def forward(self, latent: Tensor, stats: BatchStats | None = None) -> Tensor:
         """[B, input_dim] to images [B, channels, H, W] in `image_range`."""
         raise NotImplementedError
 
@@ -22,7 +22,7 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Images to D's logit and Q's output, from features that both share."""
 
-    def trunk(self, images: Tensor, stats: Parts | None = None) -> Tensor:
+    def trunk(self, images: Tensor, stats: StatsPerPart | None = None) -> Tensor:
         """Images [B, C, H, W] in the generator's range to the shared features, [B, F]."""
         raise NotImplementedError
 
@@ -30,7 +30,7 @@ class Discriminator(nn.Module):
         """Features to D's logit, [B]; positive means real."""
         raise NotImplementedError
 
-    def q(self, features: Tensor, stats: Parts | None = None) -> Tensor:
+    def q(self, features: Tensor, stats: StatsPerPart | None = None) -> Tensor:
         """Features to Q's output, [B, q_dim]."""
         raise NotImplementedError
 
@@ -38,7 +38,7 @@ class Discriminator(nn.Module):
         """The parameters of Q's own layers; all others are D's."""
         raise NotImplementedError
 
-    def forward(self, images: Tensor, stats: Parts | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, stats: StatsPerPart | None = None) -> tuple[Tensor, Tensor]:
         """Images to (D's logit [B], Q's output [B, q_dim])."""
         features = self.trunk(images, stats)
         return self.logit(features), self.q(features, stats)

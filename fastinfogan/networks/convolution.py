@@ -1,4 +1,4 @@
-"""The layers of the networks: a BatchNorm whose caller picks the statistics, 4×4 convolutions.
+"""The 4×4 convolutions of the networks.
 
 In bf16 on a CPU the convolutions take some of their gradients by other products than PyTorch's
 (oneDNN's) own, which are slow there: the gradient of the weights from patches, as one product, and
@@ -22,55 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Stats = Literal["update", "batch", "running"]
-Parts = Stats | tuple[Stats, ...]  # a tuple: of the batch's equal parts, each for itself
-FEW = 4  # channels for which a convolution's width is no width
+MAX_NARROW = 4  # channels for which a convolution's width is no width
 FOLDING = ("cuda",)  # devices for which a compiled convolution with few channels is a product
 CHUNK = 128  # images whose patches are laid out at a time: more would not stay in the cache
-
-
-class BatchNorm(nn.Module):
-    """Batch normalisation whose caller says which statistics it takes.
-
-    "update": the batch's own, and the running buffers follow them. "batch": the batch's own, the
-    buffers stay. "running": the buffers. By default "update" in train mode, "running" in eval.
-    A tuple of these says it for as many equal parts of the batch, each of which is normalised by
-    itself.
-    """
-
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, features: int, momentum: float = 0.1, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(features))
-        self.bias = nn.Parameter(torch.zeros(features))
-        self.register_buffer("running_mean", torch.zeros(features))
-        self.register_buffer("running_var", torch.ones(features))
-        self.momentum, self.eps = momentum, eps
-
-    def forward(self, x: Tensor, stats: Parts | None = None) -> Tensor:
-        if isinstance(stats, tuple):
-            parts = x.chunk(len(stats))
-            return torch.cat([self(part, s) for part, s in zip(parts, stats, strict=True)])
-        stats = stats or ("update" if self.training else "running")
-        kept = stats != "batch"
-        return F.batch_norm(
-            x,
-            self.running_mean if kept else None,
-            self.running_var if kept else None,
-            self.weight,
-            self.bias,
-            training=stats != "running",
-            momentum=self.momentum,
-            eps=self.eps,
-        )
-
-
-def follows(stats: Parts | None, training: bool) -> bool:
-    """Whether running buffers follow a pass that is given these."""
-    stats = stats or ("update" if training else "running")
-    return "update" in ((stats,) if isinstance(stats, str) else stats)
 
 
 def lrelu(x: Tensor) -> Tensor:
@@ -167,7 +121,7 @@ def _by_products(x: Tensor) -> bool:
 
 
 def _folds(x: Tensor, channels: int) -> bool:
-    return torch.compiler.is_compiling() and x.device.type in FOLDING and channels <= FEW
+    return torch.compiler.is_compiling() and x.device.type in FOLDING and channels <= MAX_NARROW
 
 
 def _of_patches(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -325,7 +279,7 @@ class _Conv(torch.autograd.Function):
         mask = _wanted(ctx, x)
         if torch.is_grad_enabled():
             return _backward(dy, x, w, mask, transposed=False)
-        if x.shape[1] <= FEW:
+        if x.shape[1] <= MAX_NARROW:
             dx = _spread(dy, w) if mask[0] else None
             own = [False, *mask[1:]]
             return dx, *(_backward(dy, x, w, own, False)[1:] if any(own) else (None, None))
@@ -337,7 +291,7 @@ class _Up(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, w)
-        if w.shape[1] <= FEW:
+        if w.shape[1] <= MAX_NARROW:
             y = _spread(x, w)
             return y if bias is None else y + bias.view(-1, 1, 1)
         return F.conv_transpose2d(x, w, bias, stride=2, padding=1)
@@ -346,7 +300,7 @@ class _Up(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, w = ctx.saved_tensors
         mask = _wanted(ctx, x)
-        if torch.is_grad_enabled() or w.shape[1] <= FEW:
+        if torch.is_grad_enabled() or w.shape[1] <= MAX_NARROW:
             return _backward(dy, x, w, mask, transposed=True)
         dx = _backward(dy, x, w, [True, False, False], True)[0] if mask[0] else None
         return dx, *_own_gradients(mask, dy, small=x, large=dy)

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import Discriminator, Generator, check_side
-from .convolution import BatchNorm, Conv, Parts, Stats, Up, lrelu
+from .batchnorm import BatchNorm, BatchStats, StatsPerPart
+from .convolution import Conv, Up, lrelu
 
 HALVINGS = 2
 
@@ -33,7 +34,7 @@ class MnistGenerator(Generator):
         self.bn3 = BatchNorm(64)
         self.up4 = Up(64, channels)
 
-    def forward(self, latent: Tensor, stats: Stats | None = None) -> Tensor:
+    def forward(self, latent: Tensor, stats: BatchStats | None = None) -> Tensor:
         """[B, input_dim] to images [B, channels, H, W] in `image_range`."""
         x = latent.to(self.fc1.weight.dtype)
         x = F.relu(self.bn1(self.fc1(x), stats), inplace=True)
@@ -67,7 +68,7 @@ class MnistDiscriminator(Discriminator):
         self.q_bn1 = BatchNorm(128)
         self.q_fc2 = nn.Linear(128, q_dim)
 
-    def trunk(self, images: Tensor, stats: Parts | None = None) -> Tensor:
+    def trunk(self, images: Tensor, stats: StatsPerPart | None = None) -> Tensor:
         """Images [B, C, H, W] to the features that D and Q share, [B, 1024]."""
         x = lrelu(self.conv1(images.to(self.conv1.weight.dtype)))
         x = lrelu(self.bn2(self.conv2(x), stats))
@@ -78,7 +79,7 @@ class MnistDiscriminator(Discriminator):
         """Features to D's logit, [B]; positive means real."""
         return self.head(features).squeeze(1)
 
-    def q(self, features: Tensor, stats: Parts | None = None) -> Tensor:
+    def q(self, features: Tensor, stats: StatsPerPart | None = None) -> Tensor:
         """Features to Q's output, [B, q_dim]."""
         return self.q_fc2(lrelu(self.q_bn1(self.q_fc1(features), stats)))
 

@@ -14,7 +14,7 @@ from torch import nn
 from . import mnist as networks_mnist
 from . import tables as networks_tables
 from .base import Discriminator, Generator, check_side
-from .convolution import BatchNorm
+from .batchnorm import BatchNorm
 from .mnist import MnistDiscriminator, MnistGenerator
 from .spectral import Spectral
 from .tables import Table, TableDiscriminator, TableGenerator

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import Discriminator, Generator, check_side
-from .convolution import BatchNorm, Conv, Parts, Same, Stats, Up, follows
+from .batchnorm import BatchNorm, BatchStats, StatsPerPart, follows
+from .convolution import Conv, Same, Up
 from .spectral import Spectral, SpectralConv, SpectralLinear, SpectralSame
 
 
@@ -134,7 +135,7 @@ class Block(nn.Module):
         super().__init__()
         self.layer, self.bn, self.slope = layer, norm, slope
 
-    def forward(self, x: Tensor, stats: Parts | None = None) -> Tensor:
+    def forward(self, x: Tensor, stats: StatsPerPart | None = None) -> Tensor:
         x = self.layer(x)
         if self.bn is not None:
             x = self.bn(x, stats)
@@ -160,7 +161,7 @@ class Blocks(nn.ModuleList):
             inputs = row.width
         self.outputs = inputs
 
-    def forward(self, x: Tensor, stats: Parts | None = None) -> Tensor:
+    def forward(self, x: Tensor, stats: StatsPerPart | None = None) -> Tensor:
         for block in self:
             x = block(x, stats)
         return x
@@ -187,7 +188,7 @@ class TableGenerator(Generator):
         self.up = Blocks(Up, self.maps, table.ups, table.up_slope)
         self.last = Up(self.up.outputs, channels)
 
-    def forward(self, latent: Tensor, stats: Stats | None = None) -> Tensor:
+    def forward(self, latent: Tensor, stats: BatchStats | None = None) -> Tensor:
         """[B, input_dim] to images [B, channels, H, W] in `image_range`."""
         x = self.fc(latent.to(self.last.weight.dtype), stats)
         x = x.view(-1, self.side, self.side, self.maps).permute(0, 3, 1, 2)
@@ -217,7 +218,7 @@ class TableDiscriminator(Discriminator):
         self.q_fc = Blocks(linear, self.fc.outputs, table.q_fc, table.slope)
         self.q_head = linear(self.q_fc.outputs, q_dim)
 
-    def trunk(self, images: Tensor, stats: Parts | None = None) -> Tensor:
+    def trunk(self, images: Tensor, stats: StatsPerPart | None = None) -> Tensor:
         """Images [B, C, H, W] in the generator's range to the shared features, [B, F].
 
         Where weights are spectrally normalised, D's and Q's, their vectors take one power
@@ -234,7 +235,7 @@ class TableDiscriminator(Discriminator):
         """Features to D's logit, [B]; positive means real."""
         return self.head(features).squeeze(1)
 
-    def q(self, features: Tensor, stats: Parts | None = None) -> Tensor:
+    def q(self, features: Tensor, stats: StatsPerPart | None = None) -> Tensor:
         """Features to Q's output, [B, q_dim]."""
         return self.q_head(self.q_fc(features, stats))
 

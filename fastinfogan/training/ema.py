@@ -21,15 +21,15 @@ class Ema:
         self.decay = decay
         self.module = copy.deepcopy(source).eval().requires_grad_(False)
         self.flat = Flat(self.module.parameters())
-        self._source = list(source.parameters())
         self._buffers = list(self.module.buffers()), list(source.buffers())
 
     @torch.no_grad()
-    def update(self, n: int | Tensor, flat: Tensor | None = None) -> None:
+    def update(self, n: int | Tensor, flat: Tensor) -> None:
         """Follow the source after update n (from 0).
 
-        n: a tensor on the device gives the same without a look at the host. flat: the source's
-        parameters, if they are the first of a `Flat`.
+        Args:
+            n: a tensor on the device gives the same without a read by the host.
+            flat: the buffer of a `Flat` whose first parameters are the source's.
         """
         if isinstance(n, Tensor):
             count = n.double()
@@ -37,10 +37,6 @@ class Ema:
             weight: float | Tensor = (1.0 - kept).to(self.flat.value.dtype)
         else:
             weight = 1.0 - min(self.decay, (1 + n) / (10 + n))
-        if flat is not None:
-            value = self.flat.value.detach()
-            value.lerp_(flat[: len(value)], weight)
-        else:
-            for mine, theirs in zip(self.flat.params, self._source, strict=True):
-                mine.lerp_(theirs, weight)
+        value = self.flat.value.detach()
+        value.lerp_(flat[: len(value)], weight)
         torch._foreach_copy_(*self._buffers)

@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..networks.convolution import BatchNorm
+from ..networks.batchnorm import BatchNorm
 from ..parallel import Pending, Ranks
 
 ALIGN = 64  # elements: a parameter begins on a cache line in every dtype

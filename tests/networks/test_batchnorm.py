@@ -7,7 +7,7 @@ import torch
 from test_convolution import BF16, normal
 from torch import Tensor, nn
 
-from fastinfogan.networks.convolution import BatchNorm, Stats, follows
+from fastinfogan.networks.batchnorm import BatchNorm, BatchStats, follows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 class TestBatchNormInParts:
     """A tuple of statistics, one for each equal part of the batch."""
 
-    PARTS: tuple[tuple[Stats, ...], ...] = (
+    PARTS: tuple[tuple[BatchStats, ...], ...] = (
         ("update", "batch"),
         ("batch", "update"),
         ("running", "batch"),

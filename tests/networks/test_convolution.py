@@ -12,16 +12,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastinfogan.networks import convolution as layers
-from fastinfogan.networks.convolution import (
-    BatchNorm,
-    Conv,
-    Same,
-    Up,
-    convolve,
-    lrelu,
-    only_grads_of,
-    patches,
-)
+from fastinfogan.networks.batchnorm import BatchNorm
+from fastinfogan.networks.convolution import Conv, Same, Up, convolve, lrelu, only_grads_of, patches
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

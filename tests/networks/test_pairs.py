@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from fastinfogan.networks import MnistDiscriminator, MnistGenerator, check_image_size, initialise
-from fastinfogan.networks.convolution import BatchNorm, lrelu
+from fastinfogan.networks.batchnorm import BatchNorm
+from fastinfogan.networks.convolution import lrelu
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastinfogan.networks import TABLES, initialise, pair
-from fastinfogan.networks.convolution import BatchNorm, Conv, Same
+from fastinfogan.networks.batchnorm import BatchNorm
+from fastinfogan.networks.convolution import Conv, Same
 from fastinfogan.networks.spectral import Spectral, SpectralConv, SpectralLinear, SpectralSame
 from fastinfogan.training.player import Flat, working_copies, working_network
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fastinfogan.networks import MnistDiscriminator, MnistGenerator, initialise
-from fastinfogan.networks.convolution import BatchNorm
+from fastinfogan.networks.batchnorm import BatchNorm
 from fastinfogan.training.player import ALIGN, Flat, working_copies, working_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")

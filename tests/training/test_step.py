@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from fastinfogan.latents import LatentBatch
-from fastinfogan.networks.convolution import BatchNorm
+from fastinfogan.networks.batchnorm import BatchNorm
 from fastinfogan.philox import Stream
 from fastinfogan.training.step import (
     Step,
