@@ -1,4 +1,4 @@
-"""The console script: `fastinfogan train|evaluate|sample|export …`."""
+"""The console script: `fastinfogan train|evaluate|sample|export|data check …`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ COMMANDS = {
     "evaluate": "measure a run on its test images",
     "sample": "draw pictures from a run",
     "export": "write a run's networks as ONNX files",
+    "data check": "look at a whole image set before training on it",
 }
 
 
 def main(args: list[str]) -> int:
     """Hand the rest of the line to the command."""
-    usage = "usage: fastinfogan train|evaluate|sample|export ..."
+    usage = "usage: fastinfogan train|evaluate|sample|export|data check ..."
+    if args[:2] == ["data", "check"]:
+        args = ["data check", *args[2:]]
     if args[:1] in (["-h"], ["--help"]):
         print(usage, *(f"  {name:10} {what}" for name, what in COMMANDS.items()), sep="\n")
         return 0
@@ -29,7 +32,7 @@ def main(args: list[str]) -> int:
         return 2
     from importlib import import_module
 
-    return int(import_module(f"fastinfogan.{args[0]}").main(args[1:]))
+    return int(import_module(f"fastinfogan.{args[0].replace(' ', '_')}").main(args[1:]))
 
 
 def entry() -> None:

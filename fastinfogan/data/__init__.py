@@ -1,7 +1,7 @@
 """Image sets: readers, renderers, batches; see `specs`."""
 
 from .sampler import BatchSampler, Order, batches, from_range, to_range
-from .specs import absolute, can_stream, load
+from .specs import absolute, can_stream, load, open_set
 from .splits import Images, Split
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "can_stream",
     "from_range",
     "load",
+    "open_set",
     "to_range",
 ]

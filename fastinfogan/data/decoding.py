@@ -87,6 +87,13 @@ class Picture:
         return self.levels.shape[1], self.levels.shape[0]
 
     @property
+    def stored(self) -> bytes:
+        """The pixels as bytes, which tell exact duplicates."""
+        pixels = self.levels if self.image is None else np.asarray(self.image)
+        assert pixels is not None
+        return repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()
+
+    @property
     def extremes(self) -> tuple[Kind, float, float]:
         """The kind of values, the least and the greatest, alpha aside."""
         if self.image is not None:

@@ -85,13 +85,13 @@ class Survey:
     def _size_lines(self, reading: Reading) -> list[str]:
         if not self.sizes:
             return []
-        cut = median(cut_off(*size) for size in self.sizes)
+        cuts = [cut_off(*size) for size in self.sizes]
         sides = [min(size) for size in self.sizes]
         lines = []
-        if reading.fit == "crop" and max(cut_off(*size) for size in self.sizes) > 0:
+        if reading.fit == "crop" and max(cuts) > 0:
             lines.append(
-                f"cropped to the central square: {cut:.0%} of the median image is cut off "
-                "(--fit pad or stretch keeps it)"
+                f"cropped to the central square: {median(cuts):.0%} of the median image is cut "
+                f"off, {max(cuts):.0%} at most (--fit pad or stretch keeps it)"
             )
         if median(sides) < reading.image_size:
             lines.append(
@@ -145,7 +145,7 @@ class EncodedImages:
             return
         survey, background = Survey(), background_colour(self.reading.background)
         for row in evenly(self.shape[0], SURVEYED).tolist():
-            file, frame = self._place(row)
+            file, frame = self.place(row)
             try:
                 picture = decode(self.content(file), frame, count_frames=True)
                 survey.add(picture, background)
@@ -161,7 +161,8 @@ class EncodedImages:
         """The file of each row, int64 [N]."""
         return np.arange(self.files) if self._index is None else self._index[:, 0]
 
-    def _place(self, row: int) -> tuple[int, int]:
+    def place(self, row: int) -> tuple[int, int]:
+        """Return the file and the frame of a row."""
         if self._index is None:
             return row, 0
         return int(self._index[row, 0]), int(self._index[row, 1])
@@ -209,7 +210,7 @@ class EncodedImages:
         """Decode the images at `rows` [B]: uint8 [B, H, W, C]. Raises UserError, naming a file."""
         out = np.empty((len(rows), *self.shape[1:]), np.uint8)
         for i, row in enumerate(rows.tolist()):
-            file, frame = self._place(row)
+            file, frame = self.place(row)
             try:
                 picture = decode(self.content(file), frame)
                 out[i] = square(picture, self.reading, self.ranges)

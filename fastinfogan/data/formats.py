@@ -227,15 +227,16 @@ def _keras(
 
 def _npz_labels(arrays: _Npz, n: int, path: Path) -> tuple[Labels | None, list[str]]:
     name = next((name for name in _LABEL_NAMES if name in arrays), None)
+    others = [other for other in arrays.names if other not in ("images", name, *_FACTORS)]
+    lines = [f"not read: {', '.join(others)}"] if others else []
     if name is None:
-        others = [other for other in arrays.names if other not in ("images", *_FACTORS)]
-        return None, [f"not read: {', '.join(others)}"] if others else []
+        return None, lines
     if name == "labels":
-        return _labels(arrays[name], n, path), []
+        return _labels(arrays[name], n, path), lines
     try:
-        return _labels(arrays[name], n, path), [f"labels from {name}"]
+        return _labels(arrays[name], n, path), [f"labels from {name}", *lines]
     except UserError:
-        return None, [f"no labels: {name} {arrays.describe(name)} is not {n} integers"]
+        return None, [f"no labels: {name} {arrays.describe(name)} is not {n} integers", *lines]
 
 
 _FACTORS = ("factors", "factor_names")

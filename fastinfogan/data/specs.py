@@ -28,6 +28,7 @@ SPECS = (
     "parquet:PATH"
 )
 _STREAMED = frozenset({"celeba", "dsprites", "chairs-like", "dsprites-like", "street-digits-like"})
+FILE_SIZE, FILE_CHANNELS = 32, 3  # of image files, where `open_set` is not told
 _NAMED_CLASSES = 10  # in a line
 
 
@@ -60,12 +61,7 @@ def load(
     tell what was found, converted and left out. Raises UserError, in one line, when nothing is
     found, a file is not what it should be, or the images are of another size.
     """
-    try:
-        reading = Reading(image_size, channels, stream, **options)
-    except TypeError:
-        names = ", ".join(sorted(options))
-        raise UserError(f"data.load: unknown option among {names}") from None
-    reading.check()
+    reading = _reading(image_size, channels, stream, options)
     if stream == "always" and not can_stream(spec):
         raise UserError(
             "--stream always: celeba, dsprites, hf:ID, tar:PATH, parquet:PATH, npy:PATH and "
@@ -74,28 +70,64 @@ def load(
     splits = _read(spec, reading)
     for split, data in splits.items():
         _check_shape(f"--data {spec}", split, data.images.shape, image_size, channels, advise)
-    first = first_line(spec, splits)
+    return _with_first_line(spec, splits)
+
+
+def open_set(
+    spec: str, image_size: int | None, channels: int | None, **options: Any
+) -> dict[Split, Images]:
+    """Open both splits without decoding images yet, whatever their size where None is given.
+
+    Image files are then of 32x32 pixels and 3 channels. Arguments and errors are those of `load`.
+    """
+    stream: Mode = "always" if can_stream(spec) else "never"
+    reading = _reading(image_size or FILE_SIZE, channels or FILE_CHANNELS, stream, options)
+    splits = _read(spec, reading)
+    for split, data in splits.items():
+        shape = data.images.shape
+        size, depth = image_size or shape[1], channels or shape[3]
+        _check_shape(f"--data {spec}", split, shape, size, depth, advise=True)
+    return _with_first_line(spec, splits, opened=True)
+
+
+def _reading(image_size: int, channels: int, stream: Mode, options: dict[str, Any]) -> Reading:
+    try:
+        reading = Reading(image_size, channels, stream, **options)
+    except TypeError:
+        names = ", ".join(sorted(options))
+        raise UserError(f"data.load: unknown option among {names}") from None
+    reading.check()
+    return reading
+
+
+def _with_first_line(
+    spec: str, splits: dict[Split, Images], opened: bool = False
+) -> dict[Split, Images]:
+    first = first_line(spec, splits, streamed=not opened)
     return {
         split: replace(data, notes=(first, *dict.fromkeys(data.notes)))
         for split, data in splits.items()
     }
 
 
-def first_line(spec: str, splits: dict[Split, Images]) -> str:
-    """Return the line that tells how many images, of which classes, and what was left out."""
+def first_line(spec: str, splits: dict[Split, Images], streamed: bool = True) -> str:
+    """Return the line that tells how many images, of which classes, and what was left out.
+
+    `streamed`: also that they are read while training, where they are.
+    """
     train, test = splits["train"], splits["test"]
     n, whole = len(train), train.grid is not None
     line = f"{shown(spec)}: {count(n if whole else n + len(test), 'image')}"
     if test.labels is not None:
         line += f" {_classes(train, test)}"
     line += "" if whole else f", {n} to train on, {len(test)} to test on"
-    line += ", read while training" if isinstance(train.images, Streamed) else ""
+    line += ", read while training" if streamed and isinstance(train.images, Streamed) else ""
     return line + (f"; {train.left_out}" if train.left_out else "")
 
 
 def _classes(train: Images, test: Images) -> str:
     names = test.label_names
-    if not names and train.labels is None:  # those of a streamed training split are not read
+    if not names and train.labels is None:  # those of a mapped training split are not read
         return "with labels"
     if not names:
         assert test.labels is not None

@@ -28,7 +28,7 @@ class Images:
     """One split of an image set. Labels and factors serve evaluation alone."""
 
     images: NDArray[np.uint8] | Streamed  # [N, H, W, C]; either is read by a slice or by rows
-    labels: Labels | None  # [N]; of a streamed training split None
+    labels: Labels | None  # [N]; of a training split that is mapped None
     grid: Grid | None = None  # of a set that holds every combination of its factors, in order
     factors: NDArray[Any] | None = None  # [N, K], numbers; NaN where one is not known
     factor_names: tuple[str, ...] = ()  # K; "azimuth:360" has the period 360
@@ -81,7 +81,9 @@ def opened(
     for name, split, i in parts:
         if streamed:
             split.source.scatter()
-        own = None if streamed and name == "train" else _of_split(labels[i], split)
+        # the labels of a mapped file stay there
+        mapped = streamed and name == "train" and not split.source.slow
+        own = None if mapped else _of_split(labels[i], split)
         images = split if streamed else _read(split)
         splits[name] = Images(
             images,

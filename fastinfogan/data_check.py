@@ -1,0 +1,110 @@
+"""All that is to know of an image set before training on it: `fastinfogan data check SPEC`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from . import data
+from .cli import run_command, say
+from .data.census import Census, sample, take_census
+from .data.reading import Fit, Frames
+from .data.streaming import wanted
+from .errors import UserError
+
+FILES = ("folder:", "tar:", "parquet:", "hf:")
+
+
+@dataclass(frozen=True)
+class DataCheckConfig:
+    """Read a whole image set and print what training would see; exit code 2 if some of it is
+    damaged.
+    """
+
+    spec: tyro.conf.Positional[str]
+    """The set, as --data of the training command has it."""
+    image_size: int | None = None
+    """Side of the images; an array's own, 32 for image files by default."""
+    channels: int | None = None
+    """1 gray, 3 colour, 4 colour and alpha; the set's own by default."""
+    out: Path | None = None
+    """Write a contact sheet of 100 evenly spaced images to this .png."""
+    background: str = "white"
+    """The colour under transparent pixels, and around padded images."""
+    frames: Frames = "first"
+    """Of files of several frames or pages: the first, or all."""
+    fit: Fit = "crop"
+    """How image files become squares."""
+    value_range: str = "auto"
+    """The values that become black and white: auto, full or LOW,HIGH."""
+    factors: str = ""
+    """Columns of known factors in a hub's or Parquet set."""
+
+
+def check_set(config: DataCheckConfig) -> int:
+    """The command: print the facts and the command to train, and write the sheet."""
+    spec = data.absolute(config.spec)
+    options = {
+        name: getattr(config, name)
+        for name in ("background", "frames", "fit", "value_range", "factors")
+    }
+    splits = data.open_set(spec, config.image_size, config.channels, **options)
+    train = splits["train"]
+    for line in train.notes:
+        say(line)
+    census = take_census(splits)
+    for line in census.lines():
+        say(line)
+    side, channels = train.images.shape[1], train.images.shape[3]
+    if spec.startswith(FILES) and config.channels is None and not census.coloured:
+        channels = 1
+    nbytes = sum(len(part) for part in splits.values()) * side * side * channels
+    place = "read while training" if wanted("auto", nbytes) else "read into memory at the start"
+    say(f"{nbytes / 1e6:,.1f} MB at {side}x{side}x{channels}: {place}")
+    if config.out is not None:
+        _draw_sheet(train, spec, config.out)
+        say(f"contact sheet in {config.out}")
+    say(f"train with: {_command(config, spec, side, channels, census)}")
+    if census.damaged:
+        n = len(census.damaged)
+        raise UserError(
+            f"{n} of {n + census.images} images are damaged; mend them, remove them, or train with "
+            f"--skip-bad {n}"
+        )
+    return 0
+
+
+def _draw_sheet(train: data.Images, spec: str, out: Path) -> None:
+    from .evaluation import pictures
+
+    images = sample(train)
+    if not len(images):
+        raise UserError(f"--out {out}: no image can be read")
+    pictures.save(pictures.grid(images, min(10, len(images)), spec), out)
+
+
+def _command(config: DataCheckConfig, spec: str, side: int, channels: int, census: Census) -> str:
+    from .presets import PRESETS
+
+    words = ["fastinfogan", "train", *(["own"] if "own" in PRESETS else []), "--data", spec]
+    words += ["--image-size", str(side), "--channels", str(channels)]
+    defaults = DataCheckConfig("")
+    for name in ("background", "frames", "fit", "value_range", "factors"):
+        if getattr(config, name) != getattr(defaults, name):
+            words += [f"--{name.replace('_', '-')}", getattr(config, name)]
+    if census.damaged:
+        words += ["--skip-bad", str(len(census.damaged))]
+    return shlex.join(words)
+
+
+def main(args: list[str] | None = None) -> int:
+    """`fastinfogan data check`."""
+    return run_command(check_set, DataCheckConfig, "fastinfogan data check", args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
