@@ -184,8 +184,10 @@ def test_a_run_that_fails_counts_as_differing(tmp_path, capfd, trainer, said):
         assert rows[2].strip() == "error: --r1: not known"
 
 
-def test_a_package_from_elsewhere_is_refused(tmp_path):
+def test_a_package_from_elsewhere_is_refused(tmp_path, monkeypatch):
     import identical
+
+    monkeypatch.delenv("PYTHONPATH", raising=False)
 
     own = checkout(tmp_path / "own", torch.ones(2))
     other = checkout(tmp_path / "other", torch.ones(2))
