@@ -1,4 +1,4 @@
-"""What a pair of networks is to the rest: a generator, a discriminator with Q on its trunk."""
+"""The interface of a pair of networks: a generator, and a discriminator with Q on its trunk."""
 
 from __future__ import annotations
 

@@ -53,6 +53,6 @@ class BatchNorm(nn.Module):
 
 
 def follows(stats: StatsPerPart | None, training: bool) -> bool:
-    """Whether running buffers follow a pass that is given these."""
+    """Return whether running buffers follow a pass with these statistics."""
     stats = stats or ("update" if training else "running")
     return "update" in ((stats,) if isinstance(stats, str) else stats)

@@ -28,12 +28,12 @@ CHUNK = 128  # images whose patches are laid out at a time: more would not stay 
 
 
 def lrelu(x: Tensor) -> Tensor:
-    """Leaky ReLU with the paper's slope, in x's place."""
+    """Apply leaky ReLU with the paper's slope in place."""
     return F.leaky_relu(x, 0.1, inplace=True)
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """4×4 convolution of stride 2 and padding 1 with a weight [outputs, inputs, 4, 4]."""
+    """Apply a 4×4 convolution of stride 2 and padding 1 with a weight [outputs, inputs, 4, 4]."""
     if _is_unsafe(x, x.shape[3]):
         return _in_fp32(convolve, x, weight, bias)
     if x.shape[2] % 2 == x.shape[3] % 2 == 0:
@@ -125,7 +125,7 @@ def _folds(x: Tensor, channels: int) -> bool:
 
 
 def _of_patches(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`convolve`, as one product of patches [B, H/2, W/2, 16·inputs]."""
+    """Compute `convolve` as one product of patches [B, H/2, W/2, 16·inputs]."""
     h, w = x.shape[2] // 2, x.shape[3] // 2
     rows = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
     squares = rows.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).transpose(2, 3)
@@ -139,7 +139,7 @@ def _of_patches(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _to_patches(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The transposed convolution: a product gives the patches, which are added where they meet."""
+    """Compute the transposed convolution: a product gives patches, which are added up."""
     few = weight.shape[1]
     rows = x.permute(0, 2, 3, 1)
     parts = rows @ weight.permute(0, 2, 3, 1).flatten(1)  # [B, H, W, 16·few]
@@ -149,7 +149,7 @@ def _to_patches(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _met(parts: Tensor, dim: int) -> Tensor:
-    """The doubled dimension `dim`, of which dimension 3 has the four taps.
+    """Return the doubled dimension `dim`, of which dimension 3 has the four taps.
 
     y[2i] = tap1[i] + tap3[i - 1], y[2i + 1] = tap2[i] + tap0[i + 1].
     """
@@ -201,7 +201,7 @@ def _backward(
 
 
 def patches(x: Tensor) -> Tensor:
-    """What each output of a 4×4 convolution sees: [B, C, H, W] to [B·H/2·W/2, 16·C].
+    """Return the pixels that each output of a 4×4 convolution reads, [B·H/2·W/2, 16·C].
 
     Columns count row, column, channel, as a weight's memory does in channels_last. The result lies
     in a buffer that the next call for this shape writes anew.
@@ -216,8 +216,10 @@ def patches(x: Tensor) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _buffers(shape: torch.Size, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """A padded image whose border stays zero, and its patches: fresh memory costs more than both
-    copies."""
+    """Return a padded image whose border stays zero, and its patches.
+
+    They are kept: new memory costs more than both copies.
+    """
     b, c, h, w = shape
     padded = torch.zeros(b, h + 2, w + 2, c, dtype=dtype)
     return padded, torch.empty(b, h // 2, w // 2, 4, 4 * c, dtype=dtype)
@@ -256,7 +258,7 @@ _TAPS = torch.tensor(
 
 
 def _spread(x: Tensor, w: Tensor) -> Tensor:
-    """The transposed convolution of x [B, C, H, W] with w [C, few, 4, 4], as a 3×3 convolution.
+    """Compute the transposed convolution of x [B, C, H, W] with w [C, few, 4, 4] as a 3×3 one.
 
     What a pixel of the doubled image sees repeats every second row and column: four maps of x's
     own side, of whose 3×3 weights 2×2 are not 0.

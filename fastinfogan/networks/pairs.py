@@ -68,7 +68,7 @@ def check_image_size(image_size: int, networks: str = "mnist") -> None:
 def mnist_pair(
     input_dim: int, q_dim: int, image_size: int, channels: int
 ) -> tuple[MnistGenerator, MnistDiscriminator]:
-    """The two networks for latents and images of these sizes, their weights not yet drawn."""
+    """Return the two networks for latents and images of these sizes, their weights not drawn."""
     return (
         MnistGenerator(input_dim, image_size, channels),
         MnistDiscriminator(q_dim, image_size, channels),
@@ -84,7 +84,7 @@ def pair(
     *,
     spectral_norm: bool = False,
 ) -> tuple[Generator, Discriminator]:
-    """The networks of that name, "mnist" or one of `TABLES`, their weights not yet drawn.
+    """Return the networks of a name, "mnist" or one of `TABLES`, their weights not yet drawn.
 
     Args:
         input_dim: width of G's input, [noise | codes].

@@ -16,7 +16,7 @@ from .convolution import Conv, Same, convolve
 
 
 class Spectral(nn.Module):
-    """What the normalised layers have in common."""
+    """The shared part of the normalised layers."""
 
     weight: Tensor
     u: Tensor  # [outputs], the left singular vector; unit length
@@ -28,13 +28,13 @@ class Spectral(nn.Module):
 
     @torch.no_grad()
     def iterate(self) -> None:
-        """One power iteration with the weight as it is now."""
+        """Run one power iteration with the present weight."""
         w = self.weight.flatten(1).to(self.u.dtype)
         self.v.copy_(F.normalize(w.t() @ self.u, dim=0))
         self.u.copy_(F.normalize(w @ self.v, dim=0))
 
     def normalised(self) -> Tensor:
-        """W / σ, in the weight's dtype and memory format."""
+        """Return W / σ, in the weight's dtype and memory format."""
         w = self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
         # Copies: autograd keeps them, and `iterate` may come before the backward pass.
         u, v = (x.to(w.dtype, copy=True) for x in (self.u, self.v))

@@ -25,7 +25,7 @@ from .spectral import Spectral, SpectralConv, SpectralLinear, SpectralSame
 
 @dataclass(frozen=True)
 class Row:
-    """A fully connected layer or a 4×4 convolution, and what follows it."""
+    """A fully connected layer or a 4×4 convolution, with its BatchNorm."""
 
     width: int  # outputs, or channels
     bn: bool = True
@@ -48,7 +48,7 @@ class Table:
     spectral: bool = False  # D's and Q's weights are spectrally normalised
 
     def normalised_spectrally(self) -> Table:
-        """The same, but D's and Q's weights spectrally normalised, and no BatchNorm there."""
+        """Return the table with spectral normalisation instead of BatchNorm in D and Q."""
         convs, d_fc, q_fc = (
             tuple(replace(row, bn=False) for row in rows)
             for rows in (self.convs, self.d_fc, self.q_fc)
@@ -57,12 +57,12 @@ class Table:
 
     @property
     def doublings(self) -> int:
-        """How often G doubles the side of its first maps."""
+        """The number of times that G doubles the side of its first maps."""
         return 1 + _halvings(self.ups)
 
     @property
     def halvings(self) -> int:
-        """How often the side of an image must be even."""
+        """The number of times that an image is halved."""
         return max(self.doublings, _halvings(self.convs))
 
 

@@ -1,4 +1,4 @@
-"""InfoGAN-CR's contrastive regulariser: of two images, which factor of the code do they share?
+"""InfoGAN-CR's contrastive term: a classifier names the factor that two images share.
 
 Lin, Thekumparampil, Fanti and Oh 2020 ("InfoGAN-CR and ModelCentrality", §3, eq. 4 and 5). Pairs of
 generated images have one factor of the code in common, all others and the noise drawn anew; a
@@ -56,7 +56,7 @@ class Pairs(NamedTuple):
 
 
 def n_factors(spec: LatentSpec) -> int:
-    """What a pair may share: each column of the categorical and of the continuous targets."""
+    """Return the number of factors that a pair may share: the columns of the targets."""
     return spec.n_cat + spec.n_cont
 
 

@@ -67,7 +67,7 @@ class UprightOptions(Group):
 
 
 def upright(images: Tensor, u: Tensor) -> Tensor:
-    """Upright copies of bright shapes on 0: [B, C, H, W], in the images' dtype, from 0 to 1.
+    """Return upright copies of bright shapes on 0: [B, C, H, W], in the images' dtype, 0 to 1.
 
     The longer principal axis lies along the rows, either way round and mirrored or not by chance.
     What is brighter than half of an image's brightest is the shape. One of five times its width or
@@ -104,7 +104,7 @@ def upright(images: Tensor, u: Tensor) -> Tensor:
 
 
 def _blurred(images: Tensor, sigma: Tensor) -> Tensor:
-    """By Gaussians of these standard deviations [B], at least of a pixel; 0 outside."""
+    """Blur by Gaussians of these standard deviations [B], at least of a pixel; 0 outside."""
     sigma = sigma.clamp_min(1)
     along = []
     for n in images.shape[2:]:

@@ -14,7 +14,7 @@ from .. import philox
 from ..philox import Stream
 from .protocol import Address, Extra
 
-# What a warp does that a code may follow.
+# The changes of a warp that a code may follow.
 CHANGES = ("slant", "width", "x", "y", "size", "stretch")
 _EPSILON = 1e-10
 
@@ -43,7 +43,7 @@ WARP_HELP = {
 
 @dataclass(frozen=True)
 class Warp:
-    """Random affine maps, mirroring, strokes and brightness: what a category is to bear.
+    """Random affine maps, mirroring, strokes and brightness, which a category must survive.
 
     Each is uniform in ± its value: `rotate` in degrees, `scale` of each axis, `shear`, `shift` in
     parts of the side, `thickness` in pixels on either side of a bright stroke (at most 1). `flip`
@@ -68,7 +68,7 @@ class Warp:
     stroke: float = 0.0
 
     def makes(self, change: str) -> bool:
-        """Whether it does that one of `CHANGES`."""
+        """Return whether the warp makes this one of `CHANGES`."""
         of = {
             "slant": self.rotate or self.shear,
             "width": self.thickness,
@@ -86,7 +86,7 @@ class Warp:
         first_row: int = 0,
         background: float = 0.0,
     ) -> Warped:
-        """Warped copies of images [B, C, H, W]; what comes in from outside is `background`.
+        """Return warped copies of images [B, C, H, W]; what comes in from outside is `background`.
 
         Row i's warp is a function of (seed, step, first_row + i): see `philox`.
         """
@@ -147,7 +147,7 @@ class Warp:
         return Warped(warped.to(images.dtype), torch.stack([c.float() for c in change], 1))
 
     def _sizes(self, larger: Tensor, scale_x: Tensor, scale_y: Tensor) -> tuple[Tensor, Tensor]:
-        """How much larger, and how much wider than high, in parts of the most: logarithms.
+        """Return the logarithms of size and of width over height, in parts of their largest values.
 
         The latter adds up only where the copy is not turned as well (`rotate`).
         """
@@ -177,12 +177,12 @@ class WarpedCopies:
 
 
 def places(n: int, like: Tensor) -> Tensor:
-    """The middles of n pixels, from -1 to 1 as in a grid, where and of the dtype as `like`."""
+    """Return the middles of n pixels, from -1 to 1, with the device and dtype of `like`."""
     return (2 * torch.arange(n, device=like.device, dtype=like.dtype) + 1) / n - 1
 
 
 def centre(bright: Tensor) -> Tensor:
-    """The centre of brightness (x, y) [B, 2] of images [B, C, H, W], from -1 to 1 as in a grid."""
+    """Return the centre of brightness (x, y) [B, 2] of images [B, C, H, W], from -1 to 1."""
     maps = bright.sum(1)  # [B, H, W]
     mass = maps.sum((1, 2)).clamp_min(_EPSILON)
     parts = []
@@ -193,14 +193,17 @@ def centre(bright: Tensor) -> Tensor:
 
 
 def _thickened(images: Tensor, by: Tensor) -> Tensor:
-    """Bright strokes widened (by > 0) or thinned (by < 0); by: [B], ±1 is a pixel on each side."""
+    """Return images with bright strokes widened (by > 0) or thinned (by < 0).
+
+    by: [B]; ±1 is a pixel on each side.
+    """
     by = by.view(-1, 1, 1, 1)
     wider, thinner = F.max_pool2d(images, 3, 1, 1), -F.max_pool2d(-images, 3, 1, 1)
     return images + by.clamp(min=0) * (wider - images) - by.clamp(max=0) * (thinner - images)
 
 
 def _lines(u: Tensor, side: int) -> Tensor:
-    """Short lines with round ends on 0, [B, 1, side, side], of four uniform numbers each, [B, 4].
+    """Return short lines with round ends on 0, [B, 1, side, side], from uniform numbers [B, 4].
 
     Of MNIST's 28 pixels they are 3 wide and 7 to 11 long, 8 or less from the middle on each axis.
     """
@@ -215,7 +218,7 @@ def _lines(u: Tensor, side: int) -> Tensor:
 
 
 def parse_warp(text: str) -> Warp:
-    """The warp of "rotate=20,scale=0.15,shear=0.3,flip=0.5" and the like. Raises ValueError."""
+    """Return the warp of "rotate=20,scale=0.15,flip=0.5" and the like. Raises ValueError."""
     known = {field.name for field in fields(Warp)}
     values: dict[str, float] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -240,7 +243,7 @@ def warp_text(warp: Warp) -> str:
 
 
 def parse_changes(text: str) -> tuple[str, ...]:
-    """The changes of "slant,width" and the like. Raises ValueError."""
+    """Return the changes of "slant,width" and the like. Raises ValueError."""
     names = tuple(part.strip() for part in text.split(",") if part.strip())
     for name in names:
         if name not in CHANGES or names.count(name) > 1:

@@ -31,12 +31,12 @@ class Balance(nn.Module):
         self.register_buffer("pulls", torch.zeros(len(spec.codes)))
 
     def factors(self) -> Tensor:
-        """What multiplies the weights, [n_codes]; 1 before the first batch."""
+        """Return the factors of the weights, [n_codes]; 1 before the first batch."""
         tiny = torch.finfo(self.pulls.dtype).tiny
         return ((self.pulls.mean() + tiny) / (self.pulls + tiny)).clamp(1 / MAX_FACTOR, MAX_FACTOR)
 
     def follow(self, q: Tensor, latents: LatentBatch) -> None:
-        """Take up a batch: Q's output [B, q_dim] on images of these latents."""
+        """Move the averages by a batch: Q's output [B, q_dim] on images of these latents."""
         with torch.enable_grad():
             wide = q.to(torch.promote_types(q.dtype, torch.float32))
             if not wide.requires_grad:

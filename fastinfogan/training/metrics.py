@@ -164,7 +164,7 @@ def append(path: Path, record: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All records; a torn last line, as a killed run leaves it, is skipped."""
+    """Return all records; skip a torn last line, as a killed run leaves it."""
     if not path.is_file():
         return []
     records = []

@@ -55,7 +55,7 @@ class Flat:
         return self.views(self.grad)
 
     def views(self, buffer: Tensor) -> list[Tensor]:
-        """Each parameter's place in a buffer of this layout, in its shape and memory format."""
+        """Return each parameter's view of a buffer of this layout, in its memory format."""
         return [
             buffer.as_strided(p.shape, p.stride(), start)
             for p, start in zip(self.params, self._starts, strict=True)
@@ -160,7 +160,7 @@ def fused_adam(flat: Flat, lr: float, betas: tuple[float, float]) -> torch.optim
 
 
 def working_copies(flats: Sequence[Flat]) -> dict[nn.Parameter, nn.Parameter]:
-    """For each parameter the one that is computed with: a view of `working`, or itself."""
+    """Return for each parameter the one that is computed with: a view of `working`, or itself."""
     out = {}
     for flat in flats:
         views = flat.params if flat.working is None else flat.views(flat.working)
@@ -170,7 +170,7 @@ def working_copies(flats: Sequence[Flat]) -> dict[nn.Parameter, nn.Parameter]:
 
 
 def working_network(network: Network, copies: Mapping[nn.Parameter, nn.Parameter]) -> Network:
-    """The same network on the working copies of its weights. BatchNorm's tensors are shared."""
+    """Return the same network on the working copies of its weights. BatchNorm's are shared."""
     twin = copy.deepcopy(network)
     for (name, module), other in zip(network.named_modules(), twin.modules(), strict=True):
         for key, p in module.named_parameters(name, recurse=False):

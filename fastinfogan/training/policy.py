@@ -25,7 +25,7 @@ DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  #
 
 @dataclass(frozen=True)
 class Policy:
-    """What was chosen."""
+    """The way in which updates run, and the reason."""
 
     dtype: torch.dtype = torch.float32  # of the products; parameters are trained in fp32
     memory_format: torch.memory_format = torch.channels_last
@@ -35,12 +35,12 @@ class Policy:
 
     @property
     def name(self) -> str:
-        """In a word or two."""
+        """The way in a word or two."""
         words = ["compiled"] * self.compile + ["captured"] * self.capture
         return " and ".join(words) or "eager"
 
     def record(self) -> dict[str, object]:
-        """For environment.json."""
+        """Return the entries for environment.json."""
         return {
             "compiled": self.compile,
             "captured": self.capture,
@@ -49,11 +49,11 @@ class Policy:
         }
 
     def without_compile(self, why: str) -> Policy:
-        """The same where the compiler failed."""
+        """Return the same policy without the compiler, which failed."""
         return replace(self, compile=False, reason=f"not compiled: {why}")
 
     def without_capture(self, why: str) -> Policy:
-        """The same where the capture failed."""
+        """Return the same policy without a graph, whose capture failed."""
         return replace(self, capture=False, reason=f"not captured: {why}")
 
 
