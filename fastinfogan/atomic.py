@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,11 +35,18 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def write_and_sync(path: Path, data: bytes) -> None:
-    """Write a file and wait until its bytes are on the disk."""
-    with path.open("wb") as file:
+    """Write a new file and wait until its bytes are on the disk.
+
+    A file or a link of that name is removed first and never written through: in a folder that
+    others may write to, a link could lead anywhere.
+    """
+    path.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    flags |= getattr(os, "O_BINARY", 0)
+    with os.fdopen(os.open(path, flags, 0o666), "wb") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
+        _sync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
@@ -46,6 +54,18 @@ def sync_folder(folder: Path) -> None:
     if os.name == "posix":  # elsewhere a folder cannot be opened
         handle = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(handle)
+            _sync(handle)
         finally:
             os.close(handle)
+
+
+# SMB, FUSE and others refuse to sync; nothing can be done about it, and the bytes are written.
+_REFUSALS = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.ENOSYS}
+
+
+def _sync(handle: int) -> None:
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise

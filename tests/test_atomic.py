@@ -1,41 +1,134 @@
-"""Files written whole or not at all."""
+"""Files that hold their old or their whole new content: order of calls, refusals, planted links."""
 
 import errno
 import os
 from pathlib import Path
 
 import pytest
+import torch
 
-from fastinfogan.atomic import write_atomically
+from fastinfogan import atomic
 from fastinfogan.errors import UserError
+from fastinfogan.runs import checkpoint
 
 
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is done to the disk, in order: writes, flushes, syncs and renames by name."""
+    seen: list[str] = []
+    names: dict[int, str] = {}
+    inner_open, inner_sync, inner_fdopen = os.open, os.fsync, os.fdopen
+    inner_replace, inner_rename = Path.replace, Path.rename
+
+    def opened(path, *args, **kwargs):
+        handle = inner_open(path, *args, **kwargs)
+        names[handle] = Path(path).name
+        return handle
+
+    def synced(handle):
+        seen.append(f"fsync {names[handle]}")
+        inner_sync(handle)
+
+    class File:
+        def __init__(self, handle, mode):
+            self.file, self.name = inner_fdopen(handle, mode), names[handle]
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *args):
+            self.file.close()
+
+        def write(self, data):
+            seen.append(f"write {self.name}")
+            return self.file.write(data)
+
+        def flush(self):
+            seen.append(f"flush {self.name}")
+            self.file.flush()
+
+        def fileno(self):
+            return self.file.fileno()
+
+    def replaced(path, target):
+        seen.append(f"rename {path.name} {Path(target).name}")
+        return inner_replace(path, target)
+
+    def renamed(path, target):
+        seen.append(f"rename {path.name} {Path(target).name}")
+        return inner_rename(path, target)
+
+    monkeypatch.setattr(os, "open", opened)
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "fdopen", File)
+    monkeypatch.setattr(Path, "replace", replaced)
+    monkeypatch.setattr(Path, "rename", renamed)
+    return seen
 
 
-class TestWriteAtomically:
-    @pytest.mark.parametrize("content", ["text ä\n", b"\x00\xff"])
-    def test_it_writes_text_and_bytes(self, tmp_path, content):
-        path = tmp_path / "x"
-        write_atomically(path, "before")
-        write_atomically(path, content)
-        assert path.read_bytes() == (content.encode() if isinstance(content, str) else content)
-        assert names(tmp_path) == ["x"]
+def test_a_file_is_written_flushed_synced_renamed_and_its_folder_synced(tmp_path, calls):
+    atomic.write_atomically(tmp_path / "eval.json", "{}")
+    temporary = ".eval.json.tmp"
+    assert calls == [
+        f"write {temporary}",
+        f"flush {temporary}",
+        f"fsync {temporary}",
+        f"rename {temporary} eval.json",
+        f"fsync {tmp_path.name}",
+    ]
 
-    @pytest.mark.parametrize(("where", "name"), [(Path, "open"), (os, "fsync"), (Path, "replace")])
-    def test_a_failure_leaves_the_old_content_and_no_temporary(
-        self, tmp_path, monkeypatch, where, name
-    ):
-        path = tmp_path / "x"
-        path.write_text("before")
 
-        def fail(*_, **__):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def test_a_checkpoint_is_synced_file_by_file_before_it_is_renamed_and_its_folder_after(
+    tmp_path, calls
+):
+    folder = tmp_path / "checkpoints"
+    checkpoint.save(folder, 3, {"model": {"w": torch.ones(2)}}, {}, 1)
+    temporary = ".step-00000003.tmp"
+    files = ("model.safetensors", "manifest.json")
+    assert calls == [
+        *(f"{what} {name}" for name in files for what in ("write", "flush", "fsync")),
+        f"fsync {temporary}",
+        f"rename {temporary} step-00000003",
+        "fsync checkpoints",
+    ]
 
-        with monkeypatch.context() as patch:
-            patch.setattr(where, name, fail)
-            with pytest.raises(UserError, match=r"cannot write .*x: No space left"):
-                write_atomically(path, "after")
-        assert path.read_text() == "before"
-        assert names(tmp_path) == ["x"]
+
+@pytest.mark.parametrize("number", ["EINVAL", "ENOTSUP", "EBADF"])
+def test_a_file_system_that_refuses_to_sync_ends_nothing(tmp_path, monkeypatch, number):
+    """SMB and FUSE mounts do."""
+
+    def refuse(handle):
+        raise OSError(getattr(errno, number), "refused")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    atomic.write_atomically(tmp_path / "a.json", "{}")
+    assert (tmp_path / "a.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("number", ["EIO", "ENOSPC", "EDQUOT"])
+def test_a_disk_that_fails_at_a_sync_is_an_error_and_the_old_content_stays(
+    tmp_path, monkeypatch, number
+):
+    path = tmp_path / "a.json"
+    path.write_text("old")
+
+    def fail(handle):
+        raise OSError(getattr(errno, number), "no more")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(UserError, match=r"cannot write .*a\.json: no more"):
+        atomic.write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_planted_link_is_not_written_through(tmp_path):
+    """Whoever may write to the folder could name the temporary file beforehand."""
+    victim, folder = tmp_path / "victim", tmp_path / "run"
+    victim.write_text("precious")
+    folder.mkdir()
+    (folder / ".a.json.tmp").symlink_to(victim)
+    atomic.write_atomically(folder / "a.json", "new")
+    assert victim.read_text() == "precious"
+    assert (folder / "a.json").read_text() == "new"
+    assert not (folder / "a.json").is_symlink()

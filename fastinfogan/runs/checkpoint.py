@@ -23,7 +23,9 @@ from .. import atomic
 from ..errors import UserError
 
 MANIFEST = "manifest.json"
+MAX_LISTINGS = 5
 _NAME = re.compile(r"step-(\d{8,})")
+_FILE = re.compile(r"[A-Za-z0-9_]+\.safetensors")
 
 
 class Checkpoint(NamedTuple):
@@ -120,7 +122,7 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def list_newest_first(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, good or damaged, the highest step first."""
+    """Return the checkpoints in a folder, good or damaged, the highest step first."""
     if not folder.is_dir():
         return []
     found = [p for p in folder.iterdir() if p.is_dir() and _NAME.fullmatch(p.name)]
@@ -128,7 +130,7 @@ def list_newest_first(folder: Path) -> list[Path]:
 
 
 def step_of(path: Path) -> int:
-    """The step in a checkpoint's name."""
+    """Return the step in a checkpoint's name."""
     match = _NAME.fullmatch(path.name)
     assert match is not None, path
     return int(match[1])
@@ -139,24 +141,34 @@ def load(path: Path) -> Checkpoint:
     manifest, contents = _verify(path)
     try:
         tensors = {Path(name).stem: from_bytes(data) for name, data in contents.items()}
-        return Checkpoint(path, int(manifest["step"]), tensors, manifest["meta"])
+        meta = manifest["meta"]
+        if not isinstance(meta, dict):
+            raise Damaged(f"{path.name}/{MANIFEST}: meta is no object")
+        return Checkpoint(path, int(manifest["step"]), tensors, meta)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise Damaged(f"{path.name}: {error}") from None
 
 
 def load_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that verifies, and a line for each newer one that does not.
+    """Return the newest checkpoint that verifies, and a line for each newer one that does not.
 
-    Raises UserError where there are checkpoints and none is good.
+    A run that is still training saves and deletes meanwhile: where one does not verify and the
+    folder has changed, it is listed again. Raises UserError where there are checkpoints and none
+    is good.
     """
-    damage = []
-    for path in list_newest_first(folder):
-        try:
-            checkpoint = load(path)
-        except Damaged as error:
-            damage.append(str(error))
-            continue
-        return checkpoint, [f"checkpoint is damaged ({d}); using {path.name}" for d in damage]
+    for _ in range(MAX_LISTINGS):
+        listing, damage, newest = list_newest_first(folder), [], None
+        for path in listing:
+            try:
+                newest = load(path)
+                break
+            except Damaged as error:
+                damage.append(str(error))
+        if not damage or list_newest_first(folder) == listing:
+            break
+    if newest is not None:
+        used = newest.path.name
+        return newest, [f"checkpoint is damaged ({d}); using {used}" for d in damage]
     if damage:
         raise UserError(
             f"no checkpoint in {folder} is readable ({'; '.join(damage)}); start anew with another "
@@ -178,7 +190,7 @@ def restore(tensors: dict[str, Tensor], saved: dict[str, Tensor], where: str) ->
 
 
 def _seal(manifest: dict[str, Any]) -> str:
-    """The checksum of a manifest's content, itself left out."""
+    """Return the checksum of a manifest's content, itself left out."""
     rest = {k: v for k, v in manifest.items() if k != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
@@ -188,13 +200,15 @@ def _fingerprint(data: bytes) -> dict[str, Any]:
 
 
 def _verify(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The manifest and the files' bytes, once their sizes and checksums match. Raises Damaged."""
+    """Return the manifest and the files' bytes, if sizes and checksums match. Raises Damaged."""
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
         if manifest.get("sha256") != _seal(manifest):
             raise Damaged(f"{path.name}/{MANIFEST}: its checksum does not match")
         contents = {}
         for name, expected in manifest["files"].items():
+            if not _FILE.fullmatch(name):  # never a path that leads out of the folder
+                raise Damaged(f"{path.name}/{MANIFEST}: {name!r} is not the name of a file of it")
             data = (path / name).read_bytes()
             found = _fingerprint(data)
             if found != expected:
@@ -213,5 +227,5 @@ def _verify(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
         raise Damaged(f"{path.name}: {error}") from None
     except OSError as error:  # not damage: passed over, it would be deleted at the next save
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(f"{path.name}: {error}") from None

@@ -322,6 +322,60 @@ class TestDamage:
         shutil.rmtree(folder)
 
 
+class TestWhileARunGoesOn:
+    def test_a_checkpoint_that_a_run_deletes_while_it_is_read_is_no_damage(
+        self, tmp_path, monkeypatch
+    ):
+        """With --keep 1 a run deletes the one that a reader has just listed."""
+        save(tmp_path, 3, keep=1)
+        inner, saved = checkpoint.load, []
+
+        def load(path: Path) -> checkpoint.Checkpoint:
+            if not saved:
+                saved.append(save(tmp_path, 6, keep=1))
+            return inner(path)
+
+        monkeypatch.setattr(checkpoint, "load", load)
+        newest, notes = checkpoint.load_newest(tmp_path)
+        assert newest is not None
+        assert (newest.step, notes) == (6, [])
+
+
+class TestHostileManifests:
+    @staticmethod
+    def rewrite(path: Path, change) -> None:
+        manifest = json.loads((path / checkpoint.MANIFEST).read_text())
+        change(manifest)
+        manifest["sha256"] = checkpoint._seal(manifest)
+        (path / checkpoint.MANIFEST).write_text(json.dumps(manifest))
+
+    @pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/hostname", "a/b.safetensors"])
+    def test_a_manifest_names_no_file_outside_its_folder(self, tmp_path, name):
+        path = save(tmp_path, 3)
+        outside = tmp_path / "secret.safetensors"
+        outside.write_bytes((path / "model.safetensors").read_bytes())
+
+        def change(manifest) -> None:
+            manifest["files"][name] = manifest["files"].pop("model.safetensors")
+
+        self.rewrite(path, change)
+        with pytest.raises(Damaged, match="is not the name of a file of it"):
+            checkpoint.load(path)
+
+    @pytest.mark.parametrize("meta", [None, [], "text", 3])
+    def test_meta_of_another_type_is_damage(self, tmp_path, meta):
+        path = save(tmp_path, 3)
+        self.rewrite(path, lambda manifest: manifest.update(meta=meta))
+        with pytest.raises(Damaged, match="meta is no object"):
+            checkpoint.load(path)
+
+    def test_a_manifest_that_is_nested_too_deeply_is_damage(self, tmp_path):
+        path = save(tmp_path, 3)
+        (path / checkpoint.MANIFEST).write_text("[" * 100_000)
+        with pytest.raises(Damaged):
+            checkpoint.load(path)
+
+
 class TestRestore:
     def test_values_go_into_the_live_tensors(self):
         live = {"a": torch.zeros(2, 2), "b": torch.zeros((), dtype=torch.int64)}
