@@ -10,7 +10,8 @@ from pathlib import Path
 import tyro
 
 from . import data
-from .cli import run_command, say
+from .cli import run_command
+from .console import say
 from .data.census import Census, sample, take_census
 from .data.reading import Fit, Frames
 from .data.streaming import wanted

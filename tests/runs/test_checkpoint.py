@@ -328,7 +328,8 @@ class TestWhileARunGoesOn:
     ):
         """With --keep 1 a run deletes the one that a reader has just listed."""
         save(tmp_path, 3, keep=1)
-        inner, saved = checkpoint.load, []
+        inner = checkpoint.load
+        saved: list[Path] = []
 
         def load(path: Path) -> checkpoint.Checkpoint:
             if not saved:
