@@ -13,9 +13,10 @@ from torch import Tensor
 
 from ..atomic import write_atomically, writing
 from ..errors import NonFiniteLoss
-from ..latents import LatentSpec
+from ..latents import Continuous, LatentSpec
 from ..losses import information
 from ..parallel import Ranks
+from .calibration import CONVENTION, calibrated_information, is_calibrated
 from .gradients import DRecord, GRecord
 
 _NEVER = 2**62
@@ -101,6 +102,7 @@ class Metrics:
             part.tolist() for part in means.split([2, n_terms, len(names), 2])
         )
         bound = information(means[2 + n_terms : -2], self.spec).tolist()
+        calibrated = calibrated_information(nll, self.spec)
         had = self.term_counts.tolist()
         logged = zip(self.terms, of_terms, had, strict=True)
         return {
@@ -114,6 +116,7 @@ class Metrics:
             **{name: value if count else None for name, value, count in logged},
             "nll": dict(zip(names, nll, strict=True)),
             "information": dict(zip(names, bound, strict=True)),
+            "information_calibrated": dict(zip(names, calibrated, strict=True)),
         }
 
 
@@ -196,12 +199,18 @@ def draw_curves(records: list[dict[str, Any]], spec: LatentSpec, path: Path) -> 
     for name, label in (("d_loss", "discriminator"), ("g_loss", "generator")):
         losses.plot(steps, [r[name] for r in records], marker=marker, label=label)
     losses.set(xlabel="update", ylabel="adversarial loss, nats", title="Losses")
-    for i, (name, entropy) in enumerate(zip(spec.names, spec.entropy(), strict=True)):
-        values = [r["information"][name] for r in records]
+    text: str | None = "H(c), the maximum of a discrete code"
+    for name, code in zip(spec.names, spec.codes, strict=True):
+        # Records of version 0.1 have the plain bound alone.
+        values = [r.get("information_calibrated", r["information"])[name] for r in records]
         line = bound.plot(steps, values, marker=marker, label=name)[0]
-        text = "H(c), the most there is" if i == 0 else None
-        bound.axhline(entropy, ls=":", lw=1, color=line.get_color(), label=text)
-    bound.set(xlabel="update", ylabel="lower bound, nats", title="Information of each code")
+        if not isinstance(code, Continuous):
+            bound.axhline(code.entropy(), ls=":", lw=1, color=line.get_color(), label=text)
+            text = None
+    title = "Information of each code"
+    if any(map(is_calibrated, spec.codes)):
+        title += f" (continuous: at the {CONVENTION})"
+    bound.set(xlabel="update", ylabel="lower bound, nats", title=title)
     for axes in (losses, bound):
         axes.grid(alpha=0.3)
         if steps:

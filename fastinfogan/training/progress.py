@@ -11,6 +11,7 @@ from ..config import TrainConfig
 from ..console import say
 from ..latents import LatentSpec
 from ..parallel import Ranks
+from .calibration import CONVENTION, is_calibrated
 
 
 class Progress:
@@ -18,6 +19,8 @@ class Progress:
 
     def __init__(self, config: TrainConfig, spec: LatentSpec, ranks: Ranks, start: int) -> None:
         self._names = spec.names
+        calibrated = any(map(is_calibrated, spec.codes))
+        self._unit = f"nats ({CONVENTION})" if calibrated else "nats"
         self._lines = ranks.is_main and not sys.stderr.isatty()
         self._bar = tqdm(
             total=config.steps,
@@ -41,11 +44,15 @@ class Progress:
         self._bar.update()
 
     def show(self, record: dict[str, Any]) -> None:
-        """Images/s, time left and the information of each code, in nats."""
+        """Show images/s, time left and the information of each code, in nats.
+
+        That of a continuous code is the bound at the best fixed σ.
+        """
         rate = record["images_per_second"]
-        bounds = " ".join(f"{n} {record['information'][n]:.2f}" for n in self._names)
+        information = record["information_calibrated"]
+        bounds = " ".join(f"{n} {information[n]:.2f}" for n in self._names)
         speed = "" if rate is None else f"{rate:,.0f} images/s, "
-        self._bar.set_postfix_str(f"{speed}nats: {bounds}")
+        self._bar.set_postfix_str(f"{speed}{self._unit}: {bounds}")
         if self._lines:
             left = ""
             if rate:
@@ -53,7 +60,7 @@ class Progress:
                     int((self._steps - record["step"]) * self._batch / rate), 60
                 )
                 left = f"{minutes}:{seconds:02d} left, "
-            say(f"{record['step']}/{self._steps} {speed}{left}nats: {bounds}", sys.stderr)
+            say(f"{record['step']}/{self._steps} {speed}{left}{self._unit}: {bounds}", sys.stderr)
 
     def close(self) -> None:
         """End the bar's line."""

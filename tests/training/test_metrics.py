@@ -63,6 +63,13 @@ class TestSums:
             "c2_uniform": math.log(2) - means[7],
         }
         assert record["information"] == pytest.approx(bound, abs=1e-6)
+        mse = 2 * means[7] - math.log(2 * math.pi)
+        best = {
+            "c1_categorical": math.log(10) - means[6],
+            # below 1e-6, which fp32 does not resolve, it stays there
+            "c2_uniform": math.log(2) - 0.5 * math.log(2 * math.pi * math.e * max(mse, 1e-6)),
+        }
+        assert record["information_calibrated"] == pytest.approx(best, rel=1e-4)
         assert (record["step"], record["images"]) == (7, 896)
         assert record["images_per_second"] == 99.5
 
