@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from fastinfogan.evaluation.fidelity import frechet_distance
+from fastinfogan.evaluation.fidelity import Neighbours, frechet_distance, neighbour_scores
 
 
 def standardised(n: int = 64, features: int = 5, seed: int = 0) -> np.ndarray:
@@ -51,3 +51,59 @@ class TestFrechetDistance:
     def test_the_order_of_the_points_plays_no_part(self):
         a, b = standardised(), standardised(seed=1) * 2 + 1
         assert frechet_distance(a[::-1], b) == self.close(frechet_distance(a, b))
+
+
+def line(*places: float) -> np.ndarray:
+    """Points on a line, in a plane."""
+    return np.stack((np.array(places, float), np.zeros(len(places))), 1)
+
+
+class TestNeighbourScores:
+    def test_a_case_worked_out_by_hand(self):
+        # With k = 1 the balls are: real 0 ± 1, 1 ± 1, 3 ± 2, 10 ± 7; generated 2 ± 0.5, 2.5 ± 0.5,
+        # 30 ± 27.5.
+        scores = neighbour_scores(line(0, 1, 3, 10), line(2, 2.5, 30), k=1, k_density=1)
+        # 2 lies on the ball of 1 and in that of 3, 2.5 in that of 3, 30 in none
+        assert scores.precision == pytest.approx(2 / 3)
+        # 3 lies on the ball of 2.5, and 3 and 10 in that of 30
+        assert scores.recall == pytest.approx(2 / 4)
+        assert scores.density == pytest.approx(3 / 3)
+        # the balls of 1 (2 on its surface) and 3 hold a generated point
+        assert scores.coverage == pytest.approx(2 / 4)
+
+    def test_density_divides_by_its_own_k(self):
+        # k = 2: real 0 ± 3, 1 ± 2, 3 ± 3, 10 ± 9; 2 lies in all, 2.5 in all, 30 in none
+        scores = neighbour_scores(line(0, 1, 3, 10), line(2, 2.5, 30), k=1, k_density=2)
+        assert scores.density == pytest.approx(8 / (2 * 3))
+        assert scores.coverage == 1.0
+
+    def test_a_set_against_itself_is_perfect_even_with_points_that_coincide(self):
+        points = np.random.default_rng(0).normal(size=(60, 5)) * 1e3 + 1e6
+        points[30:40] = points[0]
+        scores = neighbour_scores(points, points)
+        assert (scores.precision, scores.recall, scores.coverage) == (1.0, 1.0, 1.0)
+
+    def test_points_far_away_score_nothing(self):
+        points = np.random.default_rng(0).normal(size=(50, 3))
+        far = points + np.array([1e4, 0, 0])
+        assert neighbour_scores(points, far) == Neighbours(0.0, 0.0, 0.0, 0.0)
+
+    def test_a_few_good_points_have_precision_without_recall(self):
+        points = np.random.default_rng(0).normal(size=(300, 3))
+        few = points[:5].repeat(20, axis=0)
+        scores = neighbour_scores(points, few)
+        assert scores.precision == 1.0
+        assert scores.recall == pytest.approx(5 / 300)
+        assert scores.coverage < 0.2
+
+    def test_parts_of_the_matrix_add_up(self, monkeypatch):
+        draw = np.random.default_rng(0)
+        real, fake = draw.normal(size=(90, 4)), draw.normal(size=(70, 4)) * 0.8
+        whole = neighbour_scores(real, fake)
+        monkeypatch.setattr("fastinfogan.evaluation.fidelity.CHUNK", 32)
+        assert neighbour_scores(real, fake) == pytest.approx(whole, abs=1e-12)
+        assert 0 < whole.recall < 1
+
+    def test_too_few_points_are_refused(self):
+        with pytest.raises(ValueError, match="more than 5 points per set, got 6 real and 5"):
+            neighbour_scores(line(*range(6)), line(*range(5)))
