@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..latents import Bernoulli, Categorical, LatentSpec
+from ..latents import Continuous, LatentSpec
 
 Images = NDArray[np.integer[Any]] | NDArray[np.floating[Any]]
 LEAST_ROWS = 30  # of a category: below it a rank correlation's standard error passes 0.18
@@ -74,18 +74,18 @@ def correlate(
     """
     seen = np.isfinite(factor)
     codes, factor = codes[seen], factor[seen]
-    pooled = _spearman(codes, factor)
+    pooled = spearman(codes, factor)
     if categories is None:
         return Correlation(pooled, pooled)
     groups = [categories[seen] == c for c in np.unique(categories[seen])]
-    parts = [_spearman(codes[g], factor[g]) for g in groups if g.sum() >= LEAST_ROWS]
+    parts = [spearman(codes[g], factor[g]) for g in groups if g.sum() >= LEAST_ROWS]
     return Correlation(np.mean(parts, axis=0) if parts else np.full(codes.shape[1], np.nan), pooled)
 
 
-def _spearman(
+def spearman(
     codes: NDArray[np.floating[Any]], factor: NDArray[np.floating[Any]]
 ) -> NDArray[np.float64]:
-    """ρ of each column of codes [N, D] with factor [N]; NaN where either is constant."""
+    """Return Spearman's ρ of each column of codes [N, D] with factor [N]; NaN if constant."""
     from scipy.stats import rankdata
 
     if len(factor) < 2:
@@ -102,24 +102,32 @@ def followed(
     images: Images,
     continuous: NDArray[np.float64],
     categories: NDArray[np.int64] | None,
-) -> dict[str, dict[str, dict[str, float | None]]]:
-    """How the continuous codes [N, n_cont] of generated digits [N, H, W] go with their factors.
+) -> dict[str, dict[str, Any]]:
+    """Return the correlations of continuous codes [N, n_cont] with factors of digits [N, H, W].
 
-    {"slant": {dim of a code: {"within": ρ, "pooled": ρ}}, "stroke_width": …}: see `correlate`;
-    null where there is no ρ.
+    {"slant": {"code", "correlation", "codes"}, "stroke_width": …}: the code dim of the largest |ρ|
+    within categories, that |ρ|, and for every dim {"within": ρ, "pooled": ρ}: see `correlate`;
+    null where there is no ρ. An angle is taken in radians.
     """
     dims = [
         name + (f"[{i}]" if code.dim > 1 else "")
         for name, code in zip(spec.names, spec.codes, strict=True)
-        if not isinstance(code, Categorical | Bernoulli)
+        if isinstance(code, Continuous)
         for i in range(code.dim)
     ]
     out = {}
     for name, measure in (("slant", slant), ("stroke_width", stroke_width)):
         found = correlate(continuous, measure(images), categories)
-        out[name] = {
+        codes = {
             dim: {"within": _or_none(within), "pooled": _or_none(pooled)}
             for dim, within, pooled in zip(dims, *found, strict=True)
+        }
+        sizes = {dim: abs(rho) for dim, c in codes.items() if (rho := c["within"]) is not None}
+        best = max(sizes, key=lambda dim: sizes[dim]) if sizes else None
+        out[name] = {
+            "code": best,
+            "correlation": None if best is None else sizes[best],
+            "codes": codes,
         }
     return out
 

@@ -185,6 +185,16 @@ def test_every_dim_of_every_continuous_code_is_named():
     found = followed(spec, images, codes, np.zeros(30, np.int64))
     assert found.keys() == {"slant", "stroke_width"}
     whole = {"within": pytest.approx(1.0), "pooled": pytest.approx(1.0)}
-    assert found["slant"]["c3_uniform[1]"] == whole
-    assert found["slant"]["c3_uniform[0]"]["within"] == pytest.approx(-1.0)
-    assert found["slant"]["c1_gaussian"] == {"within": None, "pooled": None}
+    codes = found["slant"]["codes"]
+    assert codes["c3_uniform[1]"] == whole
+    assert codes["c3_uniform[0]"]["within"] == pytest.approx(-1.0)
+    assert codes["c1_gaussian"] == {"within": None, "pooled": None}
+    assert found["slant"]["code"] in ("c3_uniform[0]", "c3_uniform[1]")
+    assert found["slant"]["correlation"] == pytest.approx(1.0)
+
+
+def test_without_a_continuous_code_no_factor_has_one():
+    spec = LatentSpec(noise=1, codes=(Categorical(2),))
+    images = np.concatenate([leaning(s) for s in np.linspace(-1, 1, 30)])
+    found = followed(spec, images, np.zeros((30, 0)), np.zeros(30, np.int64))
+    assert found["slant"] == {"code": None, "correlation": None, "codes": {}}
