@@ -32,7 +32,7 @@ from fastinfogan import data
 from fastinfogan.cli import parse
 from fastinfogan.config import OPTIONS, TrainConfig
 from fastinfogan.data import streaming as stream
-from fastinfogan.evaluation.measure import MAX_REAL, score_codes, scored_code
+from fastinfogan.evaluation.measure import MAX_REAL, read_q, score_codes, scored_code
 from fastinfogan.runs import checkpoint
 from fastinfogan.runs.folder import RunDir, networks_of
 from fastinfogan.terms.warp import Warp, warp_text
@@ -144,7 +144,8 @@ def accuracies(run: RunDir) -> list[tuple[int, float, float]]:
         if step > LEVELS_WITHIN and step % LEVELS_WITHIN:
             continue
         loaded = networks_of(run_config, checkpoint.load(path))
-        scores = score_codes(loaded[1], loaded[2], images, loaded[0].image_range, labels)
+        q = read_q(loaded.discriminator, images, loaded.generator.image_range)
+        scores = score_codes(q, loaded.spec, labels)
         found.append((step, scores["code_accuracy"], path.stat().st_mtime))
     return found
 
@@ -196,7 +197,8 @@ def value(record: dict[str, Any], key: str) -> float | None:
 
 def _correlations(factors: dict[str, Any]) -> dict[str, float]:
     """|ρ| of each factor within categories, of distinct codes, by the best of all such choices."""
-    found = [factors[name] for name in FACTORS if name in factors]
+    # Lines of version 0.1 have the codes without a key of their own.
+    found = [of.get("codes", of) for name in FACTORS if (of := factors.get(name))]
     if len(found) < len(FACTORS):
         return {}
     choices = itertools.permutations(found[0], len(FACTORS))

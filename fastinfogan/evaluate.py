@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import tyro
 
 from . import data
 from .cli import run_command
+from .console import say
 from .data import streaming
 from .errors import UserError
 from .evaluation import measure
+from .evaluation.features import load_features
 from .runs.folder import RunDir, load_all
 
 
@@ -27,29 +31,39 @@ class EvaluateConfig:
     """Another image set than the run's own."""
     seed: int = 0
     """Fixes the generated images."""
+    features: Path | None = None
+    """A feature extractor for the quality of images: TorchScript, or a .pt2 of torch.export, that
+    maps float32 images [B, C, H, W] in [0, 1] to features [B, F]. A fixed network by default."""
 
 
 def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
-    """The command, less its printing: evaluate the newest checkpoint and write eval.json."""
+    """Evaluate the newest checkpoint: print the result, then write eval.json.
+
+    A folder that cannot be written costs a warning, not the result.
+    """
     if config.seed < 0:
         raise UserError(f"--seed: expected at least 0, got {config.seed}")
     loaded, run_config, found = load_all(config.run)
+    extractor = None
+    if config.features is not None:
+        extractor = load_features(config.features, torch.device("cpu"))
     name = run_config.data.data if config.data is None else data.absolute(config.data)
     size = {"image_size": run_config.data.image_size, "channels": run_config.data.channels}
     reading: streaming.Mode = "always" if data.can_stream(name) else "never"  # not all is looked at
     splits = data.load(name, **size, stream=reading, advise=False)
-    result = measure.evaluate(loaded, splits, seed=config.seed)
-    return measure.write(RunDir(config.run), found.step, name, result)
+    measured = measure.evaluate(loaded, splits, seed=config.seed, extractor=extractor)
+    result = measure.as_written(found.step, name, measured)
+    print(json.dumps(result, indent=2), flush=True)
+    try:
+        measure.write(RunDir(config.run), result, measured["contingency"])
+    except UserError as error:
+        say(f"warning: {error}; the result above is not kept", sys.stderr)
+    return result
 
 
 def main(args: list[str] | None = None) -> int:
     """`python -m fastinfogan.evaluate`."""
-    return run_command(
-        lambda config: print(json.dumps(evaluate_run(config), indent=2)),
-        EvaluateConfig,
-        "fastinfogan evaluate",
-        args,
-    )
+    return run_command(evaluate_run, EvaluateConfig, "fastinfogan evaluate", args)
 
 
 if __name__ == "__main__":

@@ -426,8 +426,10 @@ class Training:
             self.spec,
         )
         result = measure.evaluate(networks, self.splits)
-        measure.write(self.dir, done, self.config.data.data, result)
-        self._say(*measure.summary(result), f"pictures in {self.dir.samples}")
+        self._say(*measure.summary(result))
+        written = measure.as_written(done, self.config.data.data, result)
+        measure.write(self.dir, written, result["contingency"])
+        self._say(f"pictures in {self.dir.samples}")
 
     def _prepare(self) -> None:
         """Compile and capture, where that is the policy."""

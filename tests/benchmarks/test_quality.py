@@ -83,6 +83,9 @@ def test_slant_and_width_are_of_two_codes():
     factors = {"slant": codes(c2=0.9, c3=-0.3), "stroke_width": codes(c2=-0.8, c3=0.6)}
     of = record(result={"factors": factors})
     assert (quality.value(of, "slant"), quality.value(of, "stroke_width")) == (0.9, 0.6)
+    newer = {name: {"code": "c2", "codes": of} for name, of in factors.items()}
+    of = record(result={"factors": newer})
+    assert (quality.value(of, "slant"), quality.value(of, "stroke_width")) == (0.9, 0.6)
     factors = {"slant": codes(c2=0.9, c3=0.8), "stroke_width": codes(c2=0.85, c3=0.1)}
     of = record(result={"factors": factors})
     assert (quality.value(of, "slant"), quality.value(of, "stroke_width")) == (0.8, 0.85)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from fastinfogan import data
 from fastinfogan.config import TrainConfig
-from fastinfogan.evaluation import classifier, disentanglement, measure
-from fastinfogan.evaluation.measure import scored_code, summary
+from fastinfogan.evaluation import classifier, disentanglement, known_factors, measure
+from fastinfogan.evaluation.features import Extractor
+from fastinfogan.evaluation.measure import QUALITY, scored_code, summary
 from fastinfogan.latents import Bernoulli, Categorical, LatentSpec, Uniform
 from fastinfogan.networks import MnistDiscriminator, MnistGenerator, initialise
 from fastinfogan.runs.folder import Loaded, RunDir
@@ -112,8 +113,25 @@ class TestEvaluate:
         # gray fakes are far from noise, noise is near noise
         assert 0 <= result["frechet_floor"] < 0.1 * result["frechet"]
         assert result["frechet_features"] == "mnist-classifier"
-        names = ("codes", "information", "frechet", "frechet_floor")
-        assert result["images"] == dict.fromkeys(names, 2000)
+        names = ("codes", "information", *QUALITY)
+        assert result["images"] == {**dict.fromkeys(names, 2000), "factors": 0}
+        # noise is in the balls of noise; those of fakes that are all alike hold nothing
+        assert result["neighbour_features"] == "random-conv-v1"
+        assert result["recall"] == 0.0
+        assert result["recall_floor"] > 0.3
+        assert result["coverage_floor"] > 0.8
+        # Q's mean is 0, so that MSE = 1/3: log 2 − ½ log(2πe/3)
+        best = result["information_calibrated"]
+        assert best["c3_uniform"] == pytest.approx(
+            log(2) - 0.5 * log(2 * np.pi * np.e / 3), abs=0.05
+        )
+        assert best["c1_categorical"] == bound["c1_categorical"]
+        assert result["information_convention"] == {
+            "c1_categorical": "discrete",
+            "c2_categorical": "discrete",
+            "c3_uniform": "best fixed σ",
+        }
+        assert "(continuous codes: best fixed σ)" in summary(result)[1]
         assert "20.0%" in summary(result)[0]
         assert "2,000" in summary(result)[0]
 
@@ -131,31 +149,70 @@ class TestEvaluate:
         assert all(result[name] is None for name in SCORES)
         assert "no labels" not in summary(result)[0]
 
-    def test_under_2000_test_images_there_is_no_frechet_distance(self, tmp_path):
+    def test_under_2000_test_images_there_is_no_frechet_distance_of_digits(self, tmp_path):
         result = measured(TrainConfig().with_options(data=npz(tmp_path, 19_990), codes=CODES))
         assert result["frechet"] is None
         assert result["frechet_floor"] is None
         assert result["frechet_features"] is None
+        assert result["precision"] is not None
         assert result["images"]["codes"] == 1999
         assert result["images"]["frechet"] == 0
+        assert result["images"]["precision"] == 1999
         assert result["code_accuracy"] is not None
+        assert "no Fréchet distance" in summary(result)[2]
 
-    @pytest.mark.parametrize(("size", "channels"), [(32, 1), (28, 3)])
-    def test_where_the_classifier_does_not_apply_there_is_no_frechet_distance(
+    @pytest.mark.parametrize(("size", "channels"), [(32, 1), (28, 3), (8, 2)])
+    def test_other_images_are_compared_by_the_random_features(
         self, tmp_path, monkeypatch, size, channels
     ):
-        monkeypatch.setattr(measure, "MIN_IMAGES", 5)  # so that their number is no reason
-        monkeypatch.setattr(measure, "GENERATED", 500)
+        monkeypatch.setattr(measure, "MIN_RANDOM", 100)
+        monkeypatch.setattr(measure, "GENERATED", 200)
         config = TrainConfig().with_options(
-            data=npz(tmp_path, 100, size, channels),
+            data=npz(tmp_path, 1000, size, channels),
             codes=CODES,
             image_size=size,
             channels=channels,
         )
         result = measured(config)
-        assert result["frechet"] is None
-        assert result["frechet_floor"] is None
+        # 100 images in 64 dimensions: most of the floor is the error of the covariances
+        assert 0 <= result["frechet_floor"] < 0.5 * result["frechet"]
+        assert result["frechet_features"] == result["neighbour_features"] == "random-conv-v1"
+        assert result["recall"] == 0.0 < result["recall_floor"]
+        assert result["images"]["frechet"] == result["images"]["density_floor"] == 100
         assert result["code_accuracy"] == 0.2
+        assert "Fréchet distance to real ones" in summary(result)[2]
+
+    def test_with_few_images_there_is_neither_distance_nor_neighbour(self, tmp_path):
+        result = measured(
+            TrainConfig().with_options(data=npz(tmp_path, 990, size=8), codes=CODES, image_size=8)
+        )
+        names = (*QUALITY, "frechet_features", "neighbour_features")
+        assert all(result[name] is None for name in names)
+        assert not any(result["images"][name] for name in QUALITY)
+
+    def test_without_as_many_training_images_there_are_no_floors(self, tmp_path):
+        config = TrainConfig().with_options(
+            data=npz(tmp_path, 1500, size=8), codes=CODES, image_size=8
+        )
+        read = splits(config)
+        few = data.Images(read["train"].images[:100], None)
+        result = measure.evaluate(blind(config), {"train": few, "test": read["test"]})
+        assert result["precision"] is not None
+        assert result["precision_floor"] is None
+        assert "real against real" not in summary(result)[2]
+
+    def test_features_of_the_users_serve_every_distance(self, tmp_path):
+        def brightness(images: Tensor) -> Tensor:
+            return images.mean((1, 2, 3)).unsqueeze(1) * torch.tensor([1.0, 2.0, 3.0])
+
+        result = measure.evaluate(
+            blind(config := TrainConfig().with_options(data=npz(tmp_path, 20_000), codes=CODES)),
+            splits(config),
+            extractor=Extractor("brightness", brightness),
+        )
+        assert result["frechet_features"] == result["neighbour_features"] == "brightness"
+        assert result["images"]["frechet"] == result["images"]["coverage"] == 2000
+        assert result["frechet"] < 0.1
 
     def test_the_same_seed_gives_the_same_result_and_another_seed_other_images(self, tmp_path):
         config = TrainConfig().with_options(
@@ -241,11 +298,13 @@ class TestDigits:
         assert result["code_accuracy"] == pytest.approx(classifier.committed_accuracy(), abs=0.006)
         assert result["obedience"] > 0.97  # a sheared digit may look like another
         slant, width = result["factors"]["slant"], result["factors"]["stroke_width"]
-        assert slant["c3_uniform"]["within"] > 0.98
+        assert slant["code"] == "c3_uniform"
+        codes = slant["codes"]
+        assert slant["correlation"] == codes["c3_uniform"]["within"] > 0.98
         # digits differ in slant, so pooling them shows less
-        assert 0.3 < slant["c3_uniform"]["pooled"] < slant["c3_uniform"]["within"]
-        assert abs(slant["c2_uniform"]["within"]) < 0.1
-        assert abs(width["c2_uniform"]["within"]) < 0.1
+        assert 0.3 < codes["c3_uniform"]["pooled"] < codes["c3_uniform"]["within"]
+        assert abs(codes["c2_uniform"]["within"]) < 0.1
+        assert abs(width["codes"]["c2_uniform"]["within"]) < 0.1
         line = summary(result)[3]
         assert f"{result['obedience']:.1%}" in line
         assert "slant goes with c3_uniform, ρ = +1.00" in line
@@ -269,7 +328,8 @@ class TestDigits:
     def test_writing_keeps_the_matching_and_draws_the_table(self, mnist, tmp_path):
         run = RunDir(tmp_path)
         result = measure.evaluate(readable(mnist, ORDER), mnist)
-        written = measure.write(run, 7, "mnist", result)
+        written = measure.as_written(7, "mnist", result)
+        measure.write(run, written, result["contingency"])
         assert json.loads(run.evaluation.read_text()) == written
         assert written["step"] == 7
         assert "contingency" not in written
@@ -320,6 +380,11 @@ def test_a_set_with_factors_has_its_disentanglement_measured(tmp_path, monkeypat
         "sap": pytest.approx((1 - 1 / 4 + 1) / 2, abs=0.05),  # the first factor has no order
         "images": 2000,
     }
+    factors = result["factors"]
+    assert factors["factor_1"]["code"] == "c1_uniform[1]"
+    assert factors["factor_1"]["correlation"] == pytest.approx(1.0)
+    assert factors["factor_0"]["matched_code"] == "c1_uniform[0]"
+    assert result["images"]["factors"] == 2000
     assert measure.evaluate(loaded, splits(config))["disentanglement"] is None
 
 
@@ -332,7 +397,8 @@ def test_scores_are_told_which_columns_are_a_categorys_number(tmp_path, monkeypa
         data=npz(tmp_path, 100, size=8, labels=False), codes=codes, image_size=8
     )
     pair = blind(config)
-    measure._disentanglement(pair.discriminator, config.spec(), (0.0, 1.0), Corners(), 0)
+    monkeypatch.setattr(known_factors, "compare", lambda *_: {})
+    measure._by_grid(pair.discriminator, config.spec(), (0.0, 1.0), Corners(), 0)
     assert told["classes"] == [2, 4]
 
 
