@@ -57,13 +57,22 @@ Preset = Literal[
     "mnist-paper",
     "fashion-mnist",
     "svhn",
+    "svhn-paper",
     "celeba",
+    "celeba-paper",
     "faces",
+    "faces-paper",
     "faces-elevation",
+    "faces-elevation-paper",
     "faces-lighting",
+    "faces-lighting-paper",
     "chairs",
+    "chairs-paper",
     "chairs-width",
+    "chairs-width-paper",
     "dsprites",
+    "dsprites-paper",
+    "own",
 ]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 StepMode = Literal["alternating", "reused", "shared"]

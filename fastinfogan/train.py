@@ -47,7 +47,8 @@ class Start(NamedTuple):
 def train(config: TrainConfig) -> int:
     """Run or resume the training that `config` describes; returns the exit code."""
     check(config)
-    config = config.with_options(data=data.absolute(config.data.data))
+    choice, stand_in = data.choose(config.data.data)
+    config = config.with_options(data=data.absolute(choice))
     if config.resume not in ("auto", "never"):
         config = config.with_options(resume=str(Path(config.resume).expanduser().resolve()))
     stop = StopSignal()
@@ -56,6 +57,8 @@ def train(config: TrainConfig) -> int:
     try:
         torch.set_num_threads(config.threads or device.cpu_threads())
         environment = device.environment(ranks.device, precision, reason, ranks.world_size)
+        if stand_in and ranks.is_main:
+            say(stand_in)
         return Training(config, ranks, stop, environment).run()
     finally:
         ranks.close()

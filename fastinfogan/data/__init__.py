@@ -1,7 +1,7 @@
 """Image sets: readers, renderers, batches; see `specs`."""
 
 from .sampler import BatchSampler, Order, batches, from_range, to_range
-from .specs import absolute, can_stream, load, open_set
+from .specs import absolute, can_stream, choose, load, open_set
 from .splits import Images, Split
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "absolute",
     "batches",
     "can_stream",
+    "choose",
     "from_range",
     "load",
     "open_set",

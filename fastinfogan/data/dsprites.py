@@ -33,13 +33,12 @@ def dsprites(mode: Mode) -> dict[Split, Images]:
     Images that lie compressed in the archive, as the original's do, are decoded once into the
     cache, 3 GB, and mapped from there.
     """
-    tried = tuple(place / ARCHIVE for place in places("dsprites", "dsprites-dataset", ""))
-    path = next((place for place in tried if place.is_file()), None)
+    path = find_archive()
     if path is None:
         raise missing(
             "dsprites",
             ARCHIVE,
-            [place.parent for place in tried],
+            _places(),
             "get it from https://github.com/google-deepmind/dsprites-dataset and put it into "
             f"{cache() / 'dsprites'}, or use dsprites-like, which draws such sprites itself",
         )
@@ -48,6 +47,16 @@ def dsprites(mode: Mode) -> dict[Split, Images]:
     except ZIP_DAMAGE as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not a readable dSprites archive ({reason})") from None
+
+
+def find_archive() -> Path | None:
+    """Return the file of dSprites' images, if there is one."""
+    files = (place / ARCHIVE for place in _places())
+    return next((path for path in files if path.is_file()), None)
+
+
+def _places() -> tuple[Path, ...]:
+    return places("dsprites", "dsprites-dataset", "")
 
 
 class Bits:

@@ -39,13 +39,12 @@ def svhn() -> dict[Split, Images]:
 
     Where test_32x32.mat does not lie beside train_32x32.mat, every tenth image is held out.
     """
-    tried = places("svhn", "SVHN", "")  # torchvision puts the files into the root itself
-    train = next((p / "train_32x32.mat" for p in tried if (p / "train_32x32.mat").is_file()), None)
+    train = find_svhn()
     if train is None:
         raise missing(
             "svhn",
             "train_32x32.mat",
-            tried,
+            _svhn_places(),
             "get it and test_32x32.mat from http://ufldl.stanford.edu/housenumbers and put them "
             f"into {cache() / 'svhn'}",
         )
@@ -53,6 +52,16 @@ def svhn() -> dict[Split, Images]:
     if not test.is_file():
         return halves(Images(*_read_mat(train)))
     return {"train": Images(*_read_mat(train)), "test": Images(*_read_mat(test))}
+
+
+def find_svhn() -> Path | None:
+    """Return the file of SVHN's training images, if there is one."""
+    files = (place / "train_32x32.mat" for place in _svhn_places())
+    return next((path for path in files if path.is_file()), None)
+
+
+def _svhn_places() -> tuple[Path, ...]:
+    return places("svhn", "SVHN", "")  # torchvision puts the files into the root itself
 
 
 def _read_mat(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

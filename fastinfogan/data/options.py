@@ -17,7 +17,8 @@ class DataOptions(Group):
     data: str = option(
         "mnist",
         "mnist and faces-3d come with the package; chairs-like, dsprites-like and "
-        "street-digits-like are drawn, not read; fashion-mnist, svhn, celeba, dsprites, "
+        "street-digits-like are drawn, not read; fashion-mnist, svhn, celeba, dsprites; svhn or "
+        "dsprites, |, and a set that is drawn where the first one is missing; "
         "hf:ID[:CONFIG], idx:PATH, npz:PATH, npy:PATH or folder:PATH (its sub-folders become "
         "labels, which evaluation alone sees).",
         may_change=True,  # the images' checksum is compared with the checkpoint's

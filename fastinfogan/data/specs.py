@@ -30,6 +30,12 @@ SPECS = (
 _STREAMED = frozenset({"celeba", "dsprites", "chairs-like", "dsprites-like", "street-digits-like"})
 FILE_SIZE, FILE_CHANNELS = 32, 3  # of image files, where `open_set` is not told
 _NAMED_CLASSES = 10  # in a line
+_PRESENT = {"svhn": known.find_svhn, "dsprites": dsprites.find_archive}
+# Sets that are drawn where the one that they stand in for is missing, and what is drawn.
+_STAND_INS = {
+    "street-digits-like": "MNIST's digits, composed into coloured street scenes",
+    "dsprites-like": "sprites drawn on dSprites' grid",
+}
 
 
 def load(
@@ -207,8 +213,35 @@ def _check_shape(
         raise UserError(f"{where}: no images in the {split} split{held_out}")
 
 
+def choose(spec: str) -> tuple[str, str]:
+    """Return the set that "svhn|street-digits-like" means here, and the line that says so.
+
+    It is the first set where that lies in one of its places, else the second. The line is empty for
+    the first set, as for any other spec, which is returned unchanged. Raises UserError where the
+    second is not one that is drawn.
+    """
+    name, bar, other = spec.partition("|")
+    if not bar or ":" in name:
+        return spec, ""
+    if name not in _PRESENT or other not in _STAND_INS:
+        raise UserError(
+            f"--data {spec}: expected one of {', '.join(_PRESENT)}, |, and one of "
+            f"{', '.join(_STAND_INS)}"
+        )
+    if _PRESENT[name]() is not None:
+        return name, ""
+    return other, (
+        f"{name} is missing here: {other} stands in for it ({_STAND_INS[other]}). Give --data "
+        f"{name} to be told where {name} is expected"
+    )
+
+
 def absolute(spec: str) -> str:
-    """The same spec with an absolute path, so that it means the same from another folder."""
+    """Return the same spec with an absolute path, which means the same from another folder.
+
+    Of two sets it is the one that `choose` returns.
+    """
+    spec, _ = choose(spec)
     name, colon, path = spec.partition(":")
     if not colon or not path:
         return spec

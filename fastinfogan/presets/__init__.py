@@ -2,7 +2,7 @@
 
 from fastinfogan.config import TrainConfig
 
-from . import celeba, chairs, dsprites, faces, fashion_mnist, mnist, mnist_paper, svhn
+from . import celeba, chairs, dsprites, faces, fashion_mnist, mnist, mnist_paper, own, svhn
 
 PRESETS: dict[str, TrainConfig] = {
     config.preset: config
@@ -11,12 +11,21 @@ PRESETS: dict[str, TrainConfig] = {
         mnist_paper.CONFIG,
         fashion_mnist.CONFIG,
         svhn.CONFIG,
+        svhn.PAPER,
         celeba.CONFIG,
+        celeba.PAPER,
         faces.CONFIG,
+        faces.PAPER,
         faces.ELEVATION,
+        faces.ELEVATION_PAPER,
         faces.LIGHTING,
+        faces.LIGHTING_PAPER,
         chairs.CONFIG,
+        chairs.PAPER,
         chairs.WIDTH,
+        chairs.WIDTH_PAPER,
         dsprites.CONFIG,
+        dsprites.PAPER,
+        own.CONFIG,
     )
 }

@@ -323,3 +323,36 @@ def test_a_user_without_a_home_has_a_cache(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Path, "home", nowhere)
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert sources.cache().name == "fastinfogan"
+
+
+# Stand-ins
+
+
+def test_a_set_that_is_missing_is_stood_in_for_where_two_are_named_and_a_line_says_so() -> None:
+    for name, other in (("svhn", "street-digits-like"), ("dsprites", "dsprites-like")):
+        spec, line = data.choose(f"{name}|{other}")
+        assert spec == data.absolute(f"{name}|{other}") == other
+        assert line.startswith(f"{name} is missing here: {other} stands in for it (")
+        assert f"--data {name}" in line
+        assert "\n" not in line
+
+
+def test_a_set_that_is_there_is_not_stood_in_for() -> None:
+    write_svhn(Path("svhn"), "train_32x32.mat", 10)
+    assert data.choose("svhn|street-digits-like") == ("svhn", "")
+
+
+@pytest.mark.parametrize("spec", ["svhn", "dsprites"])
+def test_a_set_that_is_named_alone_is_never_stood_in_for(spec: str) -> None:
+    assert data.choose(spec) == (spec, "")
+    assert spec in refused(spec)
+
+
+@pytest.mark.parametrize("spec", ["svhn|mnist", "mnist|street-digits-like", "svhn|", "|dsprites"])
+def test_only_what_is_drawn_stands_in_and_only_for_what_may_be_missing(spec: str) -> None:
+    with pytest.raises(UserError, match="expected one of svhn, dsprites, "):
+        data.choose(spec)
+
+
+def test_a_bar_in_a_path_is_part_of_it() -> None:
+    assert data.choose("npz:a|b.npz") == ("npz:a|b.npz", "")
