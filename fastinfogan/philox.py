@@ -40,7 +40,10 @@ class Stream(IntEnum):
 
 
 def philox4x32(counter: tuple[Tensor, ...], key: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Ten rounds of Philox4x32.
+    """Run ten rounds of Philox4x32.
+
+    Under torch.compile the rounds are one opaque operator where they run on a CPU, and an ordinary
+    part of the graph, to be fused, elsewhere.
 
     Args:
         counter: four int64 tensors that broadcast, each holding 32-bit values.
@@ -49,8 +52,14 @@ def philox4x32(counter: tuple[Tensor, ...], key: tuple[int, int]) -> tuple[Tenso
     Returns:
         Four int64 tensors of 32-bit values, in the broadcast shape.
     """
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
+    if torch.compiler.is_compiling() and counter[0].device.type == "cpu":
+        return getattr(torch.ops, _LIBRARY).philox4x32(*counter, *key)
+    return _philox4x32(*counter, *key)  # type: ignore[call-arg, arg-type]
+
+
+def _philox4x32(
+    c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, k0: int, k1: int
+) -> tuple[Tensor, ...]:
     for _ in range(10):
         # int64 products wrap, but their 64 bits are those of the unsigned product.
         p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
@@ -62,6 +71,25 @@ def philox4x32(counter: tuple[Tensor, ...], key: tuple[int, int]) -> tuple[Tenso
         )
         k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
     return c0, c1, c2, c3
+
+
+# Inductor's vectorised C++ (torch 2.13, AVX-512) computes these 64-bit products wrongly, so its
+# CPU code must not contain them. The name follows the package's, which may be a renamed copy.
+_LIBRARY = __name__.replace(".", "_")
+_operators = torch.library.Library(_LIBRARY, "DEF")
+_operators.define(
+    "philox4x32(Tensor c0, Tensor c1, Tensor c2, Tensor c3, int k0, int k1)"
+    " -> (Tensor, Tensor, Tensor, Tensor)"
+)
+_operators.impl("philox4x32", _philox4x32, "CPU")
+
+
+def _fake(c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, k0: int, k1: int) -> tuple[Tensor, ...]:
+    shape = torch.broadcast_shapes(c0.shape, c1.shape, c2.shape, c3.shape)
+    return tuple(c0.new_empty(shape) for _ in range(4))
+
+
+torch.library.register_fake(f"{_LIBRARY}::philox4x32", _fake, lib=_operators)
 
 
 def words(

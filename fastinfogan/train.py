@@ -107,7 +107,7 @@ class Training:
 
     def _try_backend(self) -> None:
         """Refuse now, by a loss of no rows, what would fail in the first update."""
-        none = self.spec.sample(0, device=self.ranks.device)
+        none = self.spec.sample(0, device=self.ranks.device, seed=0)
         q = torch.zeros(0, self.spec.q_dim, device=self.ranks.device)
         try:
             info_loss(q, self.spec, none[1], none[2], backend=self.config.information.backend)

@@ -1,5 +1,7 @@
 """Latent codes: their distributions, and the specification of a generator's input."""
 
+import torch.serialization as _serialization
+
 from .codes import (
     Angle,
     Bernoulli,
@@ -27,3 +29,6 @@ __all__ = [
     "Uniform",
     "parse_codes",
 ]
+
+# What a pickled spec holds, so that `torch.load` with its default weights_only=True reads one.
+_serialization.add_safe_globals([LatentSpec, Angle, Bernoulli, Categorical, Gaussian, Uniform])

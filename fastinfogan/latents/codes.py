@@ -123,6 +123,7 @@ class Categorical(_Code):
         check(is_int(self.n) and self.n >= 2, f"Categorical needs n ≥ 2 classes, got n={self.n!r}")
         if self.probs is not None:
             self._set(probs=self._checked_probs(self.probs))
+        self._set(_thresholds=self._cumulate())
         self._check_shared()
 
     def _checked_probs(self, probs: Any) -> tuple[float, ...]:
@@ -149,16 +150,24 @@ class Categorical(_Code):
         total = math.fsum(self.probs)
         return -math.fsum(p / total * math.log(p / total) for p in self.probs if p > 0)
 
+    @property
     def thresholds(self) -> tuple[int, ...]:
-        """Return the cumulative distribution of `probs` in units of 2⁻³², n + 1 integers.
+        """The cumulative distribution of `probs` in units of 2⁻³², n + 1 integers.
 
         They run from 0 to 2³². A 32-bit word w draws the class k for which
-        thresholds[k] ≤ w < thresholds[k + 1].
+        thresholds[k] ≤ w < thresholds[k + 1]. Empty without `probs`.
         """
-        probs = (1.0,) * self.n if self.probs is None else self.probs
-        total = math.fsum(probs)
-        inner = (math.fsum(probs[:k]) / total for k in range(1, self.n))
-        return (0, *(min(round(p * 2**32), 2**32) for p in inner), 2**32)
+        return self._thresholds  # type: ignore[attr-defined]
+
+    def _cumulate(self) -> tuple[int, ...]:
+        if self.probs is None:
+            return ()
+        total, before = math.fsum(self.probs), 0.0
+        out = [0]
+        for p in self.probs[:-1]:
+            before += p
+            out.append(min(round(before / total * 2**32), 2**32))
+        return (*out, 2**32)
 
 
 @dataclass(frozen=True)
@@ -179,8 +188,9 @@ class Bernoulli(_Code):
     def entropy(self) -> float:
         return -self.p * math.log(self.p) - (1 - self.p) * math.log1p(-self.p)
 
+    @property
     def threshold(self) -> int:
-        """Return p in units of 2⁻³². A 32-bit word below it draws a 1."""
+        """p in units of 2⁻³²: a 32-bit word below it draws a 1."""
         return round(self.p * 2**32)
 
 

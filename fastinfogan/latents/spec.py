@@ -6,6 +6,7 @@ Notation follows Chen et al., "InfoGAN" (arXiv 1606.03657): noise z, code c, G(z
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
@@ -30,6 +31,8 @@ from .codes import (
     is_int,
     parse_codes,
 )
+from .heads import Heads, pack
+from .sampling import Run, even, from_generator, from_words, make_runs, to_input
 
 __all__ = [
     "Angle",
@@ -80,6 +83,7 @@ class LatentSpec:
     n_cont: int = field(init=False, repr=False, compare=False)  # columns of `continuous`
     slots: tuple[Slot, ...] = field(init=False, repr=False, compare=False)
     names: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    _runs: tuple[Run, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         noise, codes = as_int(self.noise), self.codes
@@ -116,6 +120,7 @@ class LatentSpec:
             "n_cont": cont,
             "slots": tuple(slots),
             "names": names,
+            "_runs": make_runs(codes),
         }
         for key, value in derived.items():
             object.__setattr__(self, key, value)  # the dataclass is frozen
@@ -154,30 +159,59 @@ class LatentSpec:
         batch: int,
         *,
         device: torch.device | str | None = None,
-        seed: int = 0,
-        step: int | Tensor = 0,
-        stream: int = Stream.SAMPLES,
-        first_row: int = 0,
+        seed: int | None = None,
+        step: int | Tensor | None = None,
+        stream: int | None = None,
+        first_row: int | None = None,
+        generator: torch.Generator | None = None,
         backend: Literal["auto", "reference", "triton"] = "auto",
     ) -> LatentBatch:
-        """Draw noise and codes from the prior.
+        """Draw noise and codes from the prior: new rows at each call, or the rows of an address.
 
-        Row i is a function of (seed, step, stream, first_row + i) alone: a rank that draws its
-        slice gets the rows that one process drawing everything would get, on any device
-        (integers equal, floats within 1e-6 relative + 1e-7; of a Gaussian code, that is its
-        N(0, 1) value, before it is scaled by std and shifted by mean).
+        With none of seed, step, stream and first_row the rows come from torch's generator: each
+        call gives new ones, and `torch.manual_seed` repeats them. Ranks must seed differently.
+
+        With any of the four the draw is addressed, and the others take their defaults. Row i is
+        then a function of (seed, step, stream, first_row + i) alone: the same on every device,
+        compiled or not, for any number of ranks (integers equal, floats within 1e-6 relative +
+        1e-7; of a Gaussian code, that is its N(0, 1) value, before it is scaled by std and shifted
+        by mean). A loop passes a new `step` at each turn, and a rank passes
+        `first_row=rank * batch` for its slice of the rows that one process would draw.
 
         Args:
             batch: rows, ≥ 0.
             device: where the tensors live.
-            seed, step, stream: the draw's address; step may be an int64 tensor on the device.
-            first_row: the first row's place in the global batch.
-            backend: "triton", one kernel launch; "reference", plain PyTorch; "auto", the first on
-                CUDA and ROCm devices where it is installed, else the second. "triton" takes CPU
-                tensors under TRITON_INTERPRET=1. The first draw of a spec on a device copies its
-                layout there: draw once before capturing a CUDA graph.
+            seed: the address's key, mod 2⁶⁴; 0 by default.
+            step: a number, or an int64 tensor of one element on the device; 0 by default.
+            stream: what the draw is for, `Stream.SAMPLES` by default. Draws of one seed and step
+                in different streams are independent.
+            first_row: the first row's place in the global batch; 0 by default.
+            generator: draws without an address; torch's default generator of the device if None.
+            backend: "triton", one kernel launch; "reference", plain PyTorch; "auto", of an
+                addressed draw the first on CUDA and ROCm devices where it is installed, else the
+                second. "triton" takes CPU tensors under TRITON_INTERPRET=1. The first such draw of
+                a spec on a device copies its layout there: draw once before capturing a CUDA
+                graph. Without an address, "triton" draws a seed from the generator.
+
+        Raises:
+            ValueError: a batch below 0, another backend, an address together with a generator.
         """
+        batch = as_int(batch)
         check(is_int(batch) and batch >= 0, f"batch must be an integer ≥ 0, got {batch!r}")
+        if seed is None and step is None and stream is None and first_row is None:
+            if backend != "triton":
+                _check_backend(backend)
+                return self._draw(batch, device, generator)
+            seed = _new_seed(generator)
+        elif generator is not None:
+            raise ValueError(
+                "generator: expected none with an address (seed, step, stream or first_row), which "
+                "determines the rows; pass either"
+            )
+        seed = 0 if seed is None else seed
+        step = 0 if step is None else step
+        stream = Stream.SAMPLES if stream is None else stream
+        first_row = 0 if first_row is None else first_row
         kernel = _kernel(backend, device)
         if kernel is not None:
             return LatentBatch(
@@ -191,10 +225,8 @@ class LatentSpec:
                     first_row=first_row,
                 )
             )
-        widths = [_even(self.noise)]
-        for code in self.codes:
-            widths.append(_even(code.dim) if isinstance(code, Gaussian) else code.dim)
-        drawn = philox.words(
+        widths = [even(self.noise), *(run.words for run in self._runs)]
+        words = philox.words(
             batch,
             sum(widths),
             seed=seed,
@@ -203,26 +235,40 @@ class LatentSpec:
             first_row=first_row,
             device=device,
         )
-        noise, *parts = drawn.split(widths, dim=1)
-        categorical, continuous = [], []
-        for code, word in zip(self.codes, parts, strict=True):
-            match code:
-                case Categorical(n=n, probs=None):
-                    categorical.append(philox.below(word, n))
-                case Categorical():
-                    categorical.append(philox.choose(word, code.thresholds()))
-                case Bernoulli():
-                    categorical.append((word < code.threshold()).long())
-                case Uniform(low=low, high=high):
-                    continuous.append(philox.uniform(word) * (high - low) + low)
-                case Angle():
-                    continuous.append(philox.uniform(word) * (2 * PI) - PI)
-                case Gaussian(mean=mean, std=std):
-                    continuous.append(philox.normal(word)[:, : code.dim] * std + mean)
-        return self.assemble(
-            philox.normal(noise)[:, : self.noise],
-            torch.cat(categorical, 1) if categorical else drawn.new_empty(batch, 0),
-            torch.cat(continuous, 1) if continuous else drawn.new_empty(batch, 0).float(),
+        noise, *parts = words.split(widths, dim=1)
+        targets = [from_words(run, part) for run, part in zip(self._runs, parts, strict=True)]
+        return self._join(philox.normal(noise)[:, : self.noise], targets)
+
+    def _draw(
+        self, batch: int, device: torch.device | str | None, generator: torch.Generator | None
+    ) -> LatentBatch:
+        """Draw from torch's generator."""
+        if device is None and generator is not None:
+            device = generator.device
+        noise = torch.randn(
+            batch, self.noise, generator=generator, device=device, dtype=torch.float32
+        )
+        return self._join(
+            noise, [from_generator(run, batch, device, generator) for run in self._runs]
+        )
+
+    def _join(self, noise: Tensor, targets: list[Tensor]) -> LatentBatch:
+        """Build the batch from noise [B, noise] and each run's targets."""
+        columns = [noise]
+        discrete: list[Tensor] = []
+        real: list[Tensor] = []
+        for run, target in zip(self._runs, targets, strict=True):
+            columns.append(to_input(run, target))
+            (discrete if run.discrete else real).append(target)
+        batch = noise.shape[0]
+        if not discrete:
+            discrete.append(noise.new_empty(batch, 0, dtype=torch.int64))
+        if not real:
+            real.append(noise.new_empty(batch, 0))
+        return LatentBatch(
+            torch.cat(columns, 1),
+            discrete[0] if len(discrete) == 1 else torch.cat(discrete, 1),
+            real[0] if len(real) == 1 else torch.cat(real, 1),
         )
 
     @property
@@ -237,33 +283,124 @@ class LatentSpec:
     def _make_plan(self) -> Any:
         from fastinfogan_kernels import sampling
 
-        drawn: list[tuple[str, int, int | float, float]] = []
+        codes: list[tuple[str, int, int | float | tuple[int, ...], float]] = []
         for code in self.codes:
             match code:
+                case Categorical(n=n, probs=None):
+                    codes.append((code.kind, n, 0, 0.0))
                 case Categorical(n=n):
-                    drawn.append((code.kind, n, 0, 0.0))
+                    codes.append(("weighted", n, code.thresholds, 0.0))
                 case Bernoulli():
-                    drawn.append((code.kind, 1, code.threshold(), 0.0))
+                    codes.append((code.kind, 1, code.threshold, 0.0))
                 case Uniform(low=low, high=high, dim=dim):
-                    drawn.append((code.kind, dim, high - low, low))
+                    codes.append((code.kind, dim, high - low, low))
                 case Gaussian(mean=mean, std=std, dim=dim):
-                    drawn.append((code.kind, dim, std, mean))
-        return sampling.make_plan(self.noise, drawn)
+                    codes.append((code.kind, dim, std, mean))
+                case Angle():
+                    codes.append((code.kind, 1, 2 * PI, -PI))
+        return sampling.make_plan(self.noise, codes)
 
-    def assemble(self, noise: Tensor, categorical: Tensor, continuous: Tensor) -> LatentBatch:
-        """Build G's input from noise [B, noise] and both target tensors."""
-        columns = [noise]
+    def assemble(
+        self,
+        noise: Tensor,
+        categorical: Tensor | None = None,
+        continuous: Tensor | None = None,
+        *,
+        validate: bool | None = None,
+    ) -> LatentBatch:
+        """Build G's input from noise and both target tensors.
+
+        Args:
+            noise: floating [B, noise].
+            categorical: integers [B, n_cat], the class of each Categorical and the 0/1 of each
+                Bernoulli in declared order. Or floating [B, Σ classes + bits], one-hot or relaxed
+                rows of all Categoricals side by side, then the Bernoullis' columns: they become
+                G's columns as they are, and are differentiated. None where the spec has none.
+            continuous: floating [B, n_cont]. None where the spec has none.
+            validate: check that each class exists, which reads values back to the host. None: in
+                eager calls on the CPU only. Unchecked, a class that does not exist gives NaN.
+
+        Returns:
+            The batch; its targets are the tensors given.
+
+        Raises:
+            ValueError: a shape, dtype or checked value that does not fit.
+        """
+        batch = noise.shape[0] if noise.ndim else 0
+        if categorical is None:
+            categorical = noise.new_empty(batch, 0, dtype=torch.int64)
+        if continuous is None:
+            continuous = noise.new_empty(batch, 0)
+        soft = self.n_cat > 0 and categorical.dtype.is_floating_point
+        width = self.n_cat
+        if soft:
+            discrete = (c for c in self.codes if isinstance(c, Categorical | Bernoulli))
+            width = sum(code.input_dim for code in discrete)
+        for name, tensor, columns in (
+            ("noise", noise, self.noise),
+            ("categorical", categorical, width),
+            ("continuous", continuous, self.n_cont),
+        ):
+            check(
+                tensor.shape == (batch, columns),
+                f"{name}: expected shape [{batch}, {columns}], got {list(tensor.shape)}",
+            )
+        eager = noise.device.type == "cpu" and not torch.compiler.is_compiling()
+        if not soft and (eager if validate is None else validate):
+            self.check_classes(categorical)
+        parts = [noise]
+        relaxed = iter(self._relaxed(categorical)) if soft else None
         for code, _, target in self.slots:
-            if isinstance(code, Categorical):
-                classes = torch.arange(code.n, device=categorical.device)
-                columns.append((categorical[:, target] == classes).float())
-            elif isinstance(code, Bernoulli):
-                columns.append(categorical[:, target].float())
+            if isinstance(code, Categorical | Bernoulli):
+                parts.append(next(relaxed) if relaxed else _one_hot(code, categorical[:, target]))
             elif isinstance(code, Angle):
-                columns += continuous[:, target].cos(), continuous[:, target].sin()
+                parts += continuous[:, target].cos(), continuous[:, target].sin()
             else:
-                columns.append(continuous[:, target])
-        return LatentBatch(torch.cat(columns, 1), categorical, continuous)
+                parts.append(continuous[:, target])
+        return LatentBatch(torch.cat(parts, 1), categorical, continuous)
+
+    def _relaxed(self, rows: Tensor) -> list[Tensor]:
+        """Cut relaxed rows, [Categoricals | Bernoullis], into the columns of each discrete code."""
+        discrete = [code for code in self.codes if isinstance(code, Categorical | Bernoulli)]
+        order = sorted(range(len(discrete)), key=lambda i: isinstance(discrete[i], Bernoulli))
+        parts = rows.split([discrete[i].input_dim for i in order], dim=1)
+        return [parts[order.index(i)] for i in range(len(discrete))]
+
+    def check_classes(self, categorical: Tensor) -> None:
+        """Raise ValueError for a class [B, n_cat] that does not exist. Reads values back."""
+        if categorical.shape[0] == 0 or self.n_cat == 0:
+            return
+        classes = categorical.long()  # unsigned dtypes have no amin
+        lowest, highest = classes.amin(0).tolist(), classes.amax(0).tolist()
+        for name, (code, _, target) in zip(self.names, self.slots, strict=True):
+            if isinstance(code, Categorical | Bernoulli):
+                n = code.n if isinstance(code, Categorical) else 2
+                column = target.start
+                check(
+                    lowest[column] >= 0 and highest[column] < n,
+                    f"categorical[:, {column}] of {name}: expected classes 0 … {n - 1}, got values "
+                    f"from {lowest[column]} to {highest[column]}",
+                )
+
+    def pack(self, heads: Heads) -> Tensor:
+        """Join Q's heads into q, [B, q_dim], after checking each against its code.
+
+        Args:
+            heads: one head per code, in the codes' order (any iterable) or as a dict by name. A
+                tensor is taken as q itself. A head is one of
+
+                - a tensor [B, k] or [B, k, 1, 1] of the code's k columns in q;
+                - for a learned σ a pair (mean, log_var) of tensors [B, dim], or a dict with the
+                  keys "mean" and "log_var", or "mean" and "var";
+                - a `torch.distributions` object: Categorical or OneHotCategorical, Bernoulli,
+                  Normal for a learned σ, VonMises for a learned concentration, each also within
+                  Independent.
+
+        Raises:
+            ValueError: heads that are missing, too many or unknown, or one that does not fit its
+                code. The message names the code.
+        """
+        return pack(self, heads)
 
     def traverse(
         self,
@@ -330,19 +467,41 @@ class LatentSpec:
         (continuous if isinstance(varied, Continuous) else categorical)[:, column] = values.repeat(
             rows
         )
-        return self.assemble(noise, categorical, continuous)
+        return self.assemble(noise, categorical, continuous, validate=False)
 
 
-def _even(n: int) -> int:
-    return n + n % 2
+def _one_hot(code: Categorical | Bernoulli, classes: Tensor) -> Tensor:
+    """Return the columns of G's input of classes [B, 1], NaN for one that does not exist."""
+    n = code.n if isinstance(code, Categorical) else 2
+    known = (classes >= 0) & (classes < n)
+    columns = classes
+    if isinstance(code, Categorical):
+        columns = classes == torch.arange(n, device=classes.device)
+    return torch.where(known, columns.float(), math.nan)
 
 
-def _kernel(backend: str, device: torch.device | str | None) -> Any:
-    """`fastinfogan_kernels.sampling.sample_latents`, or None where PyTorch is to draw."""
+def _new_seed(generator: torch.Generator | None) -> int:
+    """Return a seed drawn from the generator. Raises ValueError within a CUDA graph's capture."""
+    check(
+        not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()),
+        'backend="triton" without an address would replay the same rows: pass seed, and step as '
+        "a tensor that the replays advance",
+    )
+    device = "cpu" if generator is None else generator.device
+    low, high = -(2**63), 2**63 - 1
+    return int(torch.randint(low, high, (), generator=generator, device=device))
+
+
+def _check_backend(backend: str) -> None:
     check(
         backend in ("auto", "reference", "triton"),
         f'backend must be "auto", "reference" or "triton", got {backend!r}',
     )
+
+
+def _kernel(backend: str, device: torch.device | str | None) -> Any:
+    """Return `fastinfogan_kernels.sampling.sample_latents`, or None where PyTorch is to draw."""
+    _check_backend(backend)
     # Inductor fuses the plain PyTorch into a kernel or two of its own.
     if backend == "reference" or (backend == "auto" and torch.compiler.is_compiling()):
         return None

@@ -94,6 +94,7 @@ def draw_pairs(
         second.input[:, : spec.noise],
         torch.where(shared[:, : spec.n_cat], first.categorical, second.categorical),
         torch.where(shared[:, spec.n_cat :], first.continuous, second.continuous),
+        validate=False,
     )
     return Pairs(torch.cat((first.input, second.input)), factor.squeeze(1))
 

@@ -5,13 +5,16 @@ counter (row, word // 4, step, stream), each mod 2³², and key (seed mod 2³²,
 word % 4 is the word. So the rows do not depend on how many ranks draw them. Let w, w' be words:
 
     categorical   ⌊w·n / 2³²⌋: multiply-high, no division, biased by less than n/2³²
+    weighted      the class k with thresholds[k] ≤ w < thresholds[k + 1], in integers
     bernoulli     w < threshold, in integers
     uniform       u·scale + shift, u = ⌊w/2⁸⌋·2⁻²⁴
+    angle         θ as a uniform; G's input has cos θ and sin θ
     gaussian      x·scale + shift, x and its neighbour from one pair of words by Box–Muller:
                   √(−2 log(u + 2⁻²⁴))·cos(2πu'), then the same with sin
 
-What is drawn comes as a table on the device, so one compiled kernel serves every layout and none
-compiles in the middle of a run. All floats come from IEEE +, −, ×, √ without fused products:
+The layout comes as a table on the device, so one compiled kernel serves every layout and none
+compiles in the middle of a run; a second one has the weighted categoricals and the angles, which
+cost nothing in the first. All floats come from IEEE +, −, ×, √ without fused products:
 the same bits on every device, and interpreted. Log, cos and sin are polynomials for that reason,
 and because the GPU's fast ones miss the accuracy that the rows are promised at: over all 2²⁴
 values of u the radius is within 9.9e-8 and the cosine or sine within 1.31e-7 of the exact
@@ -23,6 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from functools import cache
+from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import torch
@@ -32,16 +36,21 @@ from torch import Tensor
 
 from .memory import kept
 
-_CATEGORICAL, _BERNOULLI, _UNIFORM, _GAUSSIAN = range(4)
+_CATEGORICAL, _BERNOULLI, _UNIFORM, _GAUSSIAN, _WEIGHTED, _ANGLE = range(6)
 _KINDS = {
     "categorical": _CATEGORICAL,
     "bernoulli": _BERNOULLI,
     "uniform": _UNIFORM,
     "gaussian": _GAUSSIAN,
+    "weighted": _WEIGHTED,
+    "angle": _ANGLE,
 }
 CATEGORICAL = tl.constexpr(_CATEGORICAL)
 BERNOULLI = tl.constexpr(_BERNOULLI)
 UNIFORM = tl.constexpr(_UNIFORM)
+WEIGHTED = tl.constexpr(_WEIGHTED)
+ANGLE = tl.constexpr(_ANGLE)
+_DISCRETE = (_CATEGORICAL, _BERNOULLI, _WEIGHTED)
 
 # A program's tile of G's input. Small: a batch of the paper's size must still fill some SMs.
 _ROWS, _COLUMNS = 16, 64
@@ -60,12 +69,13 @@ class Piece(NamedTuple):
     kind: int
     start: int  # j of the first column
     stop: int  # j after the last
-    width: int  # columns of a code: classes, dims of a Gaussian, else 1
+    width: int  # columns of a code: classes, dims of a Gaussian, 2 of an angle, else 1
     words: int  # words of a code: a Gaussian's dims made even, else 1
     word: int  # the run's first word
     column: int  # the run's first column in G's input
     target: int  # the run's first column in its target tensor; -1: noise, which has none
-    scale: int | float  # of a Bernoulli the threshold, of a categorical nothing
+    # of a Bernoulli the threshold, of a weighted categorical all of them, of another nothing
+    scale: int | float | tuple[int, ...]
     shift: float
 
 
@@ -77,6 +87,11 @@ class Plan(NamedTuple):
     n_cat: int
     n_cont: int
 
+    @property
+    def extended(self) -> bool:
+        """Weighted categoricals or angles among the codes: the second of the two kernels."""
+        return any(piece.kind in (_WEIGHTED, _ANGLE) for piece in self.pieces)
+
 
 class Latents(NamedTuple):
     """The three outputs, the fields of `fastinfogan.latents.LatentBatch`."""
@@ -86,34 +101,44 @@ class Latents(NamedTuple):
     continuous: Tensor  # float32 [B, n_cont]
 
 
-def make_plan(noise: int, codes: Iterable[tuple[str, int, int | float, float]]) -> Plan:
-    """What to draw: `noise` standard normals, then the codes in their order.
+def make_plan(
+    noise: int, codes: Iterable[tuple[str, int, int | float | tuple[int, ...], float]]
+) -> Plan:
+    """Return the plan of `noise` standard normals, then the codes in their order.
 
     Args:
         noise: columns, ≥ 0.
         codes: (kind, width, scale, shift) each: ("categorical", n, 0, 0);
             ("bernoulli", 1, threshold, 0) with an integer threshold in [0, 2³²], the bit being
-            word < threshold; ("uniform", dims, high − low, low); ("gaussian", dims, std, mean).
+            word < threshold; ("uniform", dims, high − low, low); ("gaussian", dims, std, mean);
+            ("weighted", n, thresholds, 0) with n + 1 integers that do not fall, from 0 to 2³²;
+            ("angle", 1, 2π, −π), each rounded so that θ stays in [−π, π).
 
-    Raises ValueError for another kind, a width below 1, no code, or 2³¹ columns
-    or words and more.
+    Raises ValueError for another kind, a width below 1, thresholds that are not so, no code, or
+    2³¹ columns or words and more.
     """
     # (kind, width, scale, shift, count of codes, word, column, target) of equal neighbours
-    runs: list[tuple[int, int, int | float, float, int, int, int, int]] = []
+    runs: list[tuple[int, int, int | float | tuple[int, ...], float, int, int, int, int]] = []
     word = column = cat = cont = 0
     if noise:
         runs.append((_GAUSSIAN, noise, 1.0, 0.0, 1, 0, 0, -1))
         word, column = _words(_GAUSSIAN, noise), noise
     for name, width, scale, shift in codes:
-        if name not in _KINDS or width < 1 or (name == "bernoulli" and width != 1):
+        if name not in _KINDS or width < 1 or (name in ("bernoulli", "angle") and width != 1):
             raise ValueError(
-                f"expected one of {sorted(_KINDS)} and a width ≥ 1 (bernoulli: 1), "
+                f"expected one of {sorted(_KINDS)} and a width ≥ 1 (bernoulli and angle: 1), "
                 f"got {name!r}, {width!r}"
+            )
+        if name == "weighted" and not _are_thresholds(scale, width):
+            raise ValueError(
+                f"weighted: expected {width + 1} thresholds that do not fall, from 0 to 2³², "
+                f"got {scale!r}"
             )
         kind = _KINDS[name]
         # a Uniform's dims are drawn like so many codes of one dim
         count, width = (width, 1) if kind == _UNIFORM else (1, width)
-        discrete = kind in (_CATEGORICAL, _BERNOULLI)
+        discrete, targets = kind in _DISCRETE, width if kind == _GAUSSIAN else 1
+        width = 2 if kind == _ANGLE else width
         target = cat if discrete else cont
         if runs and runs[-1][:4] == (kind, width, scale, shift) and runs[-1][-1] >= 0:
             *same, before, first_word, first_column, first_target = runs.pop()
@@ -124,7 +149,7 @@ def make_plan(noise: int, codes: Iterable[tuple[str, int, int | float, float]]) 
         word += count * _words(kind, width)
         column += count * width
         cat += discrete
-        cont += 0 if discrete else count * width
+        cont += 0 if discrete else count * targets
     if not cat + cont:
         raise ValueError("a plan needs at least one code, got none")
     if max(column, word) >= 2**31:
@@ -148,6 +173,15 @@ def make_plan(noise: int, codes: Iterable[tuple[str, int, int | float, float]]) 
     return Plan(pieces, column, cat, cont)
 
 
+def _are_thresholds(scale: object, width: int) -> bool:
+    return (
+        isinstance(scale, tuple)
+        and len(scale) == width + 1
+        and (scale[0], scale[-1]) == (0, 2**32)
+        and all(a <= b for a, b in pairwise(scale))
+    )
+
+
 def _words(kind: int, width: int) -> int:
     return width + width % 2 if kind == _GAUSSIAN else 1
 
@@ -155,13 +189,29 @@ def _words(kind: int, width: int) -> int:
 # The plan's table lives as long as the process: a captured graph holds its address.
 @cache
 def _table(plan: Plan, device: torch.device) -> Tensor:
-    """The pieces as int64 [n_pieces, _FIELDS] on the device, floats as the bits of an fp32."""
-    table = torch.tensor([[*piece[:8], 0, 0] for piece in plan.pieces], dtype=torch.int64)
-    floats = torch.tensor([piece[8:] for piece in plan.pieces], dtype=torch.float64)
-    table[:, 8:] = floats.to(torch.float32).view(torch.int32)
-    for row, piece in zip(table, plan.pieces, strict=True):
-        if piece.kind == _BERNOULLI:
+    """Return the plan as int64 [rows, _FIELDS] on the device.
+
+    A row per piece, its floats as the bits of an fp32; then the thresholds, to which the scale of
+    a weighted piece is their place in the table.
+    """
+    rows = [[*piece[:8], 0, 0] for piece in plan.pieces]
+    places: dict[tuple[int, ...], int] = {}
+    thresholds: list[int] = []
+    for row, piece in zip(rows, plan.pieces, strict=True):
+        if isinstance(piece.scale, tuple):
+            if piece.scale not in places:
+                places[piece.scale] = len(rows) * _FIELDS + len(thresholds)
+                thresholds += piece.scale
+            row[8] = places[piece.scale]
+        elif piece.kind == _BERNOULLI:
+            assert isinstance(piece.scale, int)
             row[8] = piece.scale
+        else:
+            floats = torch.tensor([piece.scale, piece.shift], dtype=torch.float64)
+            row[8:] = floats.to(torch.float32).view(torch.int32).tolist()
+    thresholds += [0] * (-len(thresholds) % _FIELDS)
+    flat = [field for row in rows for field in row] + thresholds
+    table = torch.tensor(flat, dtype=torch.int64).view(-1, _FIELDS)
     return kept(device, lambda: table.to(device))
 
 
@@ -206,7 +256,12 @@ def _cosine(word, sine):
     # the angle that the reference rounds to fp32: off by up to 4e-7, which is more than
     # the rows may differ by, so it is part of the definition
     angle = (turn.to(tl.float32) * 5.9604644775390625e-08) * 6.2831854820251465
-    quarter = (turn + 0x200000) >> 22
+    return _cosine_of(angle, (turn + 0x200000) >> 22, sine)
+
+
+@triton.jit
+def _cosine_of(angle, quarter, sine):
+    """cos (or, where `sine` is 1, sin) of an angle that lies around quarter·π/2."""
     # less quarter·π/2, in three parts of which the first two make exact products
     k = quarter.to(tl.float32)
     x = ((angle - k * 1.57080078125) - k * -4.454454938240815e-06) - k * -1.6513992864147786e-13
@@ -243,7 +298,7 @@ def sample_kernel(
     input,  # float32 [batch, input_dim]
     categorical,  # int64 [batch, n_cat]
     continuous,  # float32 [batch, n_cont]
-    table,  # int64 [pieces, FIELDS]
+    table,  # int64 [pieces, FIELDS], then thresholds
     step,  # int32, or an int64 pointer
     seed_low,  # int32, as all that is not a pointer, of 32-bit patterns
     seed_high,
@@ -255,6 +310,7 @@ def sample_kernel(
     categorical_stride,
     continuous_stride,
     STEP_ON_DEVICE: tl.constexpr,
+    EXTENDED: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
@@ -287,13 +343,40 @@ def sample_kernel(
     place = ((row + first_row) & 0xFFFFFFFF).to(tl.uint32)
     into = input + row * input_stride + column + j
 
-    if (kind == CATEGORICAL) | (kind == BERNOULLI):
+    to_class = categorical + row * categorical_stride + target + code
+    to_values = continuous + row * continuous_stride + target
+
+    is_extended = False
+    if EXTENDED:
+        is_extended = (kind == WEIGHTED) | (kind == ANGLE)
+        if kind == WEIGHTED:
+            # A column compares with its own class's two thresholds: one column is hot, and
+            # writes its class.
+            whole = _word(seed, place, first_word + code, step, stream).to(tl.int64)
+            thresholds = table + scale_bits + k
+            low = tl.load(thresholds, mask=j < stop, other=0)
+            high = tl.load(thresholds + 1, mask=j < stop, other=0)
+            hot = (low <= whole) & (whole < high)
+            tl.store(into, hot.to(tl.float32), mask=inside)
+            tl.store(to_class, k.to(tl.int64), mask=inside & hot)
+        if kind == ANGLE:
+            word = _word(seed, place, first_word + code, step, stream)
+            scale = scale_bits.to(tl.int32).to(tl.float32, bitcast=True)
+            shift = shift_bits.to(tl.int32).to(tl.float32, bitcast=True)
+            turn = (word >> 8).to(tl.int32)
+            theta = (turn.to(tl.float32) * 5.9604644775390625e-08) * scale + shift
+            value = _cosine_of(theta, ((turn + 0x200000) >> 22) - 2, k)
+            tl.store(into, value, mask=inside)
+            tl.store(to_values + code, theta, mask=inside & (k == 0))
+
+    if is_extended:
+        pass
+    elif (kind == CATEGORICAL) | (kind == BERNOULLI):
         whole = _word(seed, place, first_word + code, step, stream).to(tl.int64)
         is_bit = kind == BERNOULLI
         # n < 2³¹: the product stays in 63 bits; the threshold may be 2³² itself
         choice = tl.where(is_bit, (whole < scale_bits).to(tl.int64), (whole * width) >> 32)
         tl.store(into, (choice == tl.where(is_bit, 1, k)).to(tl.float32), mask=inside)
-        to_class = categorical + row * categorical_stride + target + code
         tl.store(to_class, choice, mask=inside & (k == 0))
     else:
         if kind == UNIFORM:
@@ -308,8 +391,7 @@ def sample_kernel(
         shift = shift_bits.to(tl.int32).to(tl.float32, bitcast=True)
         value = value * scale + shift
         tl.store(into, value, mask=inside)
-        to_value = continuous + row * continuous_stride + target + j
-        tl.store(to_value, value, mask=inside & (target >= 0))
+        tl.store(to_values + j, value, mask=inside & (target >= 0))
 
 
 INTERPRETED = not isinstance(sample_kernel, triton.JITFunction)
@@ -319,16 +401,24 @@ def compile_cases() -> dict[str, dict[str, Any]]:
     """What the launcher compiles, for ahead-of-time compilation: {name: case}.
 
     A case holds `fn`, `signature` and `constexprs` for `triton.compiler.ASTSource` and `options`
-    for `triton.compile`. There are two in all, whatever the spec.
+    for `triton.compile`. There are four in all, whatever the spec.
     """
     outputs = {"input": "*fp32", "categorical": "*i64", "continuous": "*fp32", "table": "*i64"}
     cases = {}
-    for name, on_device in (("step a number", False), ("step on the device", True)):
-        constexprs = {"STEP_ON_DEVICE": on_device, "ROWS": _ROWS, "COLUMNS": _COLUMNS}
+    steps = {"step a number": False, "step on the device": True}
+    kinds = {"": False, ", priors and angles": True}
+    for step, kind in product(steps, kinds):
+        on_device = steps[step]
+        constexprs = {
+            "STEP_ON_DEVICE": on_device,
+            "EXTENDED": kinds[kind],
+            "ROWS": _ROWS,
+            "COLUMNS": _COLUMNS,
+        }
         signature = dict.fromkeys(sample_kernel.arg_names, "i32")
         signature.update(outputs, step="*i64" if on_device else "i32")
         signature.update(dict.fromkeys(constexprs, "constexpr"))
-        cases[name] = {
+        cases[step + kind] = {
             "fn": sample_kernel,
             "signature": signature,
             "constexprs": constexprs,
@@ -392,7 +482,7 @@ def sample_latents(
         )
     if batch:
         with torch.cuda.device_of(latents.input):
-            _launch(_table(plan, where), latents, seed, step, stream, first_row)
+            _launch(plan, _table(plan, where), latents, seed, step, stream, first_row)
     return latents
 
 
@@ -412,9 +502,15 @@ def _check_outputs(plan: Plan, batch: int, out: Latents) -> None:
 
 
 def _launch(
-    table: Tensor, out: Latents, seed: int, step: int | Tensor, stream: int, first_row: int
+    plan: Plan,
+    table: Tensor,
+    out: Latents,
+    seed: int,
+    step: int | Tensor,
+    stream: int,
+    first_row: int,
 ) -> None:
-    pieces, batch = len(table), len(out.input)
+    pieces, batch = len(plan.pieces), len(out.input)
     on_device = isinstance(step, Tensor)
     sample_kernel[(math.ceil(batch / _ROWS) * pieces,)](
         *out,
@@ -428,6 +524,7 @@ def _launch(
         pieces,
         *(tensor.stride(0) for tensor in out),
         STEP_ON_DEVICE=on_device,
+        EXTENDED=plan.extended,
         ROWS=_ROWS,
         COLUMNS=_COLUMNS,
         **OPTIONS,

@@ -14,21 +14,36 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.strategies import seeds, specs
+from helpers.strategies import all_specs, seeds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastinfogan import philox
-from fastinfogan.latents import Bernoulli, Categorical, Gaussian, LatentBatch, LatentSpec, Uniform
+from fastinfogan.latents import (
+    Angle,
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    LatentBatch,
+    LatentSpec,
+    Uniform,
+)
 from fastinfogan.latents import spec as spec_module
+from fastinfogan.latents.codes import PI
 from fastinfogan.philox import Stream
 
 triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
 from fastinfogan_kernels import sampling  # noqa: E402
-from fastinfogan_kernels.sampling import _cosine, _radius, make_plan, sample_latents  # noqa: E402
+from fastinfogan_kernels.sampling import (  # noqa: E402
+    _cosine,
+    _cosine_of,
+    _radius,
+    make_plan,
+    sample_latents,
+)
 
 # the interpreter takes some 10 ms a tile
 few = settings(max_examples=12, deadline=None)
@@ -45,6 +60,18 @@ MIXED = LatentSpec(
         Uniform(-2, 5),
     ),
 )
+EXTENDED = LatentSpec(
+    noise=3,
+    codes=(
+        Categorical(3, probs=(0.5, 0.25, 0.25)),
+        Angle(),
+        Angle(concentration="learned"),
+        *[Categorical(40, probs=[(i % 4) / 60 for i in range(40)])] * 2,
+        Bernoulli(0.3),
+        Uniform(-2, 5),
+    ),
+)
+ANGLES = LatentSpec(0, (Angle(),))
 
 
 def same(first: LatentBatch, second: LatentBatch) -> bool:
@@ -57,7 +84,7 @@ def hold_equal(spec: LatentSpec, got: LatentBatch, expected: LatentBatch) -> Non
     noise = slice(0, spec.noise)
     torch.testing.assert_close(got.input[:, noise], expected.input[:, noise], rtol=1e-6, atol=1e-7)
     for code, _, target in spec.slots:
-        if isinstance(code, Uniform):
+        if isinstance(code, Uniform | Angle):
             assert torch.equal(got.continuous[:, target], expected.continuous[:, target])
         elif isinstance(code, Gaussian):
             # |std·x| ≤ |value| + |mean|, and each side rounds x·std, then the sum
@@ -66,7 +93,12 @@ def hold_equal(spec: LatentSpec, got: LatentBatch, expected: LatentBatch) -> Non
             assert ((a - b).abs() <= (1e-6 + 2**-23) * scaled + 1e-7 * code.std).all()
     # beyond the noise the input repeats the targets
     whole = spec.assemble(got.input[:, noise], got.categorical, got.continuous)
-    assert torch.equal(whole.input, got.input)
+    column = spec.noise
+    for code in spec.codes:
+        own = slice(column, column := column + code.input_dim)
+        near = {"rtol": 1e-6, "atol": 1e-7} if isinstance(code, Angle) else {"rtol": 0, "atol": 0}
+        torch.testing.assert_close(got.input[:, own], whole.input[:, own], **near)
+    assert column == spec.input_dim
 
 
 # The kernel and its counterpart
@@ -74,7 +106,7 @@ def hold_equal(spec: LatentSpec, got: LatentBatch, expected: LatentBatch) -> Non
 
 @few
 @given(
-    spec=specs,
+    spec=all_specs,
     batch=st.sampled_from([0, 1, 2, 77]),
     seed=seeds,
     step=numbers,
@@ -103,12 +135,13 @@ def test_the_kernel_draws_the_rows_of_its_counterpart(spec, batch, seed, step, s
     ids=str,
 )
 def test_numbers_at_the_ends_of_their_words_give_the_counterpart_s_rows(place):
-    got = MIXED.sample(5, backend="triton", **place)
-    hold_equal(MIXED, got, MIXED.sample(5, backend="reference", **place))
+    for spec in (MIXED, EXTENDED):
+        got = spec.sample(5, backend="triton", **place)
+        hold_equal(spec, got, spec.sample(5, backend="reference", **place))
 
 
 @few
-@given(specs, seeds, numbers)
+@given(all_specs, seeds, numbers)
 def test_a_step_on_the_device_draws_what_the_number_draws(spec, seed, step):
     where: dict[str, Any] = {"seed": seed}
     drawn = spec.sample(3, backend="triton", step=step, **where)
@@ -119,7 +152,7 @@ def test_a_step_on_the_device_draws_what_the_number_draws(spec, seed, step):
 
 
 @few
-@given(specs, st.integers(0, 40), st.data())
+@given(all_specs, st.integers(0, 40), st.data())
 def test_the_slices_of_all_ranks_make_the_whole(spec, batch, data):
     cuts = sorted(data.draw(st.lists(st.integers(0, batch), max_size=3)))
     where: dict[str, Any] = {"seed": 3, "step": 9, "backend": "triton"}
@@ -138,6 +171,11 @@ WIDE = {
     "2,001 noise columns": (LatentSpec(2001, (Categorical(2), Uniform(dim=130))), 2),
     "1,024 codes": (LatentSpec(1, (Categorical(3),) * 1024), 3),
     "512 of two kinds": (LatentSpec(1, (Gaussian(dim=3),) * 512 + (Bernoulli(),) * 512), 3),
+    "5,000 classes of a prior": (
+        LatentSpec(1, (Categorical(5000, probs=[i / 12_497_500 for i in range(5000)]),) * 2),
+        17,
+    ),
+    "130 angles": (LatentSpec(1, (Angle(),) * 130), 3),
     "200 runs": (LatentSpec(5, (Categorical(3), Gaussian(1, 2), Bernoulli(), Uniform()) * 50), 2),
 }
 
@@ -165,7 +203,7 @@ def test_wide_and_many_codes_are_drawn_in_one_launch(name, monkeypatch):
 def test_a_threshold_may_be_nothing_or_all_of_the_words():
     p = 2.0**-40  # rounds to thresholds 0 and 2³²
     spec = LatentSpec(0, (Bernoulli(p), Bernoulli(1 - p)))
-    drawn = spec.sample(40, backend="triton")
+    drawn = spec.sample(40, seed=0, backend="triton")
     assert drawn.categorical.tolist() == [[0, 1]] * 40
 
 
@@ -178,29 +216,56 @@ def test_a_bit_is_one_where_its_word_is_under_the_threshold_and_not_where_it_is_
         assert (drawn.categorical.item(), drawn.input.item()) == (bit, bit)
 
 
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+def test_a_class_is_drawn_from_its_first_threshold_on_and_up_to_the_next(backend):
+    word = int(philox.words(1, 1, seed=4, stream=Stream.SAMPLES))
+    for threshold, drawn in ((word, 1), (word + 1, 0)):
+        p = threshold / 2**32
+        spec = LatentSpec(0, (Categorical(3, probs=(p, 1 - p, 0)),))
+        assert spec.codes[0].thresholds == (0, threshold, 2**32, 2**32)  # type: ignore[union-attr]
+        got = spec.sample(1, seed=4, backend=backend)
+        assert got.categorical.item() == drawn
+        assert got.input.tolist() == [[float(k == drawn) for k in range(3)]]
+
+
 @triton.jit
-def _normals_of_every_word(radius, cosine, sine, N: tl.constexpr):  # type: ignore[name-defined]
+def _normals_of_every_word(
+    radius,
+    cosine,
+    sine,
+    of_theta,
+    sine_of_theta,
+    N: tl.constexpr,  # type: ignore[name-defined]
+):
     i = tl.program_id(0) * N + tl.arange(0, N)
     word = i.to(tl.uint32) << 8
     tl.store(radius + i, _radius(word))
     tl.store(cosine + i, _cosine(word, 0))
     tl.store(sine + i, _cosine(word, 1))
+    turn = (word >> 8).to(tl.int32)
+    theta = (turn.to(tl.float32) * 5.9604644775390625e-08) * 6.283185005187988 - 3.141592502593994
+    quarter = ((turn + 0x200000) >> 22) - 2
+    tl.store(of_theta + i, _cosine_of(theta, quarter, 0))
+    tl.store(sine_of_theta + i, _cosine_of(theta, quarter, 1))
 
 
 @pytest.mark.slow
 def test_radius_cosine_and_sine_hold_their_bounds_at_all_2_to_the_24_inputs():
     n = 2**24
-    outputs = [torch.empty(n) for _ in range(3)]
+    outputs = [torch.empty(n) for _ in range(5)]
     block = 2**18
     _normals_of_every_word[(n // block,)](*outputs, N=block, enable_fp_fusion=False)
-    radius, cosine, sine = (out.cpu().double() for out in outputs)
+    radius, cosine, sine, of_theta, sine_of_theta = (out.cpu().double() for out in outputs)
     u = torch.arange(n, dtype=torch.float64) / n
     angle = (u.float() * (2 * math.pi)).double()
+    theta = (u.float() * (2 * PI) - PI).double()
     exact_radius = (-2 * torch.log(u + 1 / n)).sqrt()
     for got, exact, bound in (
         (radius, exact_radius, 9.9e-8),
         (cosine, angle.cos(), 1.31e-7),
         (sine, angle.sin(), 1.31e-7),
+        (of_theta, theta.cos(), 1.31e-7),
+        (sine_of_theta, theta.sin(), 1.31e-7),
     ):
         # relative, also where the value is smallest; an exact zero stays one
         assert ((got - exact).abs() <= bound * exact.abs()).all()
@@ -216,7 +281,7 @@ def embed(width: int, batch: int, poison: float, dtype: torch.dtype) -> tuple[An
 
 
 @few
-@given(specs, st.sampled_from([1, 2, 33]), st.integers(0, 2**31))
+@given(all_specs, st.sampled_from([1, 2, 33]), st.integers(0, 2**31))
 def test_nothing_outside_is_written_or_matters_and_every_output_element_is_written(
     spec, batch, step
 ):
@@ -235,7 +300,7 @@ def test_nothing_outside_is_written_or_matters_and_every_output_element_is_writt
         inside = around[11 : 11 + table.numel()].view(table.shape).copy_(table)
         before = [t.clone() for t in (steps, around)]
         out = sampling.Latents(*(view for _, view in buffers))
-        sampling._launch(inside, out, 5, steps[3], 0, 0)
+        sampling._launch(plan, inside, out, 5, steps[3], 0, 0)
         assert same(LatentBatch(*out), LatentBatch(*clean))
         assert all(map(torch.equal, (steps, around), before))
         for i, (buffer, view) in enumerate(buffers):
@@ -276,9 +341,10 @@ def test_no_seed_step_stream_row_batch_or_spec_asks_for_another_compilation(reco
     cases = list(sampling.compile_cases().values())
     request.getfixturevalue("monkeypatch").setattr(sampling, "sample_kernel", recorder)
     ends = (0, 1, 16, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 2**64 - 1)
-    for case, on_device in zip(cases, (False, True), strict=True):
+    kinds = itertools.product((False, True), ((MNIST, MIXED), (EXTENDED, ANGLES)))
+    for case, (on_device, drawn) in zip(cases, kinds, strict=True):
         recorder.calls.clear()
-        for spec, number, batch in itertools.product((MNIST, MIXED), ends, (1, 16, 77)):
+        for spec, number, batch in itertools.product(drawn, ends, (1, 16, 77)):
             step = torch.tensor(number % 2**62) if on_device else number
             sample_latents(
                 spec._plan,
@@ -373,7 +439,7 @@ def test_the_kernel_compiles_for_four_gpus_without_spills_local_memory_or_fused_
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result.pop("specialised") == []
-    assert len(result) == 8
+    assert len(result) == 16
     for name, used in result.items():
         clean: tuple[str, ...]
         if "gfx" in name:
@@ -388,11 +454,20 @@ def test_the_kernel_compiles_for_four_gpus_without_spills_local_memory_or_fused_
 # The numbers, at 10⁶ draws: of the kernel on a GPU, else of its counterpart
 
 DRAWS = 10**6
-CODES = (Categorical(10), Categorical(3), Bernoulli(0.3), Uniform(-2, 5), Gaussian(3, 0.5))
+PROBS = (0.1, 0.2, 0.65, 0.05)
+CODES = (
+    Categorical(10),
+    Categorical(3),
+    Bernoulli(0.3),
+    Uniform(-2, 5),
+    Gaussian(3, 0.5),
+    Categorical(4, probs=PROBS),
+    Angle(),
+)
 PRIORS = LatentSpec(2, CODES)
 # With fixed seeds a statistical test passes always or never; over all the tests below together a
 # right sampler fails once in a thousand times.
-P_VALUE = 1e-3 / 60
+P_VALUE = 1e-3 / 100
 
 
 def columns(**where: Any) -> dict[str, np.ndarray]:
@@ -408,6 +483,8 @@ def columns(**where: Any) -> dict[str, np.ndarray]:
         "bit": classes[:, 2],
         "uniform": stats.uniform(-2, 7).cdf(values[:, 0]),
         "gaussian": stats.norm(3, 0.5).cdf(values[:, 1]),
+        "weighted classes": classes[:, 3],
+        "angle": stats.uniform(-math.pi, 2 * math.pi).cdf(values[:, 2]),
     }
 
 
@@ -433,10 +510,10 @@ def test_every_prior_has_its_distribution_at_a_million_draws(drawn):
         if name == "bit":
             p_value = stats.binomtest(int(column.sum()), DRAWS, 0.3).pvalue
         elif "classes" in name:
-            n = 10 if name == "ten classes" else 3
-            counts = np.bincount(column, minlength=n)
-            assert len(counts) == n
-            p_value = stats.chisquare(counts).pvalue
+            probs = {"ten": [0.1] * 10, "three": [1 / 3] * 3, "weighted": PROBS}[name.split()[0]]
+            counts = np.bincount(column, minlength=len(probs))
+            assert len(counts) == len(probs)
+            p_value = stats.chisquare(counts, np.array(probs) * DRAWS).pvalue
         else:
             p_value = stats.kstest(column, "uniform").pvalue
         assert p_value > P_VALUE, name
@@ -534,7 +611,12 @@ def test_an_output_that_does_not_fit_is_refused(change, message):
         ([], "at least one code, got none"),
         ([("poisson", 1, 0, 0.0)], "expected one of .*got 'poisson', 1"),
         ([("categorical", 0, 0, 0.0)], "a width ≥ 1.*got 'categorical', 0"),
-        ([("bernoulli", 2, 5, 0.0)], "bernoulli: 1.*got 'bernoulli', 2"),
+        ([("bernoulli", 2, 5, 0.0)], "bernoulli and angle: 1.*got 'bernoulli', 2"),
+        ([("angle", 2, 1.0, 0.0)], "bernoulli and angle: 1.*got 'angle', 2"),
+        *(
+            ([("weighted", 2, thresholds, 0.0)], "expected 3 thresholds that do not fall")
+            for thresholds in ((0, 2**32), (0, 5, 4, 2**32), (0, 5, 2**31), (1, 5, 2**32), 0.5)
+        ),
         ([("gaussian", 2**31 - 1, 1.0, 0.0)], "fewer than 2³¹ columns and words"),
     ],
 )
@@ -545,16 +627,16 @@ def test_a_plan_that_cannot_be_drawn_is_refused(codes, message):
 
 def test_a_spec_that_was_drawn_from_stays_equal_and_keeps_its_dict():
     fresh = LatentSpec.from_dict(MIXED.to_dict())
-    MIXED.sample(1, backend="triton")
+    MIXED.sample(1, seed=0, backend="triton")
     assert (fresh, hash(fresh), fresh.to_dict()) == (MIXED, hash(MIXED), MIXED.to_dict())
 
 
 def test_the_default_dtype_does_not_matter():
     spec = LatentSpec(3, (Categorical(4), Uniform()))
-    expected = spec.sample(4, backend="triton")
+    expected = spec.sample(4, seed=0, backend="triton")
     torch.set_default_dtype(torch.float64)
     try:
-        got = spec.sample(4, backend="triton")
+        got = spec.sample(4, seed=0, backend="triton")
     finally:
         torch.set_default_dtype(torch.float32)
     for a, b in zip(got, expected, strict=True):
