@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastinfogan.latents import Bernoulli, Categorical, Gaussian, LatentSpec, Uniform
+from fastinfogan.latents import Angle, Bernoulli, Categorical, Gaussian, LatentSpec, Uniform
 from fastinfogan.losses import info_loss
 
 PAPER = {  # arXiv 1606.03657, appendix C
@@ -41,6 +41,19 @@ class Targets(NamedTuple):
 
     categorical: Tensor
     continuous: Tensor
+
+
+# for the sampler alone
+PRIORS = LatentSpec(
+    62,
+    (
+        Categorical(10, probs=[i / 45 for i in range(10)]),
+        Angle(),
+        Uniform(),
+        Bernoulli(0.3),
+        Angle(concentration="learned"),
+    ),
+)
 
 
 def draw(

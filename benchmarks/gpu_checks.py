@@ -6,6 +6,7 @@ cannot be made here.
 
 from __future__ import annotations
 
+import shutil
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -13,7 +14,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from gpu_cases import HARD, PAPER, Targets, draw, heads, own_weights
+from gpu_cases import HARD, PAPER, PRIORS, Targets, draw, heads, own_weights
 from gpu_timing import Machine, capture, count_launches
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -426,6 +427,26 @@ def sampler_in_a_graph(machine: Machine) -> str:
     return "2 replays at steps of their own"
 
 
+def sampler_compiled(machine: Machine) -> str:
+    """Compiled, the device and the CPU draw what the CPU draws eagerly."""
+    compiler = "aot_eager" if machine.dry else "inductor"
+    devices = [machine.device]
+    if not machine.dry and shutil.which("g++"):  # Inductor's CPU code needs a C++ compiler
+        devices.append(torch.device("cpu"))
+    for device in devices:
+        fresh = LatentSpec(62, PRIORS.codes)
+        draw_at = partial(fresh.sample, 3 if machine.dry else 64, device=device, seed=0)
+        compiled = torch.compile(
+            lambda step, draw_at=draw_at: draw_at(step=step), fullgraph=True, backend=compiler
+        )
+        for step in (3, torch.tensor(3, device=device), torch.tensor(2**31 + 1, device=device)):
+            expected = fresh.sample(
+                3 if machine.dry else 64, device="cpu", seed=0, step=int(step), backend="reference"
+            )
+            _near(compiled(step), expected)
+    return f"{compiler}: {', '.join(str(device) for device in devices)}"
+
+
 def kernel_checks(dry: bool) -> dict[str, Check]:
     """All checks of the loss."""
     specs = {"mnist": PAPER["mnist"], **HARD} if dry else PAPER | HARD
@@ -464,9 +485,13 @@ def sampler_checks(dry: bool) -> dict[str, Check]:
     specs = {"mnist": PAPER["mnist"], "mixed": HARD["learned σ and Bernoulli"]}
     if not dry:
         specs = PAPER | HARD
+    specs["priors and angles"] = PRIORS
     checks = {
         f"sampler, {name}, {backend}": sampler(spec, backend, dry)
         for name, spec in specs.items()
         for backend in ("triton", "reference")
     }
-    return checks | {"sampler, CUDA graph": sampler_in_a_graph}
+    return checks | {
+        "sampler, CUDA graph": sampler_in_a_graph,
+        "sampler under torch.compile": sampler_compiled,
+    }

@@ -97,16 +97,20 @@ class Loss(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """A way to call the sampling kernel, which is one for all layouts."""
+    """A way to call the sampling kernel, which is one for all layouts of its kinds of codes."""
 
     on_device: bool
 
-    def __call__(self, _: str) -> None:
-        plan = sampling.make_plan(62, [("categorical", 10, 0, 0.0), ("uniform", 2, 2.0, -1.0)])
+    def __call__(self, layout: str) -> None:
+        codes: list[Any] = [("categorical", 10, 0, 0.0), ("uniform", 2, 2.0, -1.0)]
+        if layout == PRIORS:
+            codes.append(("angle", 1, 6.0, -3.0))
+        plan = sampling.make_plan(62, codes)
         step = torch.zeros(1, dtype=torch.int64) if self.on_device else 0
         sampling.sample_latents(plan, 2, device="cpu", step=step)
 
 
+PRIORS = "with priors or angles"
 Call: TypeAlias = Loss | Sample
 SOFTPLUS = Loss(torch.bfloat16, adversarial="nonsaturating")
 HINGE = Loss(torch.bfloat16, adversarial="hinge")
@@ -125,8 +129,8 @@ GRID: list[tuple[str, Call, list[str]]] = [
     ("information and G's softplus, bf16", SOFTPLUS._replace(player="generator"), SOME),
     ("information and D's hinge, bf16", HINGE, [*SOME, HARD[3]]),
     ("information and G's hinge, bf16", HINGE._replace(player="generator"), SOME),
-    ("sampling, step a number", Sample(False), ["any"]),
-    ("sampling, step on the device", Sample(True), ["any"]),
+    ("sampling, step a number", Sample(False), ["any", PRIORS]),
+    ("sampling, step on the device", Sample(True), ["any", PRIORS]),
 ]
 CASES = {(variant, layout): call for variant, call, layouts in GRID for layout in layouts}
 QUICK = [  # what the tests compile each time

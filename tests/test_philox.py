@@ -1,14 +1,19 @@
 """Philox4x32-10 against its published vectors and against itself in Python integers."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+import torch._dynamo
 from helpers.strategies import modest, seeds
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from fastinfogan import philox
+from fastinfogan.latents import Angle, Bernoulli, Categorical, Gaussian, LatentSpec, Uniform
 
 MASK = 2**32 - 1
 # With fixed seeds a statistical test passes always or never; a right generator falls under this
@@ -159,3 +164,78 @@ def test_signs_are_a_words_bits_and_both_are_as_frequent():
     assert signs.tolist() == bits
     many = philox.signs(philox.words(1000, 25, seed=1))
     assert abs(float(many.mean())) < 4 * many.numel() ** -0.5
+
+
+# Under torch.compile
+
+EVERY_KIND = (
+    Categorical(10),
+    Categorical(3, probs=(0.2, 0.3, 0.5)),
+    Uniform(dim=2, sigma="learned"),
+    Gaussian(3, 0.5, dim=3),
+    Bernoulli(0.3),
+    Angle(),
+)
+
+
+@pytest.fixture
+def dynamo():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.usefixtures("dynamo")
+@pytest.mark.parametrize("step", [3, torch.tensor(3)], ids=["number", "tensor"])
+def test_a_fresh_spec_is_drawn_in_one_graph_whose_philox_is_one_operator(step):
+    graphs: list[torch.fx.GraphModule] = []
+
+    def record(graph: torch.fx.GraphModule, _: Any) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    fresh = LatentSpec(62, EVERY_KIND)
+    drawn = torch.compile(
+        lambda at: fresh.sample(8, seed=5, step=at), fullgraph=True, backend=record
+    )(step)
+    assert all(map(torch.equal, drawn, fresh.sample(8, seed=5, step=step)))
+    (graph,) = graphs
+    called = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+    assert sum("philox4x32" in name for name in called) == 1
+    assert not any("xor" in name for name in called)
+
+
+@pytest.mark.usefixtures("dynamo")
+def test_the_operator_s_fake_has_the_shapes_of_the_rounds():
+    counter = [torch.arange(n).view(shape) for n, shape in ((6, (6, 1)), (4, (1, 4)))]
+    operator = getattr(torch.ops, philox._LIBRARY).philox4x32.default
+    torch.library.opcheck(operator, (*counter, counter[0], counter[1], 2**32 - 1, 7))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("dynamo")
+@pytest.mark.parametrize("seed", [0, 1, 2**40 + 3, 2**64 - 1])
+def test_inductor_gives_the_words_of_eager_for_every_number_per_row(seed):
+    def words(step: int | torch.Tensor) -> list[torch.Tensor]:
+        return [philox.words(64, n, seed=seed, step=step, stream=3) for n in range(1, 69)]
+
+    compiled = torch.compile(words, fullgraph=True)
+    for step in (torch.tensor(3), torch.tensor(2**32 - 1), 3):
+        for n, (got, expected) in enumerate(zip(compiled(step), words(step), strict=True), start=1):
+            assert torch.equal(got, expected), (n, step)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("dynamo")
+@pytest.mark.parametrize(
+    "codes", [(Categorical(10), Uniform(dim=2, sigma="learned")), EVERY_KIND], ids=["two", "every"]
+)
+def test_inductor_draws_the_latents_of_eager(codes):
+    fresh = LatentSpec(62, codes)
+    compiled = torch.compile(lambda at: fresh.sample(64, seed=0, step=at), fullgraph=True)
+    for step in (3, torch.tensor(3), torch.tensor(7), 9):
+        got, expected = compiled(step), fresh.sample(64, seed=0, step=step)
+        assert torch.equal(got.categorical, expected.categorical)
+        # of a Gaussian code before it is scaled by 0.5 and shifted by 3
+        torch.testing.assert_close(got.continuous, expected.continuous, rtol=2e-6, atol=1e-6)
+        torch.testing.assert_close(got.input[:, :62], expected.input[:, :62], rtol=1e-6, atol=1e-7)

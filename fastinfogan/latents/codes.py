@@ -150,9 +150,8 @@ class Categorical(_Code):
         total = math.fsum(self.probs)
         return -math.fsum(p / total * math.log(p / total) for p in self.probs if p > 0)
 
-    @property
     def thresholds(self) -> tuple[int, ...]:
-        """The cumulative distribution of `probs` in units of 2⁻³², n + 1 integers.
+        """Return the cumulative distribution of `probs` in units of 2⁻³², n + 1 integers.
 
         They run from 0 to 2³². A 32-bit word w draws the class k for which
         thresholds[k] ≤ w < thresholds[k + 1]. Empty without `probs`.
@@ -188,9 +187,8 @@ class Bernoulli(_Code):
     def entropy(self) -> float:
         return -self.p * math.log(self.p) - (1 - self.p) * math.log1p(-self.p)
 
-    @property
     def threshold(self) -> int:
-        """p in units of 2⁻³²: a 32-bit word below it draws a 1."""
+        """Return p in units of 2⁻³²: a 32-bit word below it draws a 1."""
         return round(self.p * 2**32)
 
 

@@ -73,9 +73,9 @@ def from_words(run: Run, words: Tensor) -> Tensor:
         case Categorical(n=n, probs=None):
             return philox.below(words, n)
         case Categorical() as code:
-            return philox.choose(words, code.thresholds)
+            return philox.choose(words, code.thresholds())
         case Bernoulli() as code:
-            return (words < code.threshold).long()
+            return (words < code.threshold()).long()
         case Uniform(low=low, high=high):
             return philox.uniform(words) * (high - low) + low
         case Angle():
@@ -100,7 +100,7 @@ def from_generator(
             return torch.randint(n, shape, generator=generator, device=device)
         case Categorical() as code:
             words = torch.randint(2**32, shape, generator=generator, device=device)
-            return philox.choose(words, code.thresholds)
+            return philox.choose(words, code.thresholds())
         case Bernoulli(p=p):
             bits = torch.empty(shape, dtype=torch.int64, device=device)
             return bits.bernoulli_(p, generator=generator)

@@ -289,9 +289,9 @@ class LatentSpec:
                 case Categorical(n=n, probs=None):
                     codes.append((code.kind, n, 0, 0.0))
                 case Categorical(n=n):
-                    codes.append(("weighted", n, code.thresholds, 0.0))
+                    codes.append(("weighted", n, code.thresholds(), 0.0))
                 case Bernoulli():
-                    codes.append((code.kind, 1, code.threshold, 0.0))
+                    codes.append((code.kind, 1, code.threshold(), 0.0))
                 case Uniform(low=low, high=high, dim=dim):
                     codes.append((code.kind, dim, high - low, low))
                 case Gaussian(mean=mean, std=std, dim=dim):

@@ -343,9 +343,6 @@ def sample_kernel(
     place = ((row + first_row) & 0xFFFFFFFF).to(tl.uint32)
     into = input + row * input_stride + column + j
 
-    to_class = categorical + row * categorical_stride + target + code
-    to_values = continuous + row * continuous_stride + target
-
     is_extended = False
     if EXTENDED:
         is_extended = (kind == WEIGHTED) | (kind == ANGLE)
@@ -358,6 +355,7 @@ def sample_kernel(
             high = tl.load(thresholds + 1, mask=j < stop, other=0)
             hot = (low <= whole) & (whole < high)
             tl.store(into, hot.to(tl.float32), mask=inside)
+            to_class = categorical + row * categorical_stride + target + code
             tl.store(to_class, k.to(tl.int64), mask=inside & hot)
         if kind == ANGLE:
             word = _word(seed, place, first_word + code, step, stream)
@@ -367,7 +365,8 @@ def sample_kernel(
             theta = (turn.to(tl.float32) * 5.9604644775390625e-08) * scale + shift
             value = _cosine_of(theta, ((turn + 0x200000) >> 22) - 2, k)
             tl.store(into, value, mask=inside)
-            tl.store(to_values + code, theta, mask=inside & (k == 0))
+            to_angle = continuous + row * continuous_stride + target + code
+            tl.store(to_angle, theta, mask=inside & (k == 0))
 
     if is_extended:
         pass
@@ -377,6 +376,7 @@ def sample_kernel(
         # n < 2³¹: the product stays in 63 bits; the threshold may be 2³² itself
         choice = tl.where(is_bit, (whole < scale_bits).to(tl.int64), (whole * width) >> 32)
         tl.store(into, (choice == tl.where(is_bit, 1, k)).to(tl.float32), mask=inside)
+        to_class = categorical + row * categorical_stride + target + code
         tl.store(to_class, choice, mask=inside & (k == 0))
     else:
         if kind == UNIFORM:
@@ -391,7 +391,8 @@ def sample_kernel(
         shift = shift_bits.to(tl.int32).to(tl.float32, bitcast=True)
         value = value * scale + shift
         tl.store(into, value, mask=inside)
-        tl.store(to_values + j, value, mask=inside & (target >= 0))
+        to_value = continuous + row * continuous_stride + target + j
+        tl.store(to_value, value, mask=inside & (target >= 0))
 
 
 INTERPRETED = not isinstance(sample_kernel, triton.JITFunction)

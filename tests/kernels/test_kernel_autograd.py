@@ -239,7 +239,7 @@ def test_ddp_averages_its_gradients(tmp_path):
     dist.init_process_group("gloo", init_method=rendezvous, rank=0, world_size=1)
     try:
         layer = nn.Linear(6, MNIST.q_dim)
-        latents = MNIST.sample(16)
+        latents = MNIST.sample(16, seed=0)
         loss = InfoLoss(MNIST, backend="triton")
         loss(nn.parallel.DistributedDataParallel(layer)(latents.input[:, :6]), *latents[1:])[
             0

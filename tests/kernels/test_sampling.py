@@ -222,7 +222,7 @@ def test_a_class_is_drawn_from_its_first_threshold_on_and_up_to_the_next(backend
     for threshold, drawn in ((word, 1), (word + 1, 0)):
         p = threshold / 2**32
         spec = LatentSpec(0, (Categorical(3, probs=(p, 1 - p, 0)),))
-        assert spec.codes[0].thresholds == (0, threshold, 2**32, 2**32)  # type: ignore[union-attr]
+        assert spec.codes[0].thresholds() == (0, threshold, 2**32, 2**32)  # type: ignore[union-attr]
         got = spec.sample(1, seed=4, backend=backend)
         assert got.categorical.item() == drawn
         assert got.input.tolist() == [[float(k == drawn) for k in range(3)]]

@@ -346,7 +346,7 @@ class TestWorkingPrecision:
         step = Step(with_routing(routing), SPEC, cpu_ranks("bf16"))
         draw_weights(step.networks)  # at the start fakes hardly differ, and BatchNorm magnifies
         step.refresh()
-        real, c = batch(0, 64), SPEC.sample(64)
+        real, c = batch(0, 64), SPEC.sample(64, seed=0)
         goal, (d_params, g_params) = step.objective, step.networks.split(routing)
         truth_d = d_grads(step.networks, goal, d_params, real, c)[0]
         truth_g = g_grads(step.networks, goal, g_params, c)[0]
