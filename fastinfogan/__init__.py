@@ -61,7 +61,15 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = "latents" if name in _LATENTS else "runs.folder" if name == "load" else "losses"
-    return getattr(import_module(f"{__name__}.{module}"), name)
+    try:
+        return getattr(import_module(f"{__name__}.{module}"), name)
+    except ModuleNotFoundError as error:
+        from .requirements import advice, missing
+
+        names = missing()
+        if not names:
+            raise
+        raise ImportError(f"fastinfogan.{name}: {advice(names)}") from error
 
 
 def __dir__() -> list[str]:

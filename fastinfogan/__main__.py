@@ -32,6 +32,9 @@ def main(args: list[str]) -> int:
         return 2
     from importlib import import_module
 
+    from .requirements import require_trainer
+
+    require_trainer()
     return int(import_module(f"fastinfogan.{args[0].replace(' ', '_')}").main(args[1:]))
 
 

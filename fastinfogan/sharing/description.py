@@ -79,7 +79,7 @@ def image_shape(networks: Loaded) -> tuple[int, int, int]:
 
     generator, _, spec = networks
     with torch.no_grad():
-        channels, height, width = generator(spec.sample(1).input).shape[1:]
+        channels, height, width = generator(spec.sample(1, seed=0).input).shape[1:]
     return channels, height, width
 
 
