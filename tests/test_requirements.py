@@ -57,8 +57,9 @@ def attempt(call):
     print(code, stderr.getvalue(), end="")
 
 for command in {commands!r}:
-    attempt(lambda: main([command]))
-    attempt(lambda: runpy.run_module("fastinfogan." + command, run_name="__main__"))
+    attempt(lambda: main(command.split()))
+    module = "fastinfogan." + command.replace(" ", "_")
+    attempt(lambda: runpy.run_module(module, run_name="__main__"))
 try:
     fastinfogan.load
 except ImportError as error:
@@ -80,7 +81,7 @@ def run(script: str, *, python: str = sys.executable, **environment: str) -> str
 
 
 def test_without_the_trainer_s_packages_commands_end_in_one_line_and_losses_work():
-    commands = [c for c in COMMANDS if find_spec(f"fastinfogan.{c}") is not None]
+    commands = list(COMMANDS)
     hidden = ["tyro", "accelerate", "yaml"]
     lines = run(HIDDEN.format(hidden=hidden, commands=commands)).splitlines()
     expected = (
