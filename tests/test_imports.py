@@ -55,8 +55,9 @@ def test_the_loss_runs_where_no_other_dependency_can_be_imported():
 COMMANDS_AND_WHAT_THEY_IMPORT = """
 import importlib, json, sys
 from fastinfogan.__main__ import COMMANDS
-importlib.import_module(f"fastinfogan.{sys.argv[1]}")
-print(json.dumps([name for name in COMMANDS if f"fastinfogan.{name}" in sys.modules]))
+modules = {name: "fastinfogan." + name.replace(" ", "_") for name in COMMANDS}
+importlib.import_module(modules[sys.argv[1]])
+print(json.dumps([name for name, module in modules.items() if module in sys.modules]))
 """
 
 
