@@ -82,18 +82,20 @@ class Loss(NamedTuple):
         # untouched memory, so its size costs nothing
         numbers = 2**30 if self.large else heads * layout.q_dim
         q = torch.empty(numbers, dtype=self.dtype)[: heads * layout.q_dim].view(heads, -1)
-        launch.launch(
+        call = launch.Call(
             q,
             layout,
             torch.empty(rows, layout.n_cat, dtype=self.targets),
             torch.empty(rows, layout.n_cont),
             torch.empty(layout.n_codes),
-            logits=torch.empty(heads, dtype=self.dtype) if self.adversarial else None,
-            adversarial=self.adversarial,
+            reduction="none" if self.per_row else "mean",
             player=self.player,
             grad=self.grad,
-            per_row=self.per_row,
         )
+        if self.adversarial:
+            logits = torch.empty(heads, dtype=self.dtype)
+            call = call._replace(logits=logits, adversarial=self.adversarial)
+        launch.launch(call)
 
 
 class Sample(NamedTuple):

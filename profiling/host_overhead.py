@@ -40,6 +40,7 @@ import fastinfogan_kernels.launch  # noqa: E402
 import torch  # noqa: E402
 import triton  # noqa: E402
 from fastinfogan_kernels import functional  # noqa: E402
+from fastinfogan_kernels.launch import Call  # noqa: E402
 from torch import Tensor  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 
@@ -51,12 +52,7 @@ launch: Any = fastinfogan_kernels.launch  # whose kernel is exchanged below
 SPEC = LatentSpec(62, (Categorical(10), Uniform(), Uniform()))
 LAYOUT = layout_of(SPEC)
 RUNS = [number for run in LAYOUT.runs for number in (run.kind, run.width, run.n)]
-ARGS = (1.0, "mean", "nonsaturating", "discriminator")  # sigma, reduction, loss, player
-SCHEMA = (
-    "(Tensor q, Tensor? logits, Tensor categorical, Tensor continuous, Tensor weights, int[] runs, "
-    "float sigma, str reduction, str adversarial, str player, bool grad) "
-    "-> (Tensor total, Tensor per_code, Tensor dq, Tensor adversarial, Tensor dlogits)"
-)
+SCHEMA = str(torch.ops.fastinfogan.head_loss.default._schema).partition("head_loss")[2]
 
 
 class NoKernel:
@@ -95,10 +91,7 @@ class OverAnOp(functional._InfoLoss):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, layout: Any, *args: Any) -> tuple[Tensor, Tensor]:
-        categorical, continuous, weights, *rest = args
-        total, per_code, dq, _, _ = torch.ops.fastinfogan.head_loss(
-            q, None, categorical, continuous, weights, RUNS, *rest, True
-        )
+        total, per_code, dq, _, _ = torch.ops.fastinfogan.head_loss(q, RUNS, *args)
         ctx.save_for_backward(dq)
         functional._remember(ctx, q)
         ctx.mark_non_differentiable(per_code)
@@ -117,7 +110,10 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 def _backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    return (functional._gradient(ctx, 0, ctx.saved_tensors[0], upstream), *[None] * 10)
+    return (
+        functional._gradient(ctx, 0, ctx.saved_tensors[0], upstream),
+        *[None] * (len(Call._fields) - 1),
+    )
 
 
 custom_op.register_autograd(_backward, setup_context=_save)
@@ -128,15 +124,17 @@ def rows(batch: int) -> dict[str, tuple[bool, Callable[[], object]]]:
     latents = SPEC.sample(batch, seed=1)
     targets = latents.categorical, latents.continuous
     weights = torch.ones(len(SPEC.codes))
+    given = *targets, weights
     q = torch.randn(batch, SPEC.q_dim, generator=torch.Generator().manual_seed(0))
     q.requires_grad_()
-    detached = q.detach()
+    call = Call(q, LAYOUT, *given)
+    detached = call._replace(q=q.detach())
 
     def backward(total: Tensor) -> Tensor:
         return torch.autograd.grad(total, q)[0]
 
     def direct() -> Tensor:
-        return backward(functional.info_loss(q, LAYOUT, *targets, weights)[0])
+        return backward(functional.info_loss(call)[0])
 
     def public() -> Tensor:
         # validate=False: on a GPU, which these tensors stand for, it is the default
@@ -147,16 +145,16 @@ def rows(batch: int) -> dict[str, tuple[bool, Callable[[], object]]]:
         "q.sum() and its backward": (False, lambda: backward(q.sum())),
         "launch, no autograd": (
             False,
-            lambda: functional._head_loss(detached, None, *targets, weights, LAYOUT, *ARGS, True),  # type: ignore[arg-type]
+            lambda: launch.launch(detached),
         ),
         "Function to the launcher (chosen)": (False, direct),
         "Function over a Library op": (
             False,
-            lambda: backward(OverAnOp.apply(q, LAYOUT, *targets, weights, *ARGS)[0]),
+            lambda: backward(OverAnOp.apply(*call)[0]),
         ),
         "custom_op + register_autograd": (
             False,
-            lambda: backward(custom_op(q, None, *targets, weights, RUNS, *ARGS, True)[0]),
+            lambda: backward(custom_op(q, RUNS, *call[2:])[0]),
         ),
         "chosen, from fastinfogan.losses": (False, public),
         "chosen + Triton's Python": (True, direct),

@@ -14,30 +14,22 @@ import torch
 from torch import Tensor
 
 from ..latents import LatentSpec
-from .reference import arithmetic_dtype, plain_loss
+from .reference import Inputs, arithmetic_dtype, plain_loss
 
 COMPILER = "inductor"  # what torch.compile hands the graph to
 
 
-def compiled_loss(
-    q: Tensor,
-    spec: LatentSpec,
-    categorical: Tensor,
-    continuous: Tensor,
-    weights: Tensor | None,
-    reduction: str,
-    sigma: float,
-) -> tuple[Tensor, Tensor]:
-    """(total, NLL per code), as `plain_loss`. The first call of a layout compiles, for seconds."""
-    args = q, spec, categorical, continuous, weights, reduction, sigma
+def compiled_loss(inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """Return (total, NLL per code), as `plain_loss`. A layout's first call compiles: seconds."""
+    q, spec, categorical, continuous, weights, reduction, sigma = inputs
     differentiated = torch.is_grad_enabled() and q.requires_grad
     others = continuous.requires_grad or (weights is not None and weights.requires_grad)
     # Within a compiled caller the definition is a part of its graph. A batch of none or one would
     # be compiled for that size alone; gradients of weights and targets are not made here.
     if torch.compiler.is_compiling() or q.shape[0] < 2 or (others and torch.is_grad_enabled()):
-        return plain_loss(*args)
+        return plain_loss(inputs)
     if differentiated:
-        return _Compiled.apply(*args)
+        return _Compiled.apply(*inputs)
     run = _callable(spec, reduction, sigma, weights is None, q.dtype, False)
     total, per_code = run(q, categorical, continuous, weights)
     return total, per_code
@@ -60,7 +52,9 @@ class _Compiled(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         q, categorical, continuous, weights, of_q = ctx.saved_tensors
         if torch.is_grad_enabled():
-            total, _ = plain_loss(q, ctx.spec, categorical, continuous, weights, *ctx.options)
+            total, _ = plain_loss(
+                Inputs(q, ctx.spec, categorical, continuous, weights, *ctx.options)
+            )
             (of_q,) = torch.autograd.grad(total, q, grad, create_graph=True)
         else:
             of_q = (of_q * (grad.unsqueeze(1) if grad.ndim else grad)).to(q.dtype)
@@ -85,7 +79,8 @@ def _callable(
         q: Tensor, categorical: Tensor, continuous: Tensor, weights: Tensor | None
     ) -> tuple[Tensor, ...]:
         def summed(q: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            out = plain_loss(q, spec, categorical, continuous, weights, reduction, sigma)
+            inputs = Inputs(q, spec, categorical, continuous, weights, reduction, sigma)
+            out = plain_loss(inputs)
             return out[0].sum(), out  # rows do not depend on one another
 
         q = q.to(arithmetic_dtype(q))

@@ -23,7 +23,7 @@ from . import triton as kernel
 from .adversarial import Player, adversarial_losses, player_loss
 from .compiled import compiled_loss
 from .grouped import StrayClass, applies, grouped_loss
-from .reference import layout, n_classes, plain_loss
+from .reference import Inputs, layout, n_classes, plain_loss
 
 __all__ = [
     "HeadLossOutput",
@@ -92,22 +92,22 @@ def info_loss(
     Raises:
         ValueError: a shape, dtype, device, option or checked value that does not fit.
     """
-    _check_arguments(q, spec, categorical, continuous, weights, reduction, backend, sigma)
-    args = q, spec, categorical, continuous, weights, reduction, sigma
+    inputs = Inputs(q, spec, categorical, continuous, weights, reduction, sigma)
+    _check_arguments(inputs, backend)
     check = _is_eager_cpu(q) if validate is None else validate
     chosen = _choose_backend(q, continuous, weights, backend)
-    if chosen == "reference" and applies(q, categorical, continuous, weights):
+    if chosen == "reference" and applies(inputs):
         try:
-            return InfoLossOutput(*grouped_loss(*args))
+            return InfoLossOutput(*grouped_loss(inputs))
         except StrayClass:
             pass  # refused by the check below, or else NaN by the definition
     if check:
         _check_values(spec, categorical)
     if chosen == "triton":
-        return InfoLossOutput(*kernel.info_loss(*args))
+        return InfoLossOutput(*kernel.info_loss(inputs))
     if chosen == "compiled":
-        return InfoLossOutput(*compiled_loss(*args))
-    return InfoLossOutput(*plain_loss(*args))
+        return InfoLossOutput(*compiled_loss(inputs))
+    return InfoLossOutput(*plain_loss(inputs))
 
 
 def head_loss(
@@ -166,11 +166,11 @@ def head_loss(
             generated, spec, categorical, continuous, weights, reduction, backend, sigma, validate
         )
         return HeadLossOutput(total, per_code, value)
-    args = generated, spec, categorical, continuous, weights, reduction
-    _check_arguments(*args, backend, sigma)
+    inputs = Inputs(generated, spec, categorical, continuous, weights, reduction, sigma)
+    _check_arguments(inputs, backend)
     if _is_eager_cpu(q) if validate is None else validate:
         _check_values(spec, categorical)
-    return HeadLossOutput(*kernel.head_loss(logits, q, *args[1:], sigma, adversarial, player))
+    return HeadLossOutput(*kernel.head_loss(logits, inputs._replace(q=q), adversarial, player))
 
 
 def _is_wide(x: Tensor) -> bool:
@@ -210,17 +210,9 @@ def _mismatch(what: str, expected: object, got: object) -> ValueError:
     return ValueError(f"{what}: expected {expected}, got {got}")
 
 
-def _check_arguments(
-    q: Tensor,
-    spec: LatentSpec,
-    categorical: Tensor,
-    continuous: Tensor,
-    weights: Tensor | None,
-    reduction: str,
-    backend: str,
-    sigma: float,
-) -> None:
+def _check_arguments(inputs: Inputs, backend: str) -> None:
     """Raise on what does not fit. Messages are made only then: most calls cost microseconds."""
+    q, spec, categorical, continuous, weights, reduction, sigma = inputs
     if not isinstance(spec, LatentSpec):
         raise _mismatch("spec", "a LatentSpec", type(spec).__name__)
     _, q_dim, n_cat, n_cont = layout(spec)

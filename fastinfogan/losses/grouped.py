@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..latents import Gaussian, LatentSpec, Uniform
 from ..latents.codes import LOG_2PI
-from .reference import LOG_VARIANCE_LIMIT, arithmetic_dtype, plain_loss
+from .reference import LOG_VARIANCE_LIMIT, Inputs, arithmetic_dtype, plain_loss
 
 # Classes below which log_softmax along them is up to an order slower than across the batch:
 # the 16 numbers of a vector register (AVX-512, fp32).
@@ -82,8 +82,9 @@ def _plan(spec: LatentSpec, sigma: float, dtype: torch.dtype) -> _Plan:
     )
 
 
-def applies(q: Tensor, categorical: Tensor, continuous: Tensor, weights: Tensor | None) -> bool:
-    """Whether `grouped_loss` takes these: eager CPU tensors, a gradient asked for in q alone."""
+def applies(inputs: Inputs) -> bool:
+    """Return whether `grouped_loss` takes these: eager CPU tensors, a gradient in q alone."""
+    q, _, categorical, continuous, weights, _, _ = inputs
     return (
         not torch.compiler.is_compiling()
         and _is_ordinary(q)
@@ -101,40 +102,24 @@ def _is_ordinary(t: Tensor) -> bool:
     return t.is_cpu and type(t) in (Tensor, nn.Parameter) and not t.is_inference()
 
 
-def grouped_loss(
-    q: Tensor,
-    spec: LatentSpec,
-    categorical: Tensor,
-    continuous: Tensor,
-    weights: Tensor | None,
-    reduction: str,
-    sigma: float,
-) -> tuple[Tensor, Tensor]:
-    """(total, NLL per code), as `plain_loss`. Raises StrayClass."""
-    if q.requires_grad and torch.is_grad_enabled():
-        return _Grouped.apply(q, spec, categorical, continuous, weights, reduction, sigma)
+def grouped_loss(inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """Return (total, NLL per code), as `plain_loss`. Raises StrayClass."""
+    if inputs.q.requires_grad and torch.is_grad_enabled():
+        return _Grouped.apply(*inputs)
     with torch.no_grad():
-        return _forward(q, spec, categorical, continuous, weights, reduction, sigma, None)
+        return _forward(inputs, None)
 
 
 class _Grouped(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        q: Tensor,
-        spec: LatentSpec,
-        categorical: Tensor,
-        continuous: Tensor,
-        weights: Tensor | None,
-        reduction: str,
-        sigma: float,
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
+        inputs = Inputs(*args)
         gradient: list[Tensor] = []
-        total, per_code = _forward(
-            q, spec, categorical, continuous, weights, reduction, sigma, gradient
+        total, per_code = _forward(inputs, gradient)
+        ctx.spec, ctx.options = inputs.spec, (inputs.reduction, inputs.sigma)
+        ctx.save_for_backward(
+            inputs.q, inputs.categorical, inputs.continuous, inputs.weights, *gradient
         )
-        ctx.spec, ctx.options = spec, (reduction, sigma)
-        ctx.save_for_backward(q, categorical, continuous, weights, *gradient)
         ctx.mark_non_differentiable(per_code)
         ctx.set_materialize_grads(False)
         return total, per_code
@@ -146,8 +131,8 @@ class _Grouped(torch.autograd.Function):
         q, categorical, continuous, weights, *gradient = ctx.saved_tensors
         reduction, sigma = ctx.options
         if torch.is_grad_enabled():  # to be differentiated again: by the definition
-            args = q, ctx.spec, categorical, continuous, weights, reduction, sigma
-            (of_q,) = torch.autograd.grad(plain_loss(*args)[0], q, grad, create_graph=True)
+            inputs = Inputs(q, ctx.spec, categorical, continuous, weights, *ctx.options)
+            (of_q,) = torch.autograd.grad(plain_loss(inputs)[0], q, grad, create_graph=True)
             return of_q, None, None, None, None, None, None
         dtype = arithmetic_dtype(q)
         plan = _plan(ctx.spec, sigma, dtype)
@@ -164,17 +149,9 @@ class _Grouped(torch.autograd.Function):
         return of_q, None, None, None, None, None, None
 
 
-def _forward(
-    q: Tensor,
-    spec: LatentSpec,
-    categorical: Tensor,
-    continuous: Tensor,
-    weights: Tensor | None,
-    reduction: str,
-    sigma: float,
-    gradient: list[Tensor] | None,
-) -> tuple[Tensor, Tensor]:
-    """The loss. Appends each run's dNLL/dq [B, columns], unweighted, to `gradient`."""
+def _forward(inputs: Inputs, gradient: list[Tensor] | None) -> tuple[Tensor, Tensor]:
+    """Compute the loss, and append each run's dNLL/dq [B, columns], unweighted, to `gradient`."""
+    q, spec, categorical, continuous, weights, reduction, sigma = inputs
     dtype = arithmetic_dtype(q)
     plan = _plan(spec, sigma, dtype)
     columns = q if q.dtype is dtype else q.to(dtype)

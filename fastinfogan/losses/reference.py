@@ -14,6 +14,7 @@ there.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,17 +26,22 @@ from ..latents.codes import LOG_2PI
 LOG_VARIANCE_LIMIT = 16.0
 
 
-def plain_loss(
-    q: Tensor,
-    spec: LatentSpec,
-    categorical: Tensor,
-    continuous: Tensor,
-    weights: Tensor | None,
-    reduction: str,
-    sigma: float,
-) -> tuple[Tensor, Tensor]:
-    """(total, scalar or [B]; NLL per code [n_codes], detached)."""
-    nll = plain_nll(q, spec, categorical, continuous, sigma)
+class Inputs(NamedTuple):
+    """The arguments of one information loss, checked; `info_loss` documents them."""
+
+    q: Tensor
+    spec: LatentSpec
+    categorical: Tensor
+    continuous: Tensor
+    weights: Tensor | None = None
+    reduction: str = "mean"
+    sigma: float = 1.0
+
+
+def plain_loss(inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """Return (total, scalar or [B]; NLL per code [n_codes], detached)."""
+    q, spec, _, _, weights, reduction, _ = inputs
+    nll = plain_nll(inputs)
     batch = max(q.shape[0], 1)
     if weights is None:  # as Python numbers: a tensor made of them here would cost a copy
         total = torch.stack([c.weight * n for c, n in zip(spec.codes, nll, strict=True)]).sum(0)
@@ -46,10 +52,9 @@ def plain_loss(
     return total, nll.detach().sum(1) / batch
 
 
-def plain_nll(
-    q: Tensor, spec: LatentSpec, categorical: Tensor, continuous: Tensor, sigma: float
-) -> Tensor:
-    """NLL of each code for each row, [n_codes, B], in fp32 (fp64 for an fp64 q)."""
+def plain_nll(inputs: Inputs) -> Tensor:
+    """Return the NLL of each code for each row, [n_codes, B], in fp32 (fp64 for an fp64 q)."""
+    q, spec, categorical, continuous, _, _, sigma = inputs
     dtype = arithmetic_dtype(q)
     q, continuous = q.to(dtype), continuous.to(dtype)
     rows = []

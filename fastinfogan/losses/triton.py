@@ -1,9 +1,9 @@
-"""A spec in the terms of `fastinfogan_kernels`, which is imported here, when first used."""
+"""Adapter from a LatentSpec to `fastinfogan_kernels`, which it imports on first use."""
 
 from __future__ import annotations
 
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,10 @@ from ..latents import Angle, Bernoulli, Categorical, LatentSpec
 
 if TYPE_CHECKING:
     from fastinfogan_kernels import Layout
+    from fastinfogan_kernels.launch import Call
 
     from .adversarial import Player
+    from .reference import Inputs
 
 
 @lru_cache(maxsize=1)
@@ -26,7 +28,7 @@ def _installed() -> bool:
 
 
 def available() -> bool:
-    """Whether the kernels and triton are installed; imports neither triton nor a driver."""
+    """Return whether the kernels and triton are installed; imports neither triton nor a driver."""
     if torch.compiler.is_compiling():
         return True  # or the import says so
     return _installed()
@@ -63,59 +65,43 @@ def _cached_weights(spec: LatentSpec, device: torch.device) -> Tensor:
 
 
 def layout_of(spec: LatentSpec) -> Layout:
-    """How the spec's codes lie in q."""
+    """Return how the spec's codes lie in q."""
     return _build(spec) if torch.compiler.is_compiling() else _cached_layout(spec)
 
 
 def own_weights(spec: LatentSpec, q: Tensor) -> Tensor:
-    """The codes' own weights, fp32 [n_codes] on q's device, copied there once."""
+    """Return the codes' own weights, fp32 [n_codes] on q's device, copied there once."""
     real = type(q) in (Tensor, nn.Parameter) and not torch.compiler.is_compiling()
     return (_cached_weights if real else _weights)(spec, q.device)
 
 
-def info_loss(
-    q: Tensor,
-    spec: LatentSpec,
-    categorical: Tensor,
-    continuous: Tensor,
-    weights: Tensor | None,
-    reduction: str,
-    sigma: float,
-) -> tuple[Tensor, Tensor]:
-    """(total, NLL per code), as `reference.plain_loss`, in one launch."""
-    from fastinfogan_kernels import functional
+def _call(inputs: Inputs) -> Call:
+    from fastinfogan_kernels.launch import Call
 
-    weights = own_weights(spec, q) if weights is None else weights
-    return functional.info_loss(
-        q, layout_of(spec), categorical, continuous, weights, sigma=sigma, reduction=reduction
-    )
-
-
-def head_loss(
-    logits: Tensor,
-    q: Tensor,
-    spec: LatentSpec,
-    categorical: Tensor,
-    continuous: Tensor,
-    weights: Tensor | None,
-    reduction: str,
-    sigma: float,
-    adversarial: Literal["nonsaturating", "hinge"],
-    player: Player,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(total, NLL per code, adversarial loss) in one launch."""
-    from fastinfogan_kernels import functional
-
-    weights = own_weights(spec, q) if weights is None else weights
-    return functional.head_loss(
-        logits,
+    q, spec, categorical, continuous, weights, reduction, sigma = inputs
+    return Call(
         q,
         layout_of(spec),
         categorical,
         continuous,
-        weights,
+        own_weights(spec, q) if weights is None else weights,
         sigma=sigma,
-        reduction=reduction,
-        adversarial=adversarial,
-        player=player,
+        reduction=reduction,  # type: ignore[arg-type]
     )
+
+
+def info_loss(inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """Return (total, NLL per code), as `reference.plain_loss`, in one launch."""
+    from fastinfogan_kernels import functional
+
+    return functional.info_loss(_call(inputs))
+
+
+def head_loss(
+    logits: Tensor, inputs: Inputs, adversarial: str, player: Player
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (total, NLL per code, adversarial loss) in one launch."""
+    from fastinfogan_kernels import functional
+
+    call = _call(inputs)._replace(logits=logits, adversarial=adversarial, player=player)  # type: ignore[arg-type]
+    return functional.head_loss(call)

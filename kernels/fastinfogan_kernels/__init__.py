@@ -18,7 +18,7 @@ __all__ = ["Layout", "available", "info_loss_forward_backward", "make_layout"]
 
 
 def available() -> bool:
-    """Whether triton is installed. Never raises, imports neither triton nor a driver."""
+    """Return whether triton is installed. Never raises; imports neither triton nor a driver."""
     try:
         return importlib.util.find_spec("triton") is not None
     except (ImportError, ValueError):
@@ -33,7 +33,7 @@ def info_loss_forward_backward(
     weights: Tensor,
     sigma: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """The information loss of a batch and its gradient, in one launch.
+    """Compute the information loss of a batch and its gradient, in one launch.
 
     Args:
         q: Q's output [B, layout.q_dim], fp32, bf16 or fp16, any strides; never written.
@@ -51,8 +51,9 @@ def info_loss_forward_backward(
     Raises:
         ValueError: a tensor that does not fit the layout, or a device that the kernel can't use.
     """
-    from .launch import launch
+    from .launch import Call, launch
 
-    out = launch(q, layout, categorical, continuous, weights, sigma=sigma)
+    call = Call(q, layout, categorical, continuous, weights, sigma=sigma, reduction="sum")
+    out = launch(call._replace(code_sums=True))
     assert out.dq is not None
     return out.per_code, out.dq

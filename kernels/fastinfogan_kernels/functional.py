@@ -16,48 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .launch import Adversarial, Losses, Player, launch
+from .launch import Call, Losses, launch
 from .layout import KINDS, Layout, make_layout
 
 _NAMES = {number: name for name, number in KINDS.items()}
 _library = torch.library.Library("fastinfogan", "FRAGMENT")
 _library.define(
-    "head_loss(Tensor q, Tensor? logits, Tensor categorical, Tensor continuous, Tensor weights, "
-    "int[] runs, float sigma, str reduction, str adversarial, str player, bool grad) "
+    "head_loss(Tensor q, int[] runs, Tensor categorical, Tensor continuous, Tensor weights, "
+    "Tensor? logits, float sigma, str reduction, str adversarial, str player, bool grad, "
+    "bool code_sums) "
     "-> (Tensor total, Tensor per_code, Tensor dq, Tensor adversarial, Tensor dlogits)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
-
-
-def _head_loss(
-    q: Tensor,
-    logits: Tensor | None,
-    categorical: Tensor,
-    continuous: Tensor,
-    weights: Tensor,
-    layout: Layout,
-    sigma: float,
-    reduction: str,
-    adversarial: Adversarial,
-    player: Player,
-    grad: bool,
-) -> Losses:
-    mean = 1.0 / max(categorical.shape[0], 1)
-    return launch(
-        q,
-        layout,
-        categorical,
-        continuous,
-        weights,
-        sigma=sigma,
-        scale=mean if reduction == "mean" else 1.0,
-        code_scale=mean,
-        grad=grad,
-        per_row=reduction == "none",
-        logits=logits,
-        adversarial=adversarial,
-        player=player,
-    )
 
 
 @lru_cache(maxsize=256)
@@ -69,51 +39,27 @@ def _layout(runs: tuple[int, ...]) -> Layout:
     return make_layout(codes)
 
 
-def _op(
-    q: Tensor,
-    logits: Tensor | None,
-    categorical: Tensor,
-    continuous: Tensor,
-    weights: Tensor,
-    runs: list[int],
-    sigma: float,
-    reduction: str,
-    adversarial: str,
-    player: str,
-    grad: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    out = _head_loss(
-        q, logits, categorical, continuous, weights, _layout(tuple(runs)),
-        sigma, reduction, adversarial, player, grad,  # type: ignore[arg-type]
-    )  # fmt: skip
+def _op(q: Tensor, runs: list[int], *args: Any) -> tuple[Tensor, ...]:
+    out = launch(Call(q, _layout(tuple(runs)), *args))
     none = [q.new_empty(0, dtype=torch.float32) for _ in range(3)]
     filled = (
         other if tensor is None else tensor
         for tensor, other in zip((out.dq, out.adversarial, out.dlogits), none, strict=True)
     )
-    return (out.total, out.per_code, *filled)  # type: ignore[return-value]
+    return (out.total, out.per_code, *filled)
 
 
-def _fake(
-    q: Tensor,
-    logits: Tensor | None,
-    categorical: Tensor,
-    continuous: Tensor,
-    weights: Tensor,
-    runs: list[int],
-    sigma: float,
-    reduction: str,
-    adversarial: str,
-    player: str,
-    grad: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _fake(q: Tensor, runs: list[int], *args: Any) -> tuple[Tensor, ...]:
+    call = Call(q, _layout(tuple(runs)), *args)
+    logits, grad = call.logits, call.grad
+
     def new(*shape: int | torch.SymInt) -> Tensor:
         return q.new_empty(shape, dtype=torch.float32)
 
     dq_dtype = torch.float32 if q.dtype == torch.float16 else q.dtype
     return (
-        new(categorical.shape[0]) if reduction == "none" else new(),
-        new(weights.shape[0]),
+        new(call.categorical.shape[0]) if call.reduction == "none" else new(),
+        new(call.weights.shape[0]),
         q.new_empty(q.shape, dtype=dq_dtype) if grad else new(0),
         new() if logits is not None else new(0),
         new(logits.shape[0]) if logits is not None and grad else new(0),
@@ -125,46 +71,38 @@ for _key in ("CPU", "CUDA"):
 torch.library.register_fake("fastinfogan::head_loss", _fake, lib=_library)
 
 
-def _call(q: Tensor, layout: Layout, *args: Any, logits: Tensor | None, grad: bool) -> Losses:
-    """The launcher, or, where tensors have no memory yet, the op that stands for it."""
-    categorical, continuous, weights, sigma, reduction, adversarial, player = args
-    if not torch.compiler.is_compiling() and type(q) in (Tensor, torch.nn.Parameter):
-        return _head_loss(
-            q, logits, categorical, continuous, weights, layout,
-            sigma, reduction, adversarial, player, grad,
-        )  # fmt: skip
-    runs = [number for run in layout.runs for number in (run.kind, run.width, run.n)]
-    total, per_code, dq, value, dlogits = torch.ops.fastinfogan.head_loss(
-        q, logits, categorical, continuous, weights, runs,
-        sigma, reduction, adversarial, player, grad,
-    )  # fmt: skip
-    return Losses(total, per_code, dq, value, dlogits)
+def _run(call: Call) -> Losses:
+    """Launch, or, where tensors have no memory yet, call the op that stands for the launch."""
+    if not torch.compiler.is_compiling() and type(call.q) in (Tensor, torch.nn.Parameter):
+        return launch(call)
+    runs = [number for run in call.layout.runs for number in (run.kind, run.width, run.n)]
+    return Losses(*torch.ops.fastinfogan.head_loss(call.q, runs, *call[2:]))
 
 
 class _InfoLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, layout: Layout, *args: Any) -> tuple[Tensor, Tensor]:
-        out = _call(q, layout, *args, logits=None, grad=True)
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
+        call = Call(*args)
+        out = _run(call)
         ctx.save_for_backward(out.dq)
-        _remember(ctx, q)
+        _remember(ctx, call.q)
         ctx.mark_non_differentiable(out.per_code)
         return out.total, out.per_code
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
         (dq,) = ctx.saved_tensors
-        return (_gradient(ctx, 0, dq, upstream), *[None] * 8)
+        return (_gradient(ctx, 0, dq, upstream), *[None] * (len(Call._fields) - 1))
 
 
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, logits: Tensor, layout: Layout, *args: Any
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        out = _call(q, layout, *args, logits=logits, grad=True)
+    def forward(ctx: Any, logits: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+        call = Call(*args)._replace(logits=logits)
+        out = _run(call)
         assert out.adversarial is not None
-        ctx.save_for_backward(out.dq, out.dlogits)
-        _remember(ctx, q, logits)
+        ctx.save_for_backward(out.dlogits, out.dq)
+        _remember(ctx, logits, call.q)
         ctx.mark_non_differentiable(out.per_code)
         return out.total, out.per_code, out.adversarial
 
@@ -172,20 +110,20 @@ class _HeadLoss(torch.autograd.Function):
     def backward(
         ctx: Any, upstream: Tensor | None, _: Any, adversarial: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        dq, dlogits = ctx.saved_tensors
+        dlogits, dq = ctx.saved_tensors
         real = ctx.rows - upstream.shape[0] if upstream is not None and upstream.ndim else 0
         if upstream is not None and real:  # each real row's gradient is zero, whatever its factor
             upstream = torch.cat((upstream.new_zeros(real), upstream))
         return (
-            _gradient(ctx, 0, dq, upstream),
-            _gradient(ctx, 1, dlogits, adversarial),
-            *[None] * 8,
+            _gradient(ctx, 0, dlogits, adversarial),
+            _gradient(ctx, 1, dq, upstream),
+            *[None] * (len(Call._fields) - 1),
         )
 
 
 def _remember(ctx: Any, *inputs: Tensor) -> None:
     ctx.dtypes = tuple(x.dtype for x in inputs)
-    ctx.rows = inputs[0].shape[0]
+    ctx.rows = inputs[-1].shape[0]  # q's
     if torch.compiler.is_compiling():
         ctx.inputs = None
         return
@@ -232,49 +170,23 @@ class _Once(torch.autograd.Function):
         )
 
 
-def info_loss(
-    q: Tensor,
-    layout: Layout,
-    categorical: Tensor,
-    continuous: Tensor,
-    weights: Tensor,
-    *,
-    sigma: float = 1.0,
-    reduction: str = "mean",
-) -> tuple[Tensor, Tensor]:
-    """(total, per_code) of the information loss; `total` is differentiable by q, once.
-
-    Args, see `launch`. total: fp32 scalar, or [B] for reduction="none"; per_code: fp32 [n_codes],
-    mean NLL in nats.
-    """
-    args = (categorical, continuous, weights, sigma, reduction, "nonsaturating", "discriminator")
-    if torch.is_grad_enabled() and q.requires_grad:
-        return _InfoLoss.apply(q, layout, *args)
-    out = _call(q, layout, *args, logits=None, grad=False)
+def info_loss(call: Call) -> tuple[Tensor, Tensor]:
+    """Return (total, per_code) of the information loss; `total` is differentiable by q, once."""
+    if torch.is_grad_enabled() and call.q.requires_grad:
+        return _InfoLoss.apply(*call)
+    out = _run(call._replace(grad=False))
     return out.total, out.per_code
 
 
-def head_loss(
-    logits: Tensor,
-    q: Tensor,
-    layout: Layout,
-    categorical: Tensor,
-    continuous: Tensor,
-    weights: Tensor,
-    *,
-    sigma: float = 1.0,
-    reduction: str = "mean",
-    adversarial: Adversarial = "nonsaturating",
-    player: Player = "discriminator",
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(total, per_code, adversarial): `info_loss` and the loss of D's logits, one launch.
+def head_loss(call: Call) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (total, per_code, adversarial): `info_loss` and the loss of D's logits, one launch.
 
-    logits: [R + B], R real rows in front. adversarial: fp32 scalar, the mean over the real rows
-    plus the mean over the generated ones; differentiable by the logits, once.
+    Both losses are differentiable once, by q and by the logits.
     """
-    args = (categorical, continuous, weights, sigma, reduction, adversarial, player)
-    if torch.is_grad_enabled() and (q.requires_grad or logits.requires_grad):
-        return _HeadLoss.apply(q, logits, layout, *args)
-    out = _call(q, layout, *args, logits=logits, grad=False)
+    logits = call.logits
+    assert logits is not None
+    if torch.is_grad_enabled() and (call.q.requires_grad or logits.requires_grad):
+        return _HeadLoss.apply(logits, *call._replace(logits=None))
+    out = _run(call._replace(grad=False))
     assert out.adversarial is not None
     return out.total, out.per_code, out.adversarial

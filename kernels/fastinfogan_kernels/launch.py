@@ -16,11 +16,12 @@ from .memory import Workspaces, kept
 
 Adversarial = Literal["nonsaturating", "hinge"]
 Player = Literal["discriminator", "generator"]
+Reduction = Literal["mean", "sum", "none"]
 
 MAX_RUNS = 16  # above it the runs come from a table: unrolled they cost code and compile time
 CHUNK = 1024  # columns of a tile; wider codes are looped over
-# Elements of a tile, by whether the runs come from a table and by what is computed beside the
-# information loss: the most with which no register spills on any target (README's table).
+# Elements of a tile, by whether the runs come from a table and by what else is computed with
+# the information loss: the most with which no register spills on any target (README's table).
 Extra = Literal["", "rows", "logits"]
 TILES: dict[tuple[bool, Extra], int] = {
     (False, ""): 512,
@@ -42,7 +43,7 @@ _NARROW = (torch.float32, torch.bfloat16, torch.float16)
 class Plan(NamedTuple):
     """The kernel's compile-time constants for a layout."""
 
-    runs: tuple[int, ...]  # flat, info_loss.FIELDS numbers a run
+    runs: tuple[int, ...]  # flat, head_loss.FIELDS numbers per run
     table: bool  # whether the runs are read from memory
     block_b: int
     cat_padded: int
@@ -55,7 +56,7 @@ def _power_of_two(n: int) -> int:
 
 @lru_cache(maxsize=256)
 def make_plan(layout: Layout, extra: Extra = "") -> Plan:
-    """Tiles, with equal heads of a run side by side, for a launch that does `extra` beside."""
+    """Choose tiles, with equal heads of a run side by side, for a launch that also does `extra`."""
     table = len(layout.runs) > MAX_RUNS
     flat: list[int] = []
     widest, padded_of = 1, {True: 1, False: 1}
@@ -83,7 +84,7 @@ def constants(
     grad: bool = True,
     per_row: bool = False,
 ) -> dict[str, object]:
-    """The kernel's constexpr arguments; what it is compiled for beside the tensors' dtypes."""
+    """Return the kernel's constexpr arguments: with the dtypes, what it is compiled for."""
     plan = make_plan(layout, _extra(adversarial is not None, per_row))
     loss = 0
     if adversarial == "nonsaturating":
@@ -109,7 +110,7 @@ def constants(
 
 @lru_cache(maxsize=256)
 def _options(hip: bool, *args: Any) -> dict[str, object]:
-    """`constants` of the same arguments, and what the compiler is told beside."""
+    """Return `constants` of the same arguments, and the compiler's own options."""
     options = {**constants(*args), "num_warps": WARPS}
     if not hip:  # left alone, ptxas spills some bytes to fit one more program in
         options["maxnreg"] = MAX_REGISTERS
@@ -121,89 +122,67 @@ _workspaces = Workspaces()
 
 @cache  # for good: a captured graph holds its address
 def _table(layout: Layout, device: torch.device) -> Tensor:
-    """The runs in the device's memory, written once a (layout, device)."""
+    """Return the runs in the device's memory, written once per (layout, device)."""
     runs = make_plan(layout).runs
     return kept(device, lambda: torch.tensor(runs, dtype=torch.int32, device=device))
 
 
-class Losses(NamedTuple):
-    """What one launch gives."""
+class Call(NamedTuple):
+    """The arguments of one launch.
 
-    total: Tensor  # fp32, scalar or [B]: Σ_codes weight · NLL, times `scale`
-    per_code: Tensor  # fp32 [n_codes]: Σ_rows NLL, times `code_scale`
+    A generator has no real rows (R = 0).
+    """
+
+    q: Tensor  # [B, q_dim], or [R + B, q_dim] with R real rows in front, whose gradient is then 0;
+    # fp32, bf16 or fp16, any strides; never written
+    layout: Layout
+    categorical: Tensor  # [B, n_cat], an integer dtype
+    continuous: Tensor  # [B, n_cont], a floating dtype
+    weights: Tensor  # [n_codes], read on the device
+    logits: Tensor | None = None  # [R + B]: D's on R real rows and on the B generated ones
+    sigma: float = 1.0  # of the continuous codes whose σ is fixed
+    reduction: Reduction = "mean"  # of `total` over the batch; "none" gives [B]
+    adversarial: Adversarial = "nonsaturating"  # the loss of the logits, where they are given
+    player: Player = "discriminator"  # and whose
+    grad: bool = True  # compute the gradients too
+    code_sums: bool = False  # `per_code` is a sum over the batch, not a mean
+
+
+class Losses(NamedTuple):
+    """The results of one launch."""
+
+    total: Tensor  # fp32, scalar or [B]: Σ_codes weight · NLL
+    per_code: Tensor  # fp32 [n_codes]: the unweighted NLL in nats
     dq: Tensor | None  # gradient of `total` by q, in q's dtype (fp32 for fp16)
-    adversarial: Tensor | None  # fp32 scalar
+    adversarial: Tensor | None  # fp32 scalar: the mean over each side, summed
     dlogits: Tensor | None  # fp32 [n_rows], gradient of `adversarial`
 
 
-def launch(
-    q: Tensor,
-    layout: Layout,
-    categorical: Tensor,
-    continuous: Tensor,
-    weights: Tensor,
-    *,
-    sigma: float = 1.0,
-    scale: float = 1.0,
-    code_scale: float = 1.0,
-    grad: bool = True,
-    per_row: bool = False,
-    logits: Tensor | None = None,
-    adversarial: Adversarial | None = None,
-    player: Player = "discriminator",
-) -> Losses:
-    """Losses and gradients in one kernel launch; nothing is read back and nothing is waited for.
+def launch(call: Call) -> Losses:
+    """Compute losses and gradients in one launch; read nothing back, and wait for nothing.
 
-    Args:
-        q: [B, q_dim], or [R + B, q_dim] where there are logits of R real rows in front, whose
-            gradient is then zero; fp32, bf16 or fp16, any strides; never written.
-        categorical, continuous: [B, n_cat] of an integer, [B, n_cont] of a floating dtype.
-        weights: [n_codes], read on the device.
-        sigma: of the continuous codes whose σ is fixed.
-        scale, code_scale: factors of `total` and its gradient, and of `per_code`.
-        per_row: `total` is [B].
-        logits: [R + B], D's logits on R real rows and on the B generated ones; where given, their
-            mean loss over each side comes out of the same launch. A generator has R = 0.
-        adversarial, player: which loss of the logits, and whose.
-
-    Raises:
-        ValueError: a tensor that does not fit the layout, or that no kernel can take here.
+    Raises ValueError for a tensor that does not fit the layout, or that no kernel can take here.
     """
+    q, layout, categorical, continuous, weights, logits = call[:6]
     if q.device.type == "cuda" and q.device.index != torch.cuda.current_device():
         with torch.cuda.device(q.device):  # for the stream, the capture, and the launch
-            return launch(
-                q,
-                layout,
-                categorical,
-                continuous,
-                weights,
-                sigma=sigma,
-                scale=scale,
-                code_scale=code_scale,
-                grad=grad,
-                per_row=per_row,
-                logits=logits,
-                adversarial=adversarial,
-                player=player,
-            )
-    batch, n_real = categorical.shape[0], 0
-    kind = None
-    if logits is not None:
-        n_real = logits.shape[0] - batch
-        kind = adversarial or "nonsaturating"
-    _check(q, layout, categorical, continuous, weights, logits, n_real, player)
+            return launch(call)
+    batch = categorical.shape[0]
+    n_real = 0 if logits is None else logits.shape[0] - batch
+    _check(call, n_real)
     weights = weights.to(torch.float32).contiguous()
     n_rows = n_real + batch
     q_first = n_real if q.shape[0] == batch else 0
     device = q.device
     empty = torch.empty
+    per_row = call.reduction == "none"
     dq = dlogits = value = None
-    if grad:
+    if call.grad:
         dtype = torch.float32 if q.dtype == torch.float16 else q.dtype
         dq = empty(q.shape, dtype=dtype, device=device)
     if logits is not None:
         value = empty((), dtype=torch.float32, device=device)
-        if grad:
+        if call.grad:
             dlogits = empty(n_rows, dtype=torch.float32, device=device)
     total = empty(batch if per_row else (), dtype=torch.float32, device=device)
     per_code = empty(layout.n_codes, dtype=torch.float32, device=device)
@@ -212,6 +191,7 @@ def launch(
         if value is not None:
             value.zero_()
         return Losses(total, per_code, dq, value, dlogits)
+    mean = 1.0 / max(batch, 1)
     plan = make_plan(layout, _extra(logits is not None, per_row))
     programs = min(-(-n_rows // plan.block_b), MAX_PROGRAMS)
     partial, counter = _workspaces.get(device, programs * (layout.n_codes + 2))
@@ -237,28 +217,21 @@ def launch(
         *categorical.stride(),
         *continuous.stride(),
         1 if logits is None else logits.stride(0),
-        HALF_LOG_2PI + math.log(sigma),
-        1.0 / sigma,
-        scale,
-        code_scale,
+        HALF_LOG_2PI + math.log(call.sigma),
+        1.0 / call.sigma,
+        mean if call.reduction == "mean" else 1.0,
+        1.0 if call.code_sums else mean,
         len(layout.runs),
     )
-    options = _options(torch.version.hip is not None, layout, kind, player, grad, per_row)
+    kind = None if logits is None else call.adversarial
+    options = _options(torch.version.hip is not None, layout, kind, call.player, call.grad, per_row)
     head_loss_kernel[(programs,)](*arguments, **options)
     return Losses(total, per_code, dq, value, dlogits)
 
 
-def _check(
-    q: Tensor,
-    layout: Layout,
-    categorical: Tensor,
-    continuous: Tensor,
-    weights: Tensor,
-    logits: Tensor | None,
-    n_real: int,
-    player: Player,
-) -> None:
+def _check(call: Call, n_real: int) -> None:
     """Raise ValueError for what would have the kernel read or write elsewhere."""
+    q, layout, categorical, continuous, weights, logits = call[:6]
     batch = categorical.shape[0]
     rows = {batch, batch + n_real}
     if q.ndim != 2 or q.shape[0] not in rows or q.shape[1] != layout.q_dim:
@@ -287,13 +260,13 @@ def _check(
     if logits is not None and (
         logits.ndim != 1
         or n_real < 0
-        or (player == "generator" and n_real > 0)
+        or (call.player == "generator" and n_real > 0)
         or logits.device != q.device
         or logits.dtype not in _NARROW
     ):
         raise ValueError(
             f"logits: expected a vector of {batch} generated rows"
-            + (", real rows before them," if player == "discriminator" else "")
+            + (", real rows before them," if call.player == "discriminator" else "")
             + f" in float32, bfloat16 or float16 on {q.device}, got {list(logits.shape)}, "
             f"{logits.dtype} on {logits.device}"
         )

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from fastinfogan.latents import Bernoulli, Categorical, Gaussian, LatentSpec, Uniform
 from fastinfogan.losses import adversarial_losses
-from fastinfogan.losses.reference import plain_loss, plain_nll
+from fastinfogan.losses.reference import Inputs, plain_loss, plain_nll
 from fastinfogan.losses.triton import layout_of, own_weights
 
 launch = pytest.importorskip("fastinfogan_kernels.launch", reason="triton is not installed")
@@ -47,15 +47,16 @@ def run(args: Problem, **kwargs):
     q, spec, categorical, continuous = args
     weights = kwargs.pop("weights", None)
     weights = own_weights(spec, q) if weights is None else weights
-    return launch.launch(q.detach(), layout_of(spec), categorical, continuous, weights, **kwargs)
+    call = launch.Call(q.detach(), layout_of(spec), categorical, continuous, weights, **kwargs)
+    return launch.launch(call)
 
 
 def plain(args: Problem, dtype: torch.dtype, sigma: float = 1.0):
     """NLL [n_codes, B] and the gradient of its weighted sum by q, both in fp64."""
     q = args.q.detach().to(dtype).requires_grad_()
-    rest = args.spec, args.categorical, args.continuous
-    nll = plain_nll(q, *rest, sigma)
-    total, _ = plain_loss(q, *rest, None, "sum", sigma)
+    inputs = Inputs(q, *args[1:], reduction="sum", sigma=sigma)
+    nll = plain_nll(inputs)
+    total, _ = plain_loss(inputs)
     (gradient,) = torch.autograd.grad(total, q)
     return nll.detach().double(), gradient.double()
 
@@ -65,8 +66,9 @@ def assert_held(args: Problem, sigma: float = 1.0) -> None:
     dtype, spec = args.q.dtype, args.spec
     truth, true_gradient = plain(args, torch.float64, sigma)
     eager, eager_gradient = plain(args, dtype, sigma)
-    rows = run(args, sigma=sigma, per_row=True)
-    sums = run(args, sigma=sigma)
+    options = {"sigma": sigma, "code_sums": True}
+    rows = run(args, reduction="none", **options)
+    sums = run(args, reduction="sum", **options)
     weights = torch.tensor([code.weight for code in spec.codes]).double()
     dims = torch.tensor([code.q_dim for code in spec.codes]).double().sqrt()
 
@@ -183,12 +185,12 @@ def test_the_counter_is_zero_again_after_a_launch():
     assert [c.item() for _, c in launch._workspaces._by_stream.values()] == [0]
 
 
-def test_the_scales_multiply_the_total_with_its_gradient_and_the_codes():
-    args = problem(ALL_KINDS, 20, dtype=torch.float32)
-    one, other = run(args), run(args, scale=0.125, code_scale=0.25)
-    assert torch.equal(other.total, 0.125 * one.total)
-    assert torch.equal(other.dq, 0.125 * one.dq)
-    assert torch.equal(other.per_code, 0.25 * one.per_code)
+def test_a_mean_divides_the_total_with_its_gradient_and_the_codes():
+    args = problem(ALL_KINDS, 16, dtype=torch.float32)
+    one, other = run(args, reduction="sum", code_sums=True), run(args)
+    assert torch.equal(other.total, one.total / 16)
+    assert torch.equal(other.dq, one.dq / 16)
+    assert torch.equal(other.per_code, one.per_code / 16)
 
 
 # Where the tensors lie
@@ -225,7 +227,7 @@ def test_a_row_repeated_by_a_stride_of_zero_is_read_as_often():
     spread = Problem(
         q.detach().expand(9, -1), spec, categorical.expand(9, -1), continuous.expand(9, -1)
     )
-    assert torch.equal(run(spread).dq, run(args).dq.expand(9, -1))
+    assert torch.equal(run(spread, reduction="sum").dq, run(args).dq.expand(9, -1))
 
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16, torch.uint32)
@@ -264,15 +266,13 @@ def test_nothing_outside_the_tensors_is_read_or_written_and_all_outputs_are(
 ):
     spec, batch = BUILDERS[name], 11
     args = problem(spec, batch, dtype=dtype, seed=8)
-    options: dict = {"per_row": per_row}
+    options: dict = {"reduction": "none" if per_row else "mean"}
     q = args.q.detach()
     if n_real is not None:
         options["logits"] = torch.randn(batch + n_real)
         q = torch.cat((torch.randn(n_real, spec.q_dim, dtype=dtype), q))
     weights = own_weights(spec, q)
-    expected = launch.launch(
-        q, layout_of(spec), args.categorical, args.continuous, weights, **options
-    )
+    expected = run(args._replace(q=q), **options)
 
     # inputs lie in NaN (classes: out of any range), outputs and workspace too
     buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -292,7 +292,7 @@ def test_nothing_outside_the_tensors_is_read_or_written_and_all_outputs_are(
         options["logits"] = inputs[-1][0]
     before = [flat.clone() for _, flat in inputs]
     (q, _), (continuous, _), (weights, _), (categorical, _) = inputs[:4]
-    out = launch.launch(q, layout_of(spec), categorical, continuous, weights, **options)
+    out = run(Problem(q, spec, categorical, continuous), weights=weights, **options)
     monkeypatch.undo()
 
     for got, right in zip(out, expected, strict=True):
@@ -335,7 +335,7 @@ def test_extreme_logits_give_what_the_definition_gives_beside_ordinary_rows(dtyp
     q = torch.stack((row, torch.zeros(k), torch.linspace(199, 200, k))).to(dtype)
     spec = LatentSpec(0, (Categorical(k),))
     args = Problem(q, spec, torch.tensor([[c], [0], [1]]), torch.empty(3, 0))
-    out = run(args, per_row=True)
+    out = run(args, reduction="none")
     truth, gradient = plain(args, torch.float64)
     torch.testing.assert_close(out.total, truth[0].float(), equal_nan=True, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(
@@ -359,7 +359,7 @@ def test_a_first_chunk_of_minus_infinity_does_not_spoil_the_ones_after():
 def test_an_extreme_bernoulli_keeps_its_relative_precision(x):
     spec = LatentSpec(0, (Bernoulli(),))
     args = Problem(torch.full((2, 1), x), spec, torch.tensor([[0], [1]]), torch.empty(2, 0))
-    out = run(args, per_row=True)
+    out = run(args, reduction="none")
     truth, gradient = plain(args, torch.float64)
     torch.testing.assert_close(out.total.double(), truth[0], equal_nan=True, rtol=1e-6, atol=0)
     torch.testing.assert_close(out.dq.double(), gradient, equal_nan=True, rtol=1e-6, atol=0)
@@ -387,7 +387,7 @@ def test_a_class_that_does_not_exist_gives_nan_in_its_code_and_its_row(name, col
     spec = BUILDERS[name]
     args = problem(spec, 9, dtype=torch.float32)
     args.categorical[3, column] = value
-    out = run(args, per_row=True)
+    out = run(args, reduction="none")
     assert out.total.isnan().tolist() == [i == 3 for i in range(9)]
     assert out.per_code.isnan().tolist() == [i == code for i in range(len(spec.codes))]
     bad = torch.zeros(9, spec.q_dim, dtype=torch.bool)
@@ -400,7 +400,7 @@ def test_a_class_beyond_a_wide_code_is_nan_too():
     spec = LatentSpec(0, (Categorical(1500),))
     args = problem(spec, 2, dtype=torch.float32)
     args.categorical[1, 0] = 1800  # within the padding of the second chunk
-    out = run(args, per_row=True)
+    out = run(args, reduction="none")
     assert out.total.isnan().tolist() == [False, True]
     assert out.dq[1].isnan().all()
     assert not out.dq[0].isnan().any()
@@ -505,4 +505,4 @@ def test_the_launcher_refuses_what_would_be_read_or_written_elsewhere(changes, m
         "weights": torch.ones(7),
     }
     with pytest.raises(ValueError, match=message):
-        launch.launch(**{**arguments, **changes})
+        launch.launch(launch.Call(**{**arguments, **changes}))

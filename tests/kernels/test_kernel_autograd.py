@@ -29,6 +29,7 @@ from fastinfogan.losses import functional as functional_losses
 from fastinfogan.losses import triton as kernel
 
 functional = pytest.importorskip("fastinfogan_kernels.functional", reason="triton is missing")
+from fastinfogan_kernels.launch import Call  # noqa: E402
 from test_head_loss import ALL_KINDS, NARROW, as_every_third  # noqa: E402
 
 MNIST = LatentSpec(62, (Categorical(10), Uniform(), Uniform(sigma="learned")))
@@ -160,9 +161,9 @@ def test_without_a_gradient_to_give_none_is_computed(monkeypatch):
     calls = []
     launch = functional.launch
 
-    def spy(*args, **kwargs):
-        calls.append(kwargs["grad"])
-        return launch(*args, **kwargs)
+    def spy(call):
+        calls.append(call.grad)
+        return launch(call)
 
     monkeypatch.setattr(functional, "launch", spy)
     args = problem(ALL_KINDS, dtype=torch.float32)
@@ -499,12 +500,13 @@ def test_inductor_compiles_a_caller_with_the_kernel_in_its_graph():
 def test_the_op_passes_opcheck(reduction, grad, n_real, dtype):
     q, spec, *targets = problem(MNIST, 4, dtype=dtype)
     logits = None if n_real is None else torch.randn(n_real + 4, dtype=dtype)
-    runs = [n for run in kernel.layout_of(spec).runs for n in (run.kind, run.width, run.n)]
+    layout = kernel.layout_of(spec)
+    runs = [n for run in layout.runs for n in (run.kind, run.width, run.n)]
     player = "generator" if n_real == 0 else "discriminator"
-    opcheck(
-        torch.ops.fastinfogan.head_loss.default,
-        (q.detach(), logits, *targets, torch.ones(3), runs, 1.0, reduction, "hinge", player, grad),
+    call = Call(
+        q.detach(), layout, *targets, torch.ones(3), logits, 1.0, reduction, "hinge", player, grad
     )
+    opcheck(torch.ops.fastinfogan.head_loss.default, (call.q, runs, *call[2:]))
 
 
 class NoSync(TorchDispatchMode):

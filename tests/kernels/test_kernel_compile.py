@@ -259,7 +259,7 @@ def problem(layout: fastinfogan_kernels.Layout, requires_grad: bool = False) -> 
 
 
 def information(layout: fastinfogan_kernels.Layout = LAYOUT, **options: Any) -> list[Tensor]:
-    out = functional.info_loss(*problem(layout, True), **options)
+    out = functional.info_loss(launch.Call(*problem(layout, True), **options))
     if out[0].requires_grad:
         out[0].sum().backward()
     return [*out]
@@ -267,7 +267,8 @@ def information(layout: fastinfogan_kernels.Layout = LAYOUT, **options: Any) -> 
 
 def heads(real: int, **options: Any) -> list[Tensor]:
     logits = torch.randn(real + BATCH, requires_grad=True)
-    total, per_code, adversarial = functional.head_loss(logits, *problem(LAYOUT, True), **options)
+    call = launch.Call(*problem(LAYOUT, True), logits, **options)
+    total, per_code, adversarial = functional.head_loss(call)
     (total + adversarial).backward()
     return [total, per_code, adversarial]
 
@@ -335,7 +336,7 @@ class Dispatched(TorchDispatchMode):
     [
         {},
         {"grad": False},
-        {"per_row": True},
+        {"reduction": "none"},
         {"adversarial": "nonsaturating"},
         {"adversarial": "hinge", "player": "generator", "grad": False},
     ],
@@ -345,13 +346,13 @@ def test_a_launch_allocates_its_outputs_and_nothing_else(
     layout: fastinfogan_kernels.Layout, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launch, "head_loss_kernel", Stub())
-    arguments = problem(layout)
+    call = launch.Call(*problem(layout), **options)
     if "adversarial" in options:
         real = 0 if "player" in options else 2
-        options = {**options, "logits": torch.randn(real + BATCH)}
-    launch.launch(*arguments, **options)  # the workspace, the table
+        call = call._replace(logits=torch.randn(real + BATCH))
+    launch.launch(call)  # the workspace, the table
     with Dispatched() as dispatched:
-        out = launch.launch(*arguments, **options)
+        out = launch.launch(call)
     outputs = [tensor.numel() for tensor in out if tensor is not None]
     assert {func for func, _ in dispatched.ops} == {torch.ops.aten.empty.memory_format}
     assert sorted(numel for _, numel in dispatched.ops) == sorted(outputs)
@@ -367,11 +368,11 @@ def test_rows_may_lie_2_to_the_31_elements_apart() -> None:
     logits = numbers.as_strided((3,), (stride,), 40).copy_(torch.randn(3))
     categorical = classes.as_strided((3, 1), (stride, 1)).copy_(torch.tensor([[1], [9], [4]]))
     weights = torch.ones(2)
-    far = launch.launch(q, layout, categorical, continuous, weights, logits=logits)
+    far = launch.launch(launch.Call(q, layout, categorical, continuous, weights, logits))
     q, categorical, continuous, logits = (
         x.contiguous() for x in (q, categorical, continuous, logits)
     )
-    near = launch.launch(q, layout, categorical, continuous, weights, logits=logits)
+    near = launch.launch(launch.Call(q, layout, categorical, continuous, weights, logits))
     for a, b in zip(far, near, strict=True):
         assert a is not None
         assert math.isfinite(a.float().sum())

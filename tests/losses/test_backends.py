@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastinfogan.latents import Bernoulli, Categorical, Gaussian, LatentSpec, Uniform
 from fastinfogan.losses import compiled, grouped, info_loss
-from fastinfogan.losses.reference import plain_loss
+from fastinfogan.losses.reference import Inputs, plain_loss
 
 RUNS = LatentSpec(  # runs longer than one of every kind, of few and of many classes
     noise=0,
@@ -65,6 +65,11 @@ def value_and_gradient(loss: Callable[..., Any], args: Problem, *rest: Any) -> l
     return [x.detach().double().numpy() for x in (total, per_code, gradient)]
 
 
+def of_inputs(loss: Callable[[Inputs], Any]) -> Callable[..., Any]:
+    """A loss inside the package, called with the fields of its one argument."""
+    return lambda *args: loss(Inputs(*args))
+
+
 def assert_as_near_the_truth(got, plain, truth, dtype):
     """No further from fp64 than the plain definition in the same dtype, but for some roundings."""
     ulp = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
@@ -98,12 +103,12 @@ def test_the_grouped_loss_is_as_near_fp64_as_the_plain_one(
     if far:
         args = extremes(args, seed)
     rest = own_weights(spec, weighting), reduction, sigma
-    assert grouped.applies(args.q, args.categorical, args.continuous, rest[0])
+    assert grouped.applies(Inputs(*args, *rest))
     wide = args._replace(q=args.q.detach().double().requires_grad_())
     assert_as_near_the_truth(
-        value_and_gradient(grouped.grouped_loss, args, *rest),
-        value_and_gradient(plain_loss, args, *rest),
-        value_and_gradient(plain_loss, wide, *rest),
+        value_and_gradient(of_inputs(grouped.grouped_loss), args, *rest),
+        value_and_gradient(of_inputs(plain_loss), args, *rest),
+        value_and_gradient(of_inputs(plain_loss), wide, *rest),
         dtype,
     )
 
@@ -114,9 +119,9 @@ def test_a_batch_of_65536_is_summed_as_exactly_as_the_plain_way_does(dtype):
     wide = args._replace(q=args.q.detach().double().requires_grad_())
     rest = None, "mean", 1.0
     assert_as_near_the_truth(
-        value_and_gradient(grouped.grouped_loss, args, *rest),
-        value_and_gradient(plain_loss, args, *rest),
-        value_and_gradient(plain_loss, wide, *rest),
+        value_and_gradient(of_inputs(grouped.grouped_loss), args, *rest),
+        value_and_gradient(of_inputs(plain_loss), args, *rest),
+        value_and_gradient(of_inputs(plain_loss), wide, *rest),
         dtype,
     )
 
@@ -126,7 +131,7 @@ def test_the_grouped_gradient_can_be_differentiated_again():
     # a gradient penalty, as in a training loop: its own gradient is that of the plain loss
     penalties = []
     for loss in (grouped.grouped_loss, plain_loss):
-        total = loss(*args, None, "mean", 1.0)[0]
+        total = loss(Inputs(*args))[0]
         (gradient,) = torch.autograd.grad(total, args.q, create_graph=True)
         penalties.append(torch.autograd.grad(gradient.square().sum(), args.q)[0])
     torch.testing.assert_close(*penalties)
@@ -141,7 +146,7 @@ def test_one_forward_serves_two_backwards_and_any_upstream_gradient():
     rows = info_loss(*args, reduction="none").total
     upstream = torch.linspace(-1, 1, 8, dtype=torch.float64)
     (got,) = torch.autograd.grad(rows, args.q, upstream)
-    plain = plain_loss(*args, None, "none", 1.0)[0]
+    plain = plain_loss(Inputs(*args, reduction="none"))[0]
     torch.testing.assert_close(got, torch.autograd.grad(plain, args.q, upstream)[0])
     # a stride-0 gradient, of a sum, and a total that nothing uses
     (got,) = torch.autograd.grad(info_loss(*args, reduction="none").total.sum(), args.q)
@@ -225,7 +230,7 @@ def test_what_is_kept_of_a_layout_first_met_in_inference_mode_serves_a_training_
     with torch.inference_mode():
         info_loss(*args)
     (got,) = torch.autograd.grad(info_loss(*args).total, args.q)
-    (expected,) = torch.autograd.grad(plain_loss(*args, None, "mean", 1.0)[0], args.q)
+    (expected,) = torch.autograd.grad(plain_loss(Inputs(*args))[0], args.q)
     torch.testing.assert_close(got, expected)
 
 
@@ -246,7 +251,7 @@ def test_fake_and_meta_tensors_pass_and_leave_nothing_behind():
     assert meta.grad is not None
     assert out.per_code.shape == (2,)
     (got,) = torch.autograd.grad(info_loss(*args).total, args.q)
-    (expected,) = torch.autograd.grad(plain_loss(*args, None, "mean", 1.0)[0], args.q)
+    (expected,) = torch.autograd.grad(plain_loss(Inputs(*args))[0], args.q)
     torch.testing.assert_close(got, expected)
 
 
@@ -282,8 +287,8 @@ def test_the_compiled_loss_is_as_near_fp64_as_the_plain_one(dtype, reduction):
         loss = partial(info_loss, sigma=0.3, backend="compiled")
         assert_as_near_the_truth(
             value_and_gradient(loss, args, *rest[:2]),
-            value_and_gradient(plain_loss, args, *rest),
-            value_and_gradient(plain_loss, wide, *rest),
+            value_and_gradient(of_inputs(plain_loss), args, *rest),
+            value_and_gradient(of_inputs(plain_loss), wide, *rest),
             dtype,
         )
 
@@ -298,8 +303,8 @@ def test_compiled_to_machine_code_it_is_as_near_fp64_and_another_batch_does_not_
         wide = args._replace(q=args.q.detach().double().requires_grad_())
         assert_as_near_the_truth(
             value_and_gradient(partial(info_loss, backend="compiled"), args, *rest[:2]),
-            value_and_gradient(plain_loss, args, *rest),
-            value_and_gradient(plain_loss, wide, *rest),
+            value_and_gradient(of_inputs(plain_loss), args, *rest),
+            value_and_gradient(of_inputs(plain_loss), wide, *rest),
             torch.float32,
         )
         out = info_loss(*args, backend="compiled")
@@ -368,8 +373,6 @@ def test_within_a_compiled_function_the_loss_is_a_part_of_its_graph(backend, aut
             args = problem(SMALL, batch, dtype=torch.float32)
             given = args.q, fresh, args.categorical, args.continuous
             (got,) = torch.autograd.grad(whole(*given), args.q)
-            (expected,) = torch.autograd.grad(
-                plain_loss(2 * args.q, *args[1:], None, "mean", 1.0)[0], args.q
-            )
+            (expected,) = torch.autograd.grad(plain_loss(Inputs(2 * args.q, *args[1:]))[0], args.q)
             torch.testing.assert_close(got, expected)
     assert counters["stats"]["unique_graphs"] == 1
