@@ -57,6 +57,8 @@ LAYOUTS: dict[str, list[tuple[str, int]]] = {
     "every kind": KINDS,
     "every kind, 16 runs": 4 * KINDS,
     "every kind, 20 runs": 5 * KINDS,
+    "2 angles, 1 learned": [("angle", 1), ("angle", 1), ("learned_angle", 1)],
+    "angles in 20 runs": 4 * [*KINDS, ("learned_angle", 1)],
     "1,024 Cat10": 1024 * CATEGORICAL,
     "Cat257": [("categorical", 257)],
     "Cat65536": [("categorical", 65536)],
@@ -74,6 +76,7 @@ class Loss(NamedTuple):
     player: launch.Player = "discriminator"
     grad: bool = True
     per_row: bool = False
+    masked: bool = False
 
     def __call__(self, layout_name: str) -> None:
         layout = make_layout(LAYOUTS[layout_name])
@@ -92,9 +95,12 @@ class Loss(NamedTuple):
             player=self.player,
             grad=self.grad,
         )
+        if self.masked:
+            call = call._replace(labelled=torch.ones(rows, layout.n_codes, dtype=torch.bool))
         if self.adversarial:
             logits = torch.empty(heads, dtype=self.dtype)
-            call = call._replace(logits=logits, adversarial=self.adversarial)
+            real = torch.empty(rows, dtype=self.dtype) if self.player == "generator" else None
+            call = call._replace(logits=logits, adversarial=self.adversarial, real=real)
         launch.launch(call)
 
 
@@ -116,6 +122,8 @@ PRIORS = "with priors or angles"
 Call: TypeAlias = Loss | Sample
 SOFTPLUS = Loss(torch.bfloat16, adversarial="nonsaturating")
 HINGE = Loss(torch.bfloat16, adversarial="hinge")
+RELATIVE = HINGE._replace(adversarial="relativistic")
+ANGLES = ["2 angles, 1 learned", "angles in 20 runs"]
 SOME = ["MNIST: Cat10, 2 U", "every kind"]
 HARD = [*SOME, "every kind, 16 runs", "every kind, 20 runs"]
 GRID: list[tuple[str, Call, list[str]]] = [
@@ -126,11 +134,21 @@ GRID: list[tuple[str, Call, list[str]]] = [
     ("information, fp32, q in over 2 GiB", Loss(large=True), SOME[:1]),
     ("information, fp32, no gradient", Loss(grad=False), [*SOME, HARD[3]]),
     ("information, fp32, per row", Loss(per_row=True), [*HARD, "Cat65536"]),
+    ("information, fp32, masked", Loss(masked=True), [*HARD, "Cat65536", *ANGLES]),
     ("information and D's softplus, bf16", SOFTPLUS, list(LAYOUTS)),
+    (
+        "information and D's softplus, bf16, masked",
+        SOFTPLUS._replace(masked=True),
+        SOME[1:],
+    ),
     ("information and D's softplus, fp32", SOFTPLUS._replace(dtype=torch.float32), SOME),
     ("information and G's softplus, bf16", SOFTPLUS._replace(player="generator"), SOME),
     ("information and D's hinge, bf16", HINGE, [*SOME, HARD[3]]),
     ("information and G's hinge, bf16", HINGE._replace(player="generator"), SOME),
+    ("information and D's lsgan, bf16", HINGE._replace(adversarial="lsgan"), SOME),
+    ("information and D's wgan, bf16", HINGE._replace(adversarial="wgan"), SOME[1:]),
+    ("information and D's relativistic, bf16", RELATIVE, [*SOME, HARD[3]]),
+    ("information and G's relativistic, bf16", RELATIVE._replace(player="generator"), SOME[1:]),
     ("sampling, step a number", Sample(False), ["any", PRIORS]),
     ("sampling, step on the device", Sample(True), ["any", PRIORS]),
 ]
@@ -141,6 +159,9 @@ QUICK = [  # what the tests compile each time
     ("information, fp32", "CelebA: 10 Cat10"),
     ("information and D's softplus, bf16", "MNIST: Cat10, 2 U"),
     ("information and D's softplus, bf16", "Cat65536"),
+    ("information, fp32, masked", "every kind"),
+    ("information, fp32, masked", "angles in 20 runs"),
+    ("information and D's relativistic, bf16", "MNIST: Cat10, 2 U"),
     ("information and D's hinge, bf16", "every kind, 20 runs"),
     ("sampling, step a number", "any"),
 ]

@@ -27,3 +27,7 @@ __all__ = [
     "information",
     "pack",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Player = Literal["discriminator", "generator"]
+Adversarial = Literal["nonsaturating", "hinge", "lsgan", "wgan", "relativistic"]
 
 
 class DiscriminatorLoss(Protocol):
@@ -25,7 +26,7 @@ class GeneratorLoss(Protocol):
 
 
 def adversarial_losses(name: str) -> tuple[DiscriminatorLoss, GeneratorLoss]:
-    """The pair (d_loss(real, fake), g_loss(fake, real=None)), on logits, means over the batch.
+    """Return the pair (d_loss(real, fake), g_loss(fake, real=None)), on logits, batch means.
 
     - "nonsaturating": Goodfellow et al. 2014, §3, with −log D(G(z)) for the generator
     - "hinge": Lim & Ye 2017; the generator's is −D(G(z))
@@ -91,18 +92,29 @@ _ADVERSARIAL: dict[str, tuple[_Terms, _Terms]] = {  # d(real, fake), g(fake, rea
 }
 
 
-def player_loss(real: Tensor, fake: Tensor, name: str, player: Player) -> Tensor:
-    """The same from logits of which a side may have none, which then counts 0.
+def player_loss(real: Tensor, fake: Tensor, name: Adversarial, player: Player) -> Tensor:
+    """Return one player's loss from logits of which a side may have no rows, and then counts 0.
 
-    name: "nonsaturating" or "hinge"; a generator has no real logits.
+    A generator has real logits only where the loss is relativistic.
     """
 
     def mean(x: Tensor) -> Tensor:
         return x.sum() / max(x.shape[0], 1)
 
     real, fake = _wide(real), _wide(fake)
-    if player == "generator":
-        return mean(_softplus(-fake) if name == "nonsaturating" else -fake)
-    if name == "nonsaturating":
-        return mean(_softplus(-real)) + mean(_softplus(fake))
-    return mean(F.relu(1 - real)) + mean(F.relu(1 + fake))
+    of_d = player == "discriminator"
+    match name:
+        case "nonsaturating":
+            if of_d:
+                return mean(_softplus(-real)) + mean(_softplus(fake))
+            return mean(_softplus(-fake))
+        case "hinge":
+            return mean(F.relu(1 - real)) + mean(F.relu(1 + fake)) if of_d else mean(-fake)
+        case "lsgan":
+            if of_d:
+                return mean(0.5 * (real - 1).square()) + mean(0.5 * fake.square())
+            return mean(0.5 * (fake - 1).square())
+        case "wgan":
+            return mean(-real) + mean(fake) if of_d else mean(-fake)
+        case "relativistic":
+            return mean(_softplus(fake - real if of_d else real - fake))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fastinfogan_kernels import Layout
     from fastinfogan_kernels.launch import Call
 
-    from .adversarial import Player
+    from .adversarial import Adversarial, Player
     from .reference import Inputs
 
 
@@ -44,7 +44,7 @@ def _build(spec: LatentSpec) -> Layout:
         elif isinstance(code, Bernoulli):
             codes.append(("bernoulli", 1))
         elif isinstance(code, Angle):
-            raise ValueError('backend "triton" has no Angle; use backend="reference"')
+            codes.append(("angle" if code.concentration == "fixed" else "learned_angle", 1))
         else:
             codes.append((code.sigma, code.dim))
     return make_layout(codes)
@@ -78,7 +78,7 @@ def own_weights(spec: LatentSpec, q: Tensor) -> Tensor:
 def _call(inputs: Inputs) -> Call:
     from fastinfogan_kernels.launch import Call
 
-    q, spec, categorical, continuous, weights, reduction, sigma = inputs
+    q, spec, categorical, continuous, weights, reduction, sigma, labelled = inputs
     return Call(
         q,
         layout_of(spec),
@@ -87,6 +87,7 @@ def _call(inputs: Inputs) -> Call:
         own_weights(spec, q) if weights is None else weights,
         sigma=sigma,
         reduction=reduction,  # type: ignore[arg-type]
+        labelled=labelled,
     )
 
 
@@ -98,10 +99,10 @@ def info_loss(inputs: Inputs) -> tuple[Tensor, Tensor]:
 
 
 def head_loss(
-    logits: Tensor, inputs: Inputs, adversarial: str, player: Player
+    logits: Tensor, inputs: Inputs, adversarial: Adversarial, player: Player, real: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (total, NLL per code, adversarial loss) in one launch."""
     from fastinfogan_kernels import functional
 
-    call = _call(inputs)._replace(logits=logits, adversarial=adversarial, player=player)  # type: ignore[arg-type]
+    call = _call(inputs)._replace(logits=logits, adversarial=adversarial, player=player, real=real)
     return functional.head_loss(call)

@@ -24,7 +24,7 @@ _library = torch.library.Library("fastinfogan", "FRAGMENT")
 _library.define(
     "head_loss(Tensor q, int[] runs, Tensor categorical, Tensor continuous, Tensor weights, "
     "Tensor? logits, float sigma, str reduction, str adversarial, str player, bool grad, "
-    "bool code_sums) "
+    "bool code_sums, Tensor? labelled, Tensor? real) "
     "-> (Tensor total, Tensor per_code, Tensor dq, Tensor adversarial, Tensor dlogits)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )

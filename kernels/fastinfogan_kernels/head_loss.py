@@ -12,9 +12,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-NO_LOSS, SOFTPLUS, HINGE, NEGATIVE = (tl.constexpr(i) for i in range(4))
-CATEGORICAL, BERNOULLI, FIXED, LEARNED = (tl.constexpr(i) for i in range(4))  # layout.KINDS
-FIELDS = tl.constexpr(8)  # numbers a run, in RUNS and in the table
+NO_LOSS, SOFTPLUS, HINGE, LINEAR, SQUARE, RELATIVE = (tl.constexpr(i) for i in range(6))
+# as in layout.KINDS
+CATEGORICAL, BERNOULLI, FIXED, LEARNED, ANGLE, LEARNED_ANGLE = (tl.constexpr(i) for i in range(6))
+FIELDS = tl.constexpr(8)  # numbers per run, in RUNS and in the table
 
 
 @triton.jit
@@ -36,6 +37,72 @@ def _softplus(z):
 
 
 @triton.jit
+def _cos_sin(x):
+    """Return the cosine and the sine of x, each to some 1e-7, for |x| up to 1e5."""
+    quarters = tl.floor(x * 0.6366197723675814 + 0.5)
+    # less quarters · π/2, whose three parts are exact in so many bits that no product rounds
+    r = x - quarters * 1.5703125
+    r = r - quarters * 4.837512969970703125e-4
+    r = r - quarters * 7.549789948768648e-8
+    z = r * r
+    sin = -0.000198391779 + z * 2.71714926e-06
+    sin = -0.166666666 + z * (0.00833332869 + z * sin)
+    sin = r + r * z * sin
+    cos = -0.00138865285 + z * 2.43726303e-05
+    cos = -0.499999996 + z * (0.0416666132 + z * cos)
+    cos = 1.0 + z * cos
+    turn = quarters.to(tl.int32) & 3
+    swapped = (turn & 1) == 1
+    x_part = tl.where(swapped, sin, cos)
+    y_part = tl.where(swapped, cos, sin)
+    return (
+        tl.where((turn == 1) | (turn == 2), -x_part, x_part),
+        tl.where(turn >= 2, -y_part, y_part),
+    )
+
+
+@triton.jit
+def _log_bessel(square):
+    """Return log I₀(κ) and I₁(κ) / (κ I₀(κ)) for κ² = square, each to some 3e-7.
+
+    To κ = 4 by polynomials in κ² for I₀ and I₁/κ, beyond by polynomials in 1/κ for both times
+    √κ·e^(−κ), fitted at Chebyshev's nodes; nothing overflows.
+    """
+    near = square < 16.0
+    t = tl.where(near, square, 0.0)
+    i0 = 4.55636687e-10 + t * 3.02481514e-12
+    i0 = 6.78042113e-06 + t * (6.80064122e-08 + t * i0)
+    i0 = 0.0156249927 + t * (0.000434032201 + t * i0)
+    i0 = 1.0 + t * (0.250000004 + t * i0)
+    i1 = 3.27479043e-11 + t * 1.85349365e-13
+    i1 = 6.78088539e-07 + t * (5.66285263e-09 + t * i1)
+    i1 = 0.00260416614 + t * (5.42537686e-05 + t * i1)
+    i1 = 0.5 + t * (0.0625000003 + t * i1)
+    kappa = tl.sqrt(tl.where(near, 16.0, square))
+    u = 1.0 / kappa
+    b0 = 7.19407504 - u * 14.3148819
+    b0 = 0.0104874538 + u * (-0.689119617 + u * b0)
+    b0 = 0.0274570062 + u * (0.0400267591 + u * b0)
+    b0 = 0.398942257 + u * (0.0498775704 + u * b0)
+    b1 = -9.02808819 + u * 17.0252947
+    b1 = -0.0619687495 + u * (1.06341436 + u * b1)
+    b1 = -0.0461737373 + u * (-0.0500989677 + u * b1)
+    b1 = 0.398942306 + u * (-0.149613429 + u * b1)
+    far = kappa + tl.log(b0) + 0.5 * tl.log(u)
+    return tl.where(near, tl.log(i0), far), tl.where(near, i1 / i0, u * b1 / b0)
+
+
+@triton.jit
+def _labelled(item, label_rows, label_col, code, MASKED: tl.constexpr):
+    """Return which of the items [rows, heads] have a label."""
+    if MASKED:
+        label = tl.load(label_rows[:, None] + code[None, :] * label_col, mask=item, other=0)
+        return item & (label != 0)
+    else:
+        return item
+
+
+@triton.jit
 def _add(partial, value, mask, first):
     """Add to this program's sums. The same thread adds to the same place each time, in order."""
     if first:
@@ -46,9 +113,10 @@ def _add(partial, value, mask, first):
 
 @triton.jit
 def _categorical(
-    q_rows, q_col, dq_rows, cat_rows, cat_col, weight_ptr, partial, scale, live, first,
-    column, width, n, code, target,
+    q_rows, q_col, dq_rows, cat_rows, cat_col, label_rows, label_col, weight_ptr, partial,
+    scale, live, first, column, width, n, code, target,
     PADDED: tl.constexpr, HEADS: tl.constexpr, ONE_CHUNK: tl.constexpr, GRAD: tl.constexpr,
+    MASKED: tl.constexpr,
 ):  # fmt: skip
     """A run of categoricals. Returns the rows' weighted NLL [BLOCK_B]."""
     total = tl.zeros(live.shape, tl.float32)
@@ -57,7 +125,8 @@ def _categorical(
         h = h0 + tl.arange(0, HEADS)
         exists = h < n
         weight = tl.load(weight_ptr + code + h, mask=exists, other=0.0)
-        item = live[:, None] & exists[None, :]
+        there = live[:, None] & exists[None, :]
+        item = _labelled(there, label_rows, label_col, code + h, MASKED)
         c = tl.load(
             cat_rows[:, None] + (target + h)[None, :].to(tl.int64) * cat_col, mask=item, other=0
         ).to(tl.int64)
@@ -101,6 +170,8 @@ def _categorical(
                     e = tl.exp(x - base[:, :, None])
                 g = e / mass[:, :, None] - tl.where(k0 + k == c[:, :, None], 1.0, 0.0)
                 g = tl.where(known[:, :, None], factor * g, float("nan"))
+                if MASKED:
+                    g = tl.where(item[:, :, None], g, 0.0)
                 tl.store(
                     dq_rows[:, None, None] + start + k0 + k,
                     g,
@@ -111,9 +182,9 @@ def _categorical(
 
 @triton.jit
 def _bernoulli(
-    q_rows, q_col, dq_rows, cat_rows, cat_col, weight_ptr, partial, scale, live, first,
-    column, n, code, target,
-    HEADS: tl.constexpr, GRAD: tl.constexpr,
+    q_rows, q_col, dq_rows, cat_rows, cat_col, label_rows, label_col, weight_ptr, partial,
+    scale, live, first, column, n, code, target,
+    HEADS: tl.constexpr, GRAD: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """A run of Bernoullis. Returns the rows' weighted NLL [BLOCK_B]."""
     total = tl.zeros(live.shape, tl.float32)
@@ -121,7 +192,8 @@ def _bernoulli(
         h = h0 + tl.arange(0, HEADS)
         exists = h < n
         weight = tl.load(weight_ptr + code + h, mask=exists, other=0.0)
-        item = live[:, None] & exists[None, :]
+        there = live[:, None] & exists[None, :]
+        item = _labelled(there, label_rows, label_col, code + h, MASKED)
         c = tl.load(
             cat_rows[:, None] + (target + h)[None, :].to(tl.int64) * cat_col, mask=item, other=0
         ).to(tl.int64)
@@ -136,15 +208,18 @@ def _bernoulli(
         total += tl.sum(tl.where(item, weight[None, :] * nll, 0.0), 1)
         if GRAD:
             g = tl.where(known, -(scale * weight)[None, :] * sign * slope, float("nan"))
-            tl.store(dq_rows[:, None] + (column + h)[None, :], g, mask=item)
+            if MASKED:
+                g = tl.where(item, g, 0.0)
+            tl.store(dq_rows[:, None] + (column + h)[None, :], g, mask=there)
     return total
 
 
 @triton.jit
 def _continuous(
-    q_rows, q_col, dq_rows, cont_rows, cont_col, weight_ptr, partial, scale, live, first,
-    constant, inverse_sigma, column, width, n, code, target,
+    q_rows, q_col, dq_rows, cont_rows, cont_col, label_rows, label_col, weight_ptr, partial,
+    scale, live, first, constant, inverse_sigma, column, width, n, code, target,
     PADDED: tl.constexpr, HEADS: tl.constexpr, LEARNS: tl.constexpr, GRAD: tl.constexpr,
+    MASKED: tl.constexpr,
 ):  # fmt: skip
     """A run of continuous codes. Returns the rows' weighted NLL [BLOCK_B]."""
     total = tl.zeros(live.shape, tl.float32)
@@ -153,14 +228,18 @@ def _continuous(
         h = h0 + tl.arange(0, HEADS)
         exists = h < n
         weight = tl.load(weight_ptr + code + h, mask=exists, other=0.0)
-        item = live[:, None] & exists[None, :]
+        there = live[:, None] & exists[None, :]
+        item = _labelled(there, label_rows, label_col, code + h, MASKED)
         factor = (scale * weight)[None, :, None]
         start = column + h * width * (2 if LEARNS else 1)
         start = start[None, :, None]
         nll = tl.zeros(item.shape, tl.float32)
         for k0 in range(0, width, PADDED):
             inside = exists[None, :, None] & (k0 + k < width)
-            mask = live[:, None, None] & inside
+            stored = live[:, None, None] & inside
+            mask = stored
+            if MASKED:
+                mask = stored & item[:, :, None]
             c = tl.load(
                 cont_rows[:, None, None]
                 + (target + h[None, :, None] * width + k0 + k).to(tl.int64) * cont_col,
@@ -182,12 +261,14 @@ def _continuous(
                 each = constant + 0.5 * (s + z2)
                 if GRAD:
                     g = factor * (mean - c) * precision
-                    tl.store(dq_rows[:, None, None] + start + k0 + k, g, mask=mask)
+                    tl.store(dq_rows[:, None, None] + start + k0 + k, g, mask=stored)
                     kept = (raw >= -16.0) & (raw <= 16.0)
+                    if MASKED:
+                        kept = kept & item[:, :, None]
                     tl.store(
                         dq_rows[:, None, None] + start + width + k0 + k,
                         tl.where(kept, factor * (0.5 - 0.5 * z2), 0.0),
-                        mask=mask,
+                        mask=stored,
                     )
             else:
                 z = (mean - c) * inverse_sigma
@@ -196,7 +277,7 @@ def _continuous(
                     tl.store(
                         dq_rows[:, None, None] + start + k0 + k,
                         factor * z * inverse_sigma,
-                        mask=mask,
+                        mask=stored,
                     )
             nll += tl.sum(tl.where(mask, each, 0.0), 2)
         _add(partial + code + h, tl.sum(nll, 0), exists, first)
@@ -205,8 +286,65 @@ def _continuous(
 
 
 @triton.jit
-def _adversarial(x, real, LOSS: tl.constexpr, GENERATOR: tl.constexpr):
-    """Loss of each logit and its derivative, with the sign +1 where D should say real."""
+def _angle(
+    q_rows, q_col, dq_rows, cont_rows, cont_col, label_rows, label_col, weight_ptr, partial,
+    scale, live, first, column, n, code, target,
+    HEADS: tl.constexpr, LEARNS: tl.constexpr, GRAD: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """A run of angles. Returns the rows' weighted NLL [BLOCK_B]."""
+    LOG_2PI: tl.constexpr = 1.8378770664093453
+    LOG_2PI_I0_OF_1: tl.constexpr = 2.073791424916524
+    total = tl.zeros(live.shape, tl.float32)
+    for h0 in range(0, n, HEADS):
+        h = h0 + tl.arange(0, HEADS)
+        exists = h < n
+        weight = tl.load(weight_ptr + code + h, mask=exists, other=0.0)
+        there = live[:, None] & exists[None, :]
+        item = _labelled(there, label_rows, label_col, code + h, MASKED)
+        angle = tl.load(
+            cont_rows[:, None] + (target + h)[None, :].to(tl.int64) * cont_col,
+            mask=item,
+            other=0.0,
+        ).to(tl.float32)
+        place = (column + 2 * h)[None, :].to(tl.int64)
+        a = tl.load(q_rows[:, None] + place * q_col, mask=item, other=0.0).to(tl.float32)
+        b = tl.load(q_rows[:, None] + (place + 1) * q_col, mask=item, other=0.0).to(tl.float32)
+        cos, sin = _cos_sin(angle)
+        square = a * a + b * b
+        along = a * cos + b * sin
+        if LEARNS:
+            log_i0, ratio = _log_bessel(square)
+            nll = LOG_2PI + log_i0 - along
+            towards_a = ratio * a - cos
+            towards_b = ratio * b - sin
+        else:
+            inverse = 1.0 / tl.sqrt(tl.where(square > 0.0, square, 1.0))  # NaN becomes 1
+            inverse = tl.where(square == square, inverse, square)
+            along = along * inverse
+            nll = LOG_2PI_I0_OF_1 - along
+            towards_a = inverse * (along * inverse * a - cos)
+            towards_b = inverse * (along * inverse * b - sin)
+        _add(partial + code + h, tl.sum(tl.where(item, nll, 0.0), 0), exists, first)
+        total += tl.sum(tl.where(item, weight[None, :] * nll, 0.0), 1)
+        if GRAD:
+            factor = (scale * weight)[None, :]
+            towards_a = factor * towards_a
+            towards_b = factor * towards_b
+            if MASKED:
+                towards_a = tl.where(item, towards_a, 0.0)
+                towards_b = tl.where(item, towards_b, 0.0)
+            tl.store(dq_rows[:, None] + place, towards_a, mask=there)
+            tl.store(dq_rows[:, None] + place + 1, towards_b, mask=there)
+    return total
+
+
+@triton.jit
+def _adversarial(x, other, real, LOSS: tl.constexpr, GENERATOR: tl.constexpr):
+    """Return each logit's loss and its derivative, with the sign +1 where D should say real.
+
+    `other` is the logit of the row's partner on the other side, for RELATIVE alone, whose loss
+    counts once per pair: on a discriminator's real rows, on a generator's only rows.
+    """
     sign = tl.where(real, 1.0, 1.0 if GENERATOR else -1.0)
     if LOSS == SOFTPLUS:
         loss, slope = _softplus(-sign * x)
@@ -215,8 +353,14 @@ def _adversarial(x, real, LOSS: tl.constexpr, GENERATOR: tl.constexpr):
         margin = 1.0 - sign * x
         inside = (margin > 0.0) | (margin != margin)
         return tl.where(inside, margin, 0.0), tl.where(inside, -sign, 0.0)
-    else:  # NEGATIVE: the generator's side of the hinge
-        return -x, tl.zeros_like(x) - 1.0
+    elif LOSS == SQUARE:
+        error = x - tl.where(sign > 0.0, 1.0, 0.0)
+        return 0.5 * error * error, error
+    elif LOSS == RELATIVE:
+        loss, slope = _softplus(sign * (other - x))
+        return tl.where(sign > 0.0, loss, 0.0), -sign * slope
+    else:  # LINEAR: WGAN, and the generator's side of the hinge
+        return -sign * x, -sign
 
 
 @triton.jit
@@ -254,6 +398,8 @@ def head_loss_kernel(
     partial_ptr,  # fp32 [programs, N_CODES + 2]: workspace
     counter_ptr,  # int32 [1]: workspace, zero before and after
     table_ptr,  # int32 [n_runs, FIELDS], where TABLE
+    label_ptr,  # uint8 [n_rows - n_real, N_CODES], where MASKED: 0 where a label is missing
+    other_ptr,  # where LOSS is RELATIVE: D's logits again, or on real images for the generator
     n_rows,
     n_real,  # rows in front that have a logit and no code
     q_first,  # n_real where q has no rows for those, else 0
@@ -264,6 +410,9 @@ def head_loss_kernel(
     cont_stride,
     cont_col,
     logit_stride,
+    label_stride,
+    label_col,
+    other_stride,
     constant,  # ½ log 2π + log σ of a fixed σ
     inverse_sigma,
     scale,  # of the information loss: 1 / rows for a mean
@@ -280,6 +429,8 @@ def head_loss_kernel(
     GENERATOR: tl.constexpr,
     GRAD: tl.constexpr,
     PER_ROW: tl.constexpr,
+    MASKED: tl.constexpr,
+    ANGLES: tl.constexpr,  # whether there is an angle among the runs
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
@@ -301,6 +452,9 @@ def head_loss_kernel(
         dq_rows = dq_ptr + q_row * Q_DIM
         cat_rows = cat_ptr + code_row * cat_stride
         cont_rows = cont_ptr + code_row * cont_stride
+        label_rows = label_ptr
+        if MASKED:
+            label_rows = label_ptr + code_row * label_stride
         total = tl.zeros([BLOCK_B], tl.float32)
         if TABLE:
             for r in range(n_runs):
@@ -309,35 +463,57 @@ def head_loss_kernel(
                 n, code, target = tl.load(run + 3), tl.load(run + 4), tl.load(run + 5)
                 if kind == CATEGORICAL:
                     total += _categorical(
-                        q_rows, q_col, dq_rows, cat_rows, cat_col, weight_ptr, partial, scale,
-                        live, first, column, width, n, code, target,
-                        CAT_PADDED, 1, False, GRAD,
+                        q_rows, q_col, dq_rows, cat_rows, cat_col, label_rows, label_col,
+                        weight_ptr, partial, scale, live, first, column, width, n, code, target,
+                        CAT_PADDED, 1, False, GRAD, MASKED,
                     )  # fmt: skip
                 elif kind == BERNOULLI:
                     total += _bernoulli(
-                        q_rows, q_col, dq_rows, cat_rows, cat_col, weight_ptr, partial, scale,
-                        live, first, column, n, code, target, 1, GRAD,
+                        q_rows, q_col, dq_rows, cat_rows, cat_col, label_rows, label_col,
+                        weight_ptr, partial, scale, live, first, column, n, code, target,
+                        1, GRAD, MASKED,
                     )  # fmt: skip
                 elif kind == FIXED:
                     total += _continuous(
-                        q_rows, q_col, dq_rows, cont_rows, cont_col, weight_ptr, partial, scale,
-                        live, first, constant, inverse_sigma,
-                        column, width, n, code, target, CONT_PADDED, 1, False, GRAD,
+                        q_rows, q_col, dq_rows, cont_rows, cont_col, label_rows, label_col,
+                        weight_ptr, partial, scale, live, first, constant, inverse_sigma,
+                        column, width, n, code, target, CONT_PADDED, 1, False, GRAD, MASKED,
                     )  # fmt: skip
+                elif ANGLES:
+                    if kind == LEARNED:
+                        total += _continuous(
+                            q_rows, q_col, dq_rows, cont_rows, cont_col, label_rows, label_col,
+                            weight_ptr, partial, scale, live, first, LEARNED_HALF_LOG_2PI,
+                            inverse_sigma, column, width, n, code, target,
+                            CONT_PADDED, 1, True, GRAD, MASKED,
+                        )  # fmt: skip
+                    elif kind == ANGLE:
+                        total += _angle(
+                            q_rows, q_col, dq_rows, cont_rows, cont_col, label_rows, label_col,
+                            weight_ptr, partial, scale, live, first, column, n, code, target,
+                            1, False, GRAD, MASKED,
+                        )  # fmt: skip
+                    else:
+                        total += _angle(
+                            q_rows, q_col, dq_rows, cont_rows, cont_col, label_rows, label_col,
+                            weight_ptr, partial, scale, live, first, column, n, code, target,
+                            1, True, GRAD, MASKED,
+                        )  # fmt: skip
                 else:
                     total += _continuous(
-                        q_rows, q_col, dq_rows, cont_rows, cont_col, weight_ptr, partial, scale,
-                        live, first, LEARNED_HALF_LOG_2PI, inverse_sigma,
-                        column, width, n, code, target, CONT_PADDED, 1, True, GRAD,
+                        q_rows, q_col, dq_rows, cont_rows, cont_col, label_rows, label_col,
+                        weight_ptr, partial, scale, live, first, LEARNED_HALF_LOG_2PI,
+                        inverse_sigma, column, width, n, code, target,
+                        CONT_PADDED, 1, True, GRAD, MASKED,
                     )  # fmt: skip
         else:
             for r in tl.static_range(len(RUNS) // FIELDS):
                 total += _run(
-                    q_rows, q_col, dq_rows, cat_rows, cat_col, cont_rows, cont_col, weight_ptr,
-                    partial, scale, live, first, constant, inverse_sigma,
+                    q_rows, q_col, dq_rows, cat_rows, cat_col, cont_rows, cont_col, label_rows,
+                    label_col, weight_ptr, partial, scale, live, first, constant, inverse_sigma,
                     RUNS[FIELDS * r], RUNS[FIELDS * r + 1], RUNS[FIELDS * r + 2],
                     RUNS[FIELDS * r + 3], RUNS[FIELDS * r + 4], RUNS[FIELDS * r + 5],
-                    RUNS[FIELDS * r + 6], RUNS[FIELDS * r + 7], GRAD,
+                    RUNS[FIELDS * r + 6], RUNS[FIELDS * r + 7], GRAD, MASKED,
                 )  # fmt: skip
         if PER_ROW:
             tl.store(row_ptr + code_row, total, mask=live)
@@ -345,7 +521,14 @@ def head_loss_kernel(
             exists = row < n_rows
             real = row < n_real
             x = tl.load(logit_ptr + row * logit_stride, mask=exists, other=0.0).to(tl.float32)
-            loss, slope = _adversarial(x, real, LOSS, GENERATOR)
+            other = x
+            if LOSS == RELATIVE:
+                partner = row
+                if not GENERATOR:  # the pair's other half lies n_real rows further, or before
+                    partner = tl.where(real, row + n_real, row - n_real)
+                other = tl.load(other_ptr + partner * other_stride, mask=exists, other=0.0)
+                other = other.to(tl.float32)
+            loss, slope = _adversarial(x, other, real, LOSS, GENERATOR)
             side = tl.arange(0, 2)  # real, fake
             chosen = exists[:, None] & (real[:, None] == (side == 0)[None, :])
             _add(
@@ -390,33 +573,39 @@ def head_loss_kernel(
 
 @triton.jit
 def _run(
-    q_rows, q_col, dq_rows, cat_rows, cat_col, cont_rows, cont_col, weight_ptr,
-    partial, scale, live, first, constant, inverse_sigma,
+    q_rows, q_col, dq_rows, cat_rows, cat_col, cont_rows, cont_col, label_rows, label_col,
+    weight_ptr, partial, scale, live, first, constant, inverse_sigma,
     KIND: tl.constexpr, COLUMN: tl.constexpr, WIDTH: tl.constexpr, N: tl.constexpr,
     CODE: tl.constexpr, TARGET: tl.constexpr, PADDED: tl.constexpr, HEADS: tl.constexpr,
-    GRAD: tl.constexpr,
+    GRAD: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """One run that is known when compiling."""
     if KIND == CATEGORICAL:
         return _categorical(
-            q_rows, q_col, dq_rows, cat_rows, cat_col, weight_ptr, partial, scale,
-            live, first, COLUMN, WIDTH, N, CODE, TARGET,
-            PADDED, HEADS, WIDTH <= PADDED, GRAD,
+            q_rows, q_col, dq_rows, cat_rows, cat_col, label_rows, label_col, weight_ptr, partial,
+            scale, live, first, COLUMN, WIDTH, N, CODE, TARGET,
+            PADDED, HEADS, WIDTH <= PADDED, GRAD, MASKED,
         )  # fmt: skip
     elif KIND == BERNOULLI:
         return _bernoulli(
-            q_rows, q_col, dq_rows, cat_rows, cat_col, weight_ptr, partial, scale,
-            live, first, COLUMN, N, CODE, TARGET, HEADS, GRAD,
+            q_rows, q_col, dq_rows, cat_rows, cat_col, label_rows, label_col, weight_ptr, partial,
+            scale, live, first, COLUMN, N, CODE, TARGET, HEADS, GRAD, MASKED,
         )  # fmt: skip
     elif KIND == FIXED:
         return _continuous(
-            q_rows, q_col, dq_rows, cont_rows, cont_col, weight_ptr, partial, scale,
-            live, first, constant, inverse_sigma,
-            COLUMN, WIDTH, N, CODE, TARGET, PADDED, HEADS, False, GRAD,
+            q_rows, q_col, dq_rows, cont_rows, cont_col, label_rows, label_col, weight_ptr,
+            partial, scale, live, first, constant, inverse_sigma,
+            COLUMN, WIDTH, N, CODE, TARGET, PADDED, HEADS, False, GRAD, MASKED,
+        )  # fmt: skip
+    elif KIND == LEARNED:
+        return _continuous(
+            q_rows, q_col, dq_rows, cont_rows, cont_col, label_rows, label_col, weight_ptr,
+            partial, scale, live, first, 0.9189385332046727, inverse_sigma,
+            COLUMN, WIDTH, N, CODE, TARGET, PADDED, HEADS, True, GRAD, MASKED,
         )  # fmt: skip
     else:
-        return _continuous(
-            q_rows, q_col, dq_rows, cont_rows, cont_col, weight_ptr, partial, scale,
-            live, first, 0.9189385332046727, inverse_sigma,
-            COLUMN, WIDTH, N, CODE, TARGET, PADDED, HEADS, True, GRAD,
+        return _angle(
+            q_rows, q_col, dq_rows, cont_rows, cont_col, label_rows, label_col, weight_ptr,
+            partial, scale, live, first, COLUMN, N, CODE, TARGET,
+            HEADS, KIND == LEARNED_ANGLE, GRAD, MASKED,
         )  # fmt: skip

@@ -11,10 +11,10 @@ import triton
 from torch import Tensor
 
 from .head_loss import head_loss_kernel
-from .layout import CATEGORICAL, LEARNED, Layout
+from .layout import ANGLE, CATEGORICAL, LEARNED_ANGLE, Layout, columns
 from .memory import Workspaces, kept
 
-Adversarial = Literal["nonsaturating", "hinge"]
+Adversarial = Literal["nonsaturating", "hinge", "lsgan", "wgan", "relativistic"]
 Player = Literal["discriminator", "generator"]
 Reduction = Literal["mean", "sum", "none"]
 
@@ -31,6 +31,8 @@ TILES: dict[tuple[bool, Extra], int] = {
     (True, "rows"): 128,
     (True, "logits"): 64,
 }
+# the kernel's numbers for the losses of D's logits
+LOSSES = {"nonsaturating": 1, "hinge": 2, "wgan": 3, "lsgan": 4, "relativistic": 5}
 MAX_PROGRAMS = 1024
 MAX_ROWS = 2**30  # blocks of rows are counted in 32 bits
 WARPS = 4
@@ -63,7 +65,7 @@ def make_plan(layout: Layout, extra: Extra = "") -> Plan:
     for run in layout.runs:
         padded = min(_power_of_two(run.width), CHUNK)
         heads = 1 if table else max(1, min(_power_of_two(run.n), 32, 256 // padded))
-        widest = max(widest, heads * padded * (2 if run.kind == LEARNED else 1))
+        widest = max(widest, heads * columns(run.kind, padded))
         categorical = run.kind == CATEGORICAL
         padded_of[categorical] = max(padded_of[categorical], padded)
         flat += [*run, padded, heads]
@@ -83,14 +85,14 @@ def constants(
     player: Player = "discriminator",
     grad: bool = True,
     per_row: bool = False,
+    masked: bool = False,
 ) -> dict[str, object]:
     """Return the kernel's constexpr arguments: with the dtypes, what it is compiled for."""
     plan = make_plan(layout, _extra(adversarial is not None, per_row))
-    loss = 0
-    if adversarial == "nonsaturating":
-        loss = 1
-    elif adversarial == "hinge":
-        loss = 3 if player == "generator" else 2
+    loss = 0 if adversarial is None else LOSSES[adversarial]
+    if adversarial == "hinge" and player == "generator":
+        loss = LOSSES["wgan"]
+    angles = {ANGLE, LEARNED_ANGLE} & {run.kind for run in layout.runs}
     return {
         "RUNS": () if plan.table else plan.runs,
         "TABLE": plan.table,
@@ -103,6 +105,8 @@ def constants(
         "GENERATOR": bool(loss) and player == "generator",
         "GRAD": grad,
         "PER_ROW": per_row,
+        "MASKED": masked,
+        "ANGLES": bool(angles),
         "BLOCK_P": 32,
         "BLOCK_C": min(_power_of_two(layout.n_codes), 16),
     }
@@ -146,6 +150,8 @@ class Call(NamedTuple):
     player: Player = "discriminator"  # and whose
     grad: bool = True  # compute the gradients too
     code_sums: bool = False  # `per_code` is a sum over the batch, not a mean
+    labelled: Tensor | None = None  # bool [B, n_codes]; False: factor 0. Means are over the others
+    real: Tensor | None = None  # [B]: D's logits on real images, for a relativistic generator
 
 
 class Losses(NamedTuple):
@@ -192,6 +198,18 @@ def launch(call: Call) -> Losses:
             value.zero_()
         return Losses(total, per_code, dq, value, dlogits)
     mean = 1.0 / max(batch, 1)
+    scale = mean if call.reduction == "mean" else 1.0
+    code_scale = 1.0 if call.code_sums else mean
+    labels = n_labelled = None
+    if call.labelled is not None:
+        labels = call.labelled.view(torch.uint8)
+        scale, code_scale = 1.0, 1.0
+        n_labelled = call.labelled.sum(0).clamp_(min=1)
+        if call.reduction == "mean":
+            weights = weights / n_labelled
+    other = logits if call.player == "discriminator" else call.real
+    if call.adversarial != "relativistic":
+        other = None
     plan = make_plan(layout, _extra(logits is not None, per_row))
     programs = min(-(-n_rows // plan.block_b), MAX_PROGRAMS)
     partial, counter = _workspaces.get(device, programs * (layout.n_codes + 2))
@@ -210,6 +228,8 @@ def launch(call: Call) -> Losses:
         partial,
         counter,
         _table(layout, device) if plan.table else counter,
+        counter if labels is None else labels,
+        q if other is None else other,
         n_rows,
         n_real,
         q_first,
@@ -217,15 +237,27 @@ def launch(call: Call) -> Losses:
         *categorical.stride(),
         *continuous.stride(),
         1 if logits is None else logits.stride(0),
+        *((1, 1) if labels is None else labels.stride()),
+        1 if other is None else other.stride(0),
         HALF_LOG_2PI + math.log(call.sigma),
         1.0 / call.sigma,
-        mean if call.reduction == "mean" else 1.0,
-        1.0 if call.code_sums else mean,
+        scale,
+        code_scale,
         len(layout.runs),
     )
     kind = None if logits is None else call.adversarial
-    options = _options(torch.version.hip is not None, layout, kind, call.player, call.grad, per_row)
+    options = _options(
+        torch.version.hip is not None,
+        layout,
+        kind,
+        call.player,
+        call.grad,
+        per_row,
+        labels is not None,
+    )
     head_loss_kernel[(programs,)](*arguments, **options)
+    if n_labelled is not None and not call.code_sums:
+        per_code.div_(n_labelled)
     return Losses(total, per_code, dq, value, dlogits)
 
 
@@ -252,6 +284,30 @@ def _check(call: Call, n_real: int) -> None:
             raise ValueError(f"{name}: expected shape {list(shape)}, got {list(tensor.shape)}")
         if tensor.device != q.device:
             raise ValueError(f"{name}'s device: expected {q.device}, got {tensor.device}")
+    labelled, real = call.labelled, call.real
+    if labelled is not None and (
+        labelled.shape != (batch, layout.n_codes)
+        or labelled.dtype != torch.bool
+        or labelled.device != q.device
+    ):
+        raise ValueError(
+            f"labelled: expected a bool tensor [{batch}, {layout.n_codes}] on {q.device}, got "
+            f"{list(labelled.shape)}, {labelled.dtype} on {labelled.device}"
+        )
+    if logits is not None and call.adversarial == "relativistic":
+        paired = n_real == batch if call.player == "discriminator" else real is not None
+        if not paired:
+            raise ValueError(
+                f"a relativistic loss needs {batch} real rows in front of a discriminator's logits "
+                f"(got {n_real}), and `real` for a generator"
+            )
+        if real is not None and (
+            real.shape != (batch,) or real.device != q.device or real.dtype not in _NARROW
+        ):
+            raise ValueError(
+                f"real: expected [{batch}] in float32, bfloat16 or float16 on {q.device}, got "
+                f"{list(real.shape)}, {real.dtype} on {real.device}"
+            )
     if categorical.is_floating_point() or not continuous.is_floating_point():
         raise ValueError(
             "expected categorical of an integer and continuous of a floating dtype, got "

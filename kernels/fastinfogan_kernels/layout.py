@@ -1,17 +1,25 @@
-"""How codes lie in Q's output: runs of equal neighbours, what the loss kernel is compiled for."""
+"""The layout of codes in Q's output: runs of equal neighbours, for which the kernel is compiled."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
-CATEGORICAL, BERNOULLI, FIXED, LEARNED = range(4)
+CATEGORICAL, BERNOULLI, FIXED, LEARNED, ANGLE, LEARNED_ANGLE = range(6)
 KINDS = {
     "categorical": CATEGORICAL,  # `width` logits
     "bernoulli": BERNOULLI,  # one logit
     "fixed": FIXED,  # `width` means
     "learned": LEARNED,  # `width` means, then `width` log-variances
+    "angle": ANGLE,  # a vector (a, b) in the mean direction, κ = 1
+    "learned_angle": LEARNED_ANGLE,  # κ·(cos μ, sin μ)
 }
+NARROW_KINDS = (BERNOULLI, ANGLE, LEARNED_ANGLE)  # of width 1
+
+
+def columns(kind: int, width: int) -> int:
+    """Return the columns in q of one code."""
+    return width * (2 if kind in (LEARNED, ANGLE, LEARNED_ANGLE) else 1)
 
 
 class Run(NamedTuple):
@@ -19,7 +27,7 @@ class Run(NamedTuple):
 
     kind: int
     column: int  # first column in q
-    width: int  # classes of a categorical, dims of a continuous code, 1 of a Bernoulli
+    width: int  # classes of a categorical, dims of a continuous code, else 1
     n: int
     code: int  # index of the first code
     target: int  # first column in its target tensor
@@ -36,25 +44,26 @@ class Layout(NamedTuple):
 
 
 def make_layout(codes: Iterable[tuple[str, int]]) -> Layout:
-    """The layout of codes given in order as (kind, width), kind one of `KINDS`.
+    """Return the layout of codes given in order as (kind, width), kind one of `KINDS`.
 
-    Raises ValueError for another kind, a width below 1 (a Bernoulli's is 1), or no code.
+    Raises ValueError for another kind, a width below 1 or, of a Bernoulli or an angle, other than
+    1, or no code.
     """
     runs: list[Run] = []
     column = cat = cont = n_codes = 0
     for name, width in codes:
-        if name not in KINDS or width < 1 or (name == "bernoulli" and width != 1):
+        kind = KINDS.get(name, -1)
+        if kind < 0 or width < 1 or (kind in NARROW_KINDS and width != 1):
             raise ValueError(
-                f"expected one of {sorted(KINDS)} and a width ≥ 1 (bernoulli: 1), "
+                f"expected one of {sorted(KINDS)} and a width ≥ 1 (bernoulli and angles: 1), "
                 f"got {name!r}, {width!r}"
             )
-        kind = KINDS[name]
         discrete = kind in (CATEGORICAL, BERNOULLI)
         if runs and (runs[-1].kind, runs[-1].width) == (kind, width):
             runs[-1] = runs[-1]._replace(n=runs[-1].n + 1)
         else:
             runs.append(Run(kind, column, width, 1, n_codes, cat if discrete else cont))
-        column += 2 * width if kind == LEARNED else width
+        column += columns(kind, width)
         cat += discrete
         cont += 0 if discrete else width
         n_codes += 1

@@ -409,19 +409,30 @@ def test_a_class_beyond_a_wide_code_is_nan_too():
 # The loss of the logits
 
 
-def adversarial_truth(logits, n_real, adversarial, player):
+OBJECTIVES = ["nonsaturating", "hinge", "lsgan", "wgan", "relativistic"]
+
+
+def adversarial_truth(logits, n_real, adversarial, player, real=None):
     """Value and gradient of the loss, fp64, by the plain losses."""
     x = logits.detach().double().requires_grad_()
     d_loss, g_loss = adversarial_losses(adversarial)
-    value = g_loss(x) if player == "generator" else d_loss(x[:n_real], x[n_real:])
+    real = None if real is None else real.double()
+    value = g_loss(x, real) if player == "generator" else d_loss(x[:n_real], x[n_real:])
     return value.detach(), torch.autograd.grad(value, x)[0]
 
 
 @pytest.mark.parametrize(
     ("name", "dtype"), [*zip(["runs"] * 3, NARROW, strict=True), ("table", NARROW[0])]
 )
-@pytest.mark.parametrize("adversarial", ["nonsaturating", "hinge"])
-@pytest.mark.parametrize("n_real", [0, 1, 14])
+@pytest.mark.parametrize(
+    ("adversarial", "n_real"),
+    [
+        *itertools.product(["nonsaturating", "hinge"], [0, 1, 14]),
+        *itertools.product(["lsgan", "wgan"], [0, 14]),
+        ("relativistic", 0),
+        ("relativistic", 9),
+    ],
+)
 @pytest.mark.parametrize("wide", [True, False], ids=["q of all rows", "q of generated rows"])
 def test_the_logits_loss_joins_without_changing_the_information_loss(
     name, dtype, adversarial, n_real, wide
@@ -435,12 +446,16 @@ def test_the_logits_loss_joins_without_changing_the_information_loss(
     q = args.q.detach()
     if wide:  # no code on real rows: whatever stands there is not looked at
         q = torch.cat((torch.full((n_real, spec.q_dim), math.nan, dtype=dtype), q))
-    out = run(args._replace(q=q), logits=logits, adversarial=adversarial, player=player)
+    options = {"logits": logits, "adversarial": adversarial, "player": player}
+    if adversarial == "relativistic" and not n_real:
+        real = as_every_third(3 * torch.randn(batch, 1, generator=generator))
+        options["real"] = real[:, 0].to(dtype)
+    out = run(args._replace(q=q), **options)
 
-    value, gradient = adversarial_truth(logits, n_real, adversarial, player)
-    assert out.adversarial.item() == pytest.approx(value.item(), rel=1e-6)
+    value, gradient = adversarial_truth(logits, n_real, adversarial, player, options.get("real"))
+    assert out.adversarial.item() == pytest.approx(value.item(), rel=1e-6, abs=1e-6)
     assert out.dlogits.dtype == torch.float32
-    torch.testing.assert_close(out.dlogits.double(), gradient, rtol=1e-6, atol=0)
+    torch.testing.assert_close(out.dlogits.double(), gradient, rtol=1e-6, atol=1e-8)
 
     alone = run(args)
     torch.testing.assert_close(out.total, alone.total, rtol=1e-5, atol=0)  # another order
@@ -450,16 +465,22 @@ def test_the_logits_loss_joins_without_changing_the_information_loss(
         assert not out.dq[:n_real].any()
 
 
-@pytest.mark.parametrize("adversarial", ["nonsaturating", "hinge"])
+@pytest.mark.parametrize("adversarial", OBJECTIVES)
 @pytest.mark.parametrize("x", [1e4, -1e4, 40.0, -40.0, 1.0, -1.0, 0.0])
 @pytest.mark.parametrize("n_real", [0, 2])
 def test_extreme_logits_have_their_exact_loss_and_gradient(adversarial, x, n_real):
     args = problem(ALL_KINDS, 2, dtype=torch.float32)
     logits = torch.full((2 + n_real,), x)
     player = "discriminator" if n_real else "generator"
-    out = run(args, logits=logits, adversarial=adversarial, player=player)
-    value, gradient = adversarial_truth(logits, n_real, adversarial, player)
-    assert out.adversarial.item() == pytest.approx(value.item(), rel=1e-6)
+    real = None
+    if adversarial == "relativistic" and not n_real:
+        real = -logits
+    elif adversarial == "relativistic":
+        logits = torch.cat((-logits[:2], logits[2:]))
+    options = {"logits": logits, "adversarial": adversarial, "player": player, "real": real}
+    out = run(args, **options)
+    value, gradient = adversarial_truth(logits, n_real, adversarial, player, real)
+    assert out.adversarial.item() == pytest.approx(value.item(), rel=1e-6, abs=1e-6)
     np.testing.assert_allclose(out.dlogits, gradient, rtol=1e-6)
 
 
@@ -493,6 +514,15 @@ def test_real_rows_alone_have_their_loss():
         ({"logits": torch.zeros(8, 1)}, r"logits: .* got \[8, 1\]"),
         ({"logits": torch.zeros(9), "player": "generator"}, r"logits: .* got \[9\]"),
         ({"logits": torch.zeros(8).double()}, "logits: .*torch.float64"),
+        (
+            {"logits": torch.zeros(12), "adversarial": "relativistic"},
+            r"a relativistic loss needs 8 real rows in front .* \(got 4\)",
+        ),
+        (
+            {"logits": torch.zeros(8), "player": "generator", "adversarial": "relativistic"},
+            "and `real` for a generator",
+        ),
+        ({"labelled": torch.ones(8, 7)}, r"labelled: expected a bool tensor \[8, 7\] on cpu"),
     ],
 )
 def test_the_launcher_refuses_what_would_be_read_or_written_elsewhere(changes, message):

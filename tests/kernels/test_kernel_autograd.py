@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ from fastinfogan.latents import Categorical, Gaussian, LatentSpec, Uniform
 from fastinfogan.losses import InfoLoss, head_loss, info_loss
 from fastinfogan.losses import functional as functional_losses
 from fastinfogan.losses import triton as kernel
+from fastinfogan.losses.reference import Inputs
 
 functional = pytest.importorskip("fastinfogan_kernels.functional", reason="triton is missing")
 from fastinfogan_kernels.launch import Call  # noqa: E402
@@ -261,8 +263,15 @@ def test_ddp_averages_its_gradients(tmp_path):
     ("backend", "dtype"),
     [("reference", torch.float64), *itertools.product(["triton", "reference"], NARROW)],
 )
-@pytest.mark.parametrize("adversarial", ["nonsaturating", "hinge"])
-@pytest.mark.parametrize(("n_real", "player"), [(5, "discriminator"), (0, "generator")])
+@pytest.mark.parametrize(
+    ("adversarial", "n_real", "player"),
+    [
+        *((a, 5, "discriminator") for a in ("nonsaturating", "hinge", "lsgan", "wgan")),
+        *((a, 0, "generator") for a in ("nonsaturating", "hinge", "lsgan", "wgan")),
+        ("relativistic", 8, "discriminator"),
+        ("relativistic", 0, "generator"),
+    ],
+)
 @pytest.mark.parametrize("wide", [True, False])
 def test_head_loss_is_both_losses_each_with_an_upstream_gradient_of_its_own(
     dtype, adversarial, n_real, player, backend, wide
@@ -272,6 +281,9 @@ def test_head_loss_is_both_losses_each_with_an_upstream_gradient_of_its_own(
     q = torch.randn(n_real, ALL_KINDS.q_dim) if wide else torch.empty(0, ALL_KINDS.q_dim)
     q = torch.cat((q, args.q.detach())).to(dtype).requires_grad_()
     options = {"player": player, "adversarial": adversarial}
+    real = None
+    if adversarial == "relativistic" and player == "generator":
+        options["real"] = real = torch.randn(8, 1).to(dtype)
     for reduction in ("mean", "none"):
         out = head_loss(
             logits, q, *args[1:], **options, reduction=reduction, backend=backend, sigma=0.5
@@ -279,7 +291,10 @@ def test_head_loss_is_both_losses_each_with_an_upstream_gradient_of_its_own(
         d_loss, g_loss = losses.adversarial_losses(adversarial)
         exact = [x.detach().double().requires_grad_() for x in (logits, q)]
         flat = exact[0].flatten()
-        value = g_loss(flat) if player == "generator" else d_loss(flat[:n_real], flat[n_real:])
+        if player == "generator":
+            value = g_loss(flat, None if real is None else real.double().flatten())
+        else:
+            value = d_loss(flat[:n_real], flat[n_real:])
         info = info_loss(exact[1][-8:], *args[1:], reduction=reduction, sigma=0.5)
         close(out.adversarial, value)
         close(out.information, info.total, 256)
@@ -320,7 +335,13 @@ def test_logits_alone_or_q_alone_may_want_a_gradient():
     ("changes", "message"),
     [
         ({"player": "q"}, "player: expected discriminator or generator, got q"),
-        ({"adversarial": "wgan"}, "adversarial: expected nonsaturating or hinge, got wgan"),
+        ({"adversarial": "ls"}, "adversarial: expected nonsaturating or hinge or .*, got ls"),
+        ({"adversarial": "relativistic"}, "real rows of relativistic logits: expected 8, got 5"),
+        (
+            {"adversarial": "relativistic", "player": "generator", "logits": torch.zeros(8)},
+            "real: expected D's logits on real images, got None",
+        ),
+        ({"real": torch.zeros(8)}, "real: expected None for nonsaturating, got a tensor"),
         ({"logits": torch.zeros(8)}, r"discriminator's logits: expected \[R \+ 8 with R ≥ 1\]"),
         ({"logits": torch.zeros(13, 2)}, r"discriminator's logits: .* got \[13, 2\]"),
         ({"player": "generator"}, r"generator's logits: expected \[8\] or \[8, 1\], got \[13\]"),
@@ -360,9 +381,15 @@ class OnCuda:
         self.__dict__.update(changes)
 
 
+def chosen(q, continuous, weights=None, backend="auto"):
+    classes = torch.zeros(1, 1).long()
+    inputs = Inputs(q, ALL_KINDS, classes, continuous, weights)
+    return functional_losses._choose_backend(inputs, backend)
+
+
 def test_auto_is_the_kernel_on_a_gpu_where_it_can_do_what_is_asked(monkeypatch):
     def choose(q, continuous=None, weights=None):
-        return functional_losses._choose_backend(q, continuous or OnCuda(), weights, "auto")  # type: ignore[arg-type]
+        return chosen(q, continuous or OnCuda(), weights)
 
     assert choose(OnCuda()) == "triton"
     assert choose(OnCuda(dtype=torch.float64)) == "reference"
@@ -391,14 +418,13 @@ def test_asked_for_what_the_kernel_has_not_it_says_so(monkeypatch):
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own
 def test_function_transforms_and_forward_derivatives_are_left_to_the_reference():
     q, spec, categorical, continuous = problem(ALL_KINDS, dtype=torch.float32)
-    assert functional_losses._choose_backend(OnCuda(), OnCuda(), None, "auto") == "triton"  # type: ignore[arg-type]
-    chosen = []
+    assert chosen(OnCuda(), OnCuda()) == "triton"
+    backends = []
 
     def loss(x):
-        chosen.append(functional_losses._choose_backend(OnCuda(), OnCuda(), None, "auto"))  # type: ignore[arg-type]
-        with pytest.raises(ValueError, match="no function transforms and forward-mode"):
-            info_loss(x, spec, categorical, continuous, backend="triton", validate=False)
-        return info_loss(x, spec, categorical, continuous, validate=False).total
+        backends.append(chosen(OnCuda(), OnCuda()))
+        backends.append(chosen(OnCuda(), OnCuda(), backend="triton"))
+        return info_loss(x, spec, categorical, continuous, backend="triton").total
 
     q = q.detach()
     slope = torch.func.grad(loss)(q)
@@ -406,7 +432,7 @@ def test_function_transforms_and_forward_derivatives_are_left_to_the_reference()
         dual = torch.autograd.forward_ad.make_dual(q, torch.ones_like(q))
         derivative = torch.autograd.forward_ad.unpack_dual(loss(dual)).tangent
     close(derivative, slope.sum())
-    assert chosen == ["reference"] * 2
+    assert backends == ["reference"] * 4
 
 
 def test_on_the_cpu_without_the_interpreter_the_kernel_says_what_it_needs():
@@ -496,15 +522,25 @@ def test_inductor_compiles_a_caller_with_the_kernel_in_its_graph():
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("n_real", [None, 0, 3])
-@pytest.mark.parametrize("dtype", NARROW, ids=str)
-def test_the_op_passes_opcheck(reduction, grad, n_real, dtype):
+@pytest.mark.parametrize(("dtype", "masked"), [*zip(NARROW, (True, False, False), strict=True)])
+def test_the_op_passes_opcheck(reduction, grad, n_real, dtype, masked):
     q, spec, *targets = problem(MNIST, 4, dtype=dtype)
     logits = None if n_real is None else torch.randn(n_real + 4, dtype=dtype)
     layout = kernel.layout_of(spec)
     runs = [n for run in layout.runs for n in (run.kind, run.width, run.n)]
-    player = "generator" if n_real == 0 else "discriminator"
+    player: Any = "generator" if n_real == 0 else "discriminator"
     call = Call(
-        q.detach(), layout, *targets, torch.ones(3), logits, 1.0, reduction, "hinge", player, grad
+        q.detach(),
+        layout,
+        targets[0],
+        targets[1],
+        torch.ones(3),
+        logits,
+        reduction=reduction,
+        adversarial="hinge",
+        player=player,
+        grad=grad,
+        labelled=torch.ones(4, 3, dtype=torch.bool) if masked else None,
     )
     opcheck(torch.ops.fastinfogan.head_loss.default, (call.q, runs, *call[2:]))
 

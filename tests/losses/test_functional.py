@@ -606,7 +606,10 @@ def test_pack_joins_heads_in_order_and_passes_their_gradients():
             r"heads\[1\]: expected shape \[4, k\], got \[3, 2\]",
         ),
         ([torch.zeros(4, 2), torch.zeros(4)], r"heads\[1\]: expected shape \[4, k\], got \[4\]"),
-        ([torch.zeros(4)], r"heads\[0\]: expected shape \[4, k\], got \[4\]"),
+        (
+            [torch.zeros(4)],
+            r"heads\[0\]: expected shape \[B, k\], got \[4\]; the batch dim.* missing",
+        ),
         ([torch.tensor(1.0)], r"heads\[0\]: expected shape \[B, k\], got \[\]"),
         (
             [torch.zeros(4, 2), torch.zeros(4, 1, device="meta")],

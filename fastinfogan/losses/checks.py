@@ -1,0 +1,393 @@
+"""The arguments of the losses: the forms that are accepted, and the messages for all others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributions as dist
+
+from ..latents import Bernoulli, Categorical, Code, LatentBatch, LatentSpec, Uniform
+from ..latents.codes import Angle, Gaussian
+from .reference import Inputs, arithmetic_dtype, n_classes, soft_columns
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+# A head: [B, k], [B, k, 1, 1], (mean, log_var), a mapping with "mean" and "var" or "log_var", or a
+# distribution. Q's output: one tensor, or heads in the spec's order or by code name.
+Head = Tensor | tuple[Tensor, Tensor] | Mapping[str, Tensor] | dist.Distribution
+Heads = Tensor | Iterable[Head] | Mapping[str, Head]
+Weights = Tensor | Sequence[float]
+SUM_TOLERANCE = 1e-2  # of a soft row's probabilities, which may be bf16's
+
+
+def mismatch(what: str, expected: object, got: object, advice: str = "") -> ValueError:
+    """Return the error of an argument that does not fit."""
+    return ValueError(f"{what}: expected {expected}, got {got}{advice and '; ' + advice}")
+
+
+def prepare(
+    q: Heads,
+    spec: LatentSpec,
+    categorical: Tensor | LatentBatch | None,
+    continuous: Tensor | None,
+    weights: Weights | None,
+    reduction: str,
+    backend: str,
+    sigma: float,
+    ignore_index: int | None,
+    mask: Tensor | None,
+) -> Inputs:
+    """Return the arguments of a loss in the form that all backends take.
+
+    Raises ValueError on what does not fit. Messages are made only then: most calls cost
+    microseconds. Values are not read, see `check_values`.
+    """
+    q, categorical, continuous = unpacked(q, spec, categorical, continuous)
+    n_cat, n_cont, n_codes = spec.n_cat, spec.n_cont, len(spec.codes)
+    shape, device = q.shape, q.device
+    if len(shape) != 2 or shape[1] != spec.q_dim:
+        kinds = [code.kind for code in spec.codes]
+        raise mismatch("q", f"shape [B, {spec.q_dim}] for {kinds}", list(shape))
+    if q.dtype not in DTYPES:
+        raise mismatch("q's dtype", "float32, bfloat16, float16 or float64", q.dtype)
+    batch = shape[0]
+    if categorical is None:
+        categorical = _no_targets("categorical", q, n_cat, torch.int64)
+    if continuous is None:
+        continuous = _no_targets("continuous", q, n_cont, arithmetic_dtype(q))
+    if categorical.shape != (batch, n_cat) or categorical.dtype.is_floating_point:
+        categorical = _targets(spec, categorical, batch, ignore_index)
+    if continuous.shape != (batch, n_cont):
+        if n_cont != 1 or continuous.shape != (batch,):
+            expected = f"shape [{batch}, {n_cont}]"
+            raise mismatch("continuous", expected, list(continuous.shape))
+        continuous = continuous.unsqueeze(1)
+    if categorical.device != device:
+        raise mismatch("categorical's device", device, categorical.device)
+    if continuous.device != device:
+        raise mismatch("continuous's device", device, continuous.device)
+    dtype = categorical.dtype
+    if dtype.is_complex or dtype == torch.bool:
+        raise mismatch("categorical's dtype", "an integer dtype", dtype)
+    if not continuous.dtype.is_floating_point:
+        raise mismatch("continuous's dtype", "a floating dtype", continuous.dtype)
+    if weights is not None:
+        if not isinstance(weights, Tensor):
+            weights = weights_tensor(weights, n_codes, q)
+        if weights.shape != (n_codes,):
+            raise mismatch("weights", f"shape [{n_codes}]", list(weights.shape))
+        if not weights.dtype.is_floating_point:
+            raise mismatch("weights' dtype", "a floating dtype", weights.dtype)
+        if weights.device != device:
+            raise mismatch("weights' device", device, weights.device)
+    if reduction not in ("mean", "sum", "none"):
+        raise mismatch("reduction", "mean, sum or none", reduction)
+    if not 0 < sigma < math.inf:
+        raise mismatch("sigma", "a finite number > 0", sigma)
+    if backend not in ("auto", "reference", "triton", "compiled"):
+        raise mismatch("backend", "auto, reference, triton or compiled", backend)
+    labelled = None
+    if mask is not None or ignore_index is not None:
+        labelled = _labelled(spec, categorical, continuous, ignore_index, mask, batch)
+    return Inputs(q, spec, categorical, continuous, weights, reduction, sigma, labelled)
+
+
+def unpacked(
+    q: Heads,
+    spec: LatentSpec,
+    categorical: Tensor | LatentBatch | None,
+    continuous: Tensor | None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return (q as one tensor, categorical, continuous) of heads and of a LatentBatch."""
+    if not isinstance(spec, LatentSpec):
+        raise mismatch("spec", "a LatentSpec", type(spec).__name__)
+    if not isinstance(q, Tensor):
+        q = join(q, spec)
+    elif q.ndim == 4 and q.shape[2:] == (1, 1):
+        q = q.flatten(1)
+    if isinstance(categorical, LatentBatch):
+        if continuous is not None:
+            raise mismatch("continuous", "nothing after a LatentBatch", _described(continuous))
+        _, categorical, continuous = categorical
+    for name, given in (("categorical", categorical), ("continuous", continuous)):
+        if given is not None and not isinstance(given, Tensor):
+            raise _not_a_tensor(name, given)
+    return q, categorical, continuous
+
+
+def _described(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor {list(value.shape)}"
+    return type(value).__name__
+
+
+def _not_a_tensor(name: str, given: object) -> ValueError:
+    kind = type(given).__name__
+    how = "torch.from_numpy(…)" if kind == "ndarray" else "torch.as_tensor(…)"
+    expected = "a tensor or a LatentBatch" if name == "categorical" else "a tensor"
+    return mismatch(name, expected, kind, f"use {how}")
+
+
+def _no_targets(name: str, q: Tensor, columns: int, dtype: torch.dtype) -> Tensor:
+    if columns:
+        expected = f"shape [{q.shape[0]}, {columns}]"
+        raise mismatch(name, expected, None, "only a spec without such codes may leave it out")
+    return q.new_empty((q.shape[0], 0), dtype=dtype)
+
+
+def _targets(spec: LatentSpec, given: Tensor, batch: int, ignore_index: int | None) -> Tensor:
+    """Return discrete targets as integers [B, n_cat] or soft rows, given in another form."""
+    dtype = given.dtype
+    if spec.n_cat == 1 and given.shape == (batch,) and not dtype.is_floating_point:
+        return given.unsqueeze(1)
+    columns = soft_columns(spec)
+    width = max(c.stop for c in columns)
+    if width and given.shape == (batch, width) and not dtype.is_complex:
+        return given if dtype.is_floating_point else _classes(spec, given, columns, ignore_index)
+    if given.shape == (batch, spec.n_cat):
+        raise mismatch("categorical's dtype", "an integer dtype", dtype)
+    expected = f"shape [{batch}, {spec.n_cat}]"
+    advice = f"classes are [{batch}, {spec.n_cat}], one-hot or soft rows [{batch}, {width}]"
+    raise mismatch("categorical", expected, list(given.shape), advice if width else "")
+
+
+def _classes(
+    spec: LatentSpec, rows: Tensor, columns: list[slice], ignore_index: int | None
+) -> Tensor:
+    """Return the classes of one-hot rows of integers; of a row that is none, one out of range."""
+    classes = []
+    for code, at in zip(spec.codes, columns, strict=True):
+        if isinstance(code, Categorical):
+            row = rows[:, at].long()
+            valid = (row.sum(1) == 1) & (row.amin(1) == 0) & (row.amax(1) == 1)
+            stray = code.n + (code.n == ignore_index)
+            classes.append(torch.where(valid, row.argmax(1), stray))
+        elif isinstance(code, Bernoulli):
+            classes.append(rows[:, at.start].long())
+    return torch.stack(classes, 1)
+
+
+def weights_tensor(weights: Any, n_codes: int, q: Tensor | None = None) -> Tensor:
+    """Return a sequence of numbers as a tensor [n_codes], in q's arithmetic and on its device."""
+    try:
+        values = list(weights)
+    except TypeError:
+        raise mismatch(
+            "weights",
+            f"{n_codes} numbers or a tensor [{n_codes}]",
+            repr(weights),
+            f"one λ for all codes is weights=[{weights!r}] * {n_codes}, or {weights!r} * out.total",
+        ) from None
+    if len(values) != n_codes:
+        raise mismatch("weights", f"{n_codes} numbers, one per code", len(values))
+    dtype, device = (torch.float32, None) if q is None else (arithmetic_dtype(q), q.device)
+    if any(isinstance(w, Tensor) for w in values):  # which may want gradients
+        values = [torch.as_tensor(w, dtype=dtype, device=device).reshape(()) for w in values]
+        return torch.stack(values)
+    try:
+        return torch.tensor([float(w) for w in values], dtype=dtype, device=device)
+    except (TypeError, ValueError):
+        raise mismatch("weights", f"{n_codes} numbers", values) from None
+
+
+def _labelled(
+    spec: LatentSpec,
+    categorical: Tensor,
+    continuous: Tensor,
+    ignore_index: int | None,
+    mask: Tensor | None,
+    batch: int,
+) -> Tensor:
+    """Return which codes of which rows have a label, bool [B, n_codes]."""
+    n_codes = len(spec.codes)
+    labelled = None
+    if mask is not None:
+        if not isinstance(mask, Tensor):
+            raise _not_a_tensor("mask", mask)
+        if mask.shape not in ((batch,), (batch, n_codes)):
+            raise mismatch("mask", f"shape [{batch}] or [{batch}, {n_codes}]", list(mask.shape))
+        if mask.dtype != torch.bool:
+            raise mismatch("mask's dtype", "torch.bool", mask.dtype, "use mask.bool()")
+        if mask.device != categorical.device:
+            raise mismatch("mask's device", categorical.device, mask.device)
+        labelled = mask if mask.ndim == 2 else mask.unsqueeze(1).expand(batch, n_codes)
+    if ignore_index is None:
+        assert labelled is not None
+        return labelled
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+        raise mismatch("ignore_index", "an integer", repr(ignore_index))
+    soft = soft_columns(spec) if categorical.dtype.is_floating_point else None
+    known = []
+    for i, (code, _, target) in enumerate(spec.slots):
+        if not isinstance(code, Categorical | Bernoulli):
+            known.append(~continuous[:, target].isnan().any(1))
+        elif soft is not None:
+            known.append(~categorical[:, soft[i]].isnan().any(1))
+        else:  # int64: in uint8 -1 would equal 255
+            known.append(categorical[:, target.start].long() != ignore_index)
+    present = torch.stack(known, 1)
+    return present if labelled is None else present & labelled
+
+
+def check_values(inputs: Inputs) -> None:
+    """Raise ValueError on a class that does not exist. Reads values back to the host."""
+    spec, categorical, labelled = inputs.spec, inputs.categorical, inputs.labelled
+    if categorical.shape[0] == 0 or spec.n_cat == 0:
+        return
+    if categorical.dtype.is_floating_point:
+        _check_soft(inputs)
+        return
+    classes = categorical.long()  # unsigned dtypes have no amin
+    if labelled is not None:
+        discrete = [isinstance(code, Categorical | Bernoulli) for code in spec.codes]
+        of_discrete = labelled[:, torch.tensor(discrete, device=labelled.device)]
+        classes = torch.where(of_discrete, classes, 0)
+    lowest, highest = classes.amin(0).tolist(), classes.amax(0).tolist()
+    for name, (code, _, target) in zip(spec.names, spec.slots, strict=True):
+        if isinstance(code, Categorical | Bernoulli):
+            n, column = n_classes(code), target.start
+            if lowest[column] < 0 or highest[column] >= n:
+                raise mismatch(
+                    f"categorical[:, {column}] of {name}",
+                    f"classes 0 … {n - 1}",
+                    f"values from {lowest[column]} to {highest[column]}",
+                )
+
+
+def _check_soft(inputs: Inputs) -> None:
+    rows = inputs.categorical.detach().double()
+    for i, (code, at) in enumerate(zip(inputs.spec.codes, soft_columns(inputs.spec), strict=True)):
+        p = rows[:, at]
+        if inputs.labelled is not None:
+            p = p[inputs.labelled[:, i]]
+        if p.numel() == 0:
+            continue
+        where = f"categorical[:, {at.start}:{at.stop}] of {inputs.spec.names[i]}"
+        low, high = p.amin().item(), p.amax().item()
+        if not (low >= -SUM_TOLERANCE and high <= 1 + SUM_TOLERANCE):
+            raise mismatch(where, "probabilities from 0 to 1", f"values from {low:g} to {high:g}")
+        if isinstance(code, Categorical):
+            error, row = (p.sum(1) - 1).abs().max(0)
+            if error.item() > SUM_TOLERANCE:
+                total = f"a sum of {p[row].sum().item():g}"
+                raise mismatch(where, "probabilities that sum to 1 in each row", total)
+
+
+# Heads
+
+
+def join(heads: Any, spec: LatentSpec) -> Tensor:
+    """Return Q's heads as one q [B, spec.q_dim]."""
+    names = spec.names
+    if isinstance(heads, Mapping):
+        missing = [name for name in names if name not in heads]
+        unknown = [str(name) for name in heads if name not in names]
+        if missing or unknown:
+            got = [str(name) for name in heads]
+            raise mismatch("q", f"heads named {', '.join(names)}", ", ".join(got) or "none")
+        heads = [heads[name] for name in names]
+    elif isinstance(heads, dist.Distribution):
+        heads = [heads]
+    else:
+        try:
+            heads = list(heads)
+        except TypeError:
+            expected = "a tensor, or heads in a list or a dict by code name"
+            raise mismatch("q", expected, type(heads).__name__) from None
+    if len(heads) != len(names):
+        raise mismatch(
+            "q",
+            f"{len(names)} heads ({', '.join(names)})",
+            len(heads),
+            "a mean and a log-variance of one code are one head: (mean, log_var)",
+        )
+    joined = [
+        _head(head, code, f"head of {name}")
+        for head, code, name in zip(heads, spec.codes, names, strict=True)
+    ]
+    batch, device = joined[0].shape[0], joined[0].device
+    for name, head in zip(names, joined, strict=True):
+        if head.shape[0] != batch:
+            raise mismatch(f"head of {name}", f"{batch} rows, as {names[0]}'s", head.shape[0])
+        if head.device != device:
+            raise mismatch(f"head of {name}'s device", device, head.device)
+    return torch.cat(joined, 1)
+
+
+def _head(head: Any, code: Code, what: str) -> Tensor:
+    """Return one code's head as [B, code.q_dim]."""
+    if isinstance(head, dist.Distribution):
+        head = _of_distribution(head, code, what)
+    elif isinstance(head, Mapping):
+        head = _of_pair(head, code, what)
+    elif not isinstance(head, Tensor) and isinstance(head, Sequence) and len(head) == 2:
+        head = _of_pair({"mean": head[0], "log_var": head[1]}, code, what)
+    if not isinstance(head, Tensor):
+        expected = f"a tensor [B, {code.q_dim}], a pair (mean, log_var) or a distribution"
+        raise mismatch(what, expected, type(head).__name__)
+    head = _flat(head)
+    if head.ndim == 1 and head.shape[0] in (code.q_dim, 1):
+        advice = "the batch dimension is missing: keep it where you squeeze(), or unsqueeze(0)"
+        raise mismatch(what, f"shape [B, {code.q_dim}]", list(head.shape), advice)
+    if head.ndim != 2 or head.shape[1] != code.q_dim:
+        raise mismatch(what, f"shape [B, {code.q_dim}]", list(head.shape))
+    return head
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.flatten(1) if x.ndim == 4 and x.shape[2:] == (1, 1) else x
+
+
+def _column(x: Tensor, dim: int) -> Tensor:
+    x = _flat(x)
+    return x.unsqueeze(1) if x.ndim == 1 and dim == 1 else x
+
+
+def _of_pair(pair: Mapping[str, Tensor], code: Code, what: str) -> Tensor:
+    keys = set(pair)
+    if keys not in ({"mean", "var"}, {"mean", "log_var"}):
+        got = ", ".join(sorted(str(key) for key in keys))
+        raise mismatch(what, 'the keys "mean" and "log_var" or "var"', got)
+    if not isinstance(code, Uniform | Gaussian) or code.sigma != "learned":
+        raise mismatch(
+            what,
+            f"a tensor [B, {code.q_dim}]",
+            "a mean and a variance",
+            'only a code with sigma="learned" has a variance',
+        )
+    spread = pair["log_var"] if "log_var" in keys else pair["var"].log()
+    parts = [_column(pair["mean"], code.dim), _column(spread, code.dim)]
+    for name, part in zip(("mean", "variance"), parts, strict=True):
+        if part.ndim != 2 or part.shape[1] != code.dim:
+            raise mismatch(f"{name} in the {what}", f"shape [B, {code.dim}]", list(part.shape))
+    return torch.cat(torch.broadcast_tensors(*parts), 1)
+
+
+def _of_distribution(given: dist.Distribution, code: Code, what: str) -> Tensor:
+    while isinstance(given, dist.Independent):
+        given = given.base_dist
+    kind = type(given).__name__
+    discrete = dist.Categorical | dist.OneHotCategorical
+    if isinstance(code, Categorical) and isinstance(given, discrete):
+        return given.logits
+    if isinstance(code, Bernoulli) and isinstance(given, dist.Bernoulli):
+        return _column(given.logits, 1)
+    learned = "learned" in (getattr(code, "sigma", ""), getattr(code, "concentration", ""))
+    if isinstance(code, Uniform | Gaussian) and isinstance(given, dist.Normal):
+        if learned:
+            return _of_pair({"mean": given.loc, "log_var": 2 * given.scale.log()}, code, what)
+        advice = 'sigma="learned" takes its scale; with a fixed σ pass the mean, .loc'
+        raise mismatch(what, "means of a code with a fixed σ", kind, advice)
+    if isinstance(code, Angle) and isinstance(given, dist.VonMises):
+        if learned:
+            mean = _column(given.loc, 1)
+            return torch.cat((mean.cos(), mean.sin()), 1) * _column(given.concentration, 1)
+        advice = 'concentration="learned" takes its concentration; else pass (cos, sin) of .loc'
+        raise mismatch(what, "columns of a code with a fixed concentration", kind, advice)
+    wanted = {"categorical": "Categorical or OneHotCategorical", "bernoulli": "Bernoulli"}
+    expected = wanted.get(code.kind, "VonMises" if isinstance(code, Angle) else "Normal")
+    raise mismatch(what, f"a {expected} distribution for {code!r}", kind)
