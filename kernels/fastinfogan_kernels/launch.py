@@ -228,7 +228,7 @@ def launch(call: Call) -> Losses:
         partial,
         counter,
         _table(layout, device) if plan.table else counter,
-        counter if labels is None else labels,
+        q if labels is None else labels,
         q if other is None else other,
         n_rows,
         n_real,

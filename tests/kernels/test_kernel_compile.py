@@ -173,7 +173,7 @@ def test_one_warp_writes_all_of_a_programs_sums_each_thread_its_own(compiled: Co
         }
         # the two operands after the mode are where to and what, in an order of the target's
         kind = r"tensor<(\d+)x(?:!tt\.ptr<f32>|f32), (#\w+)>"
-        added = re.findall(rf"atomic_rmw fadd, relaxed, gpu, (\S+ \S+), .* : \(?{kind}", text)
+        added = re.findall(rf"atomic_rmw fadd, relaxed, gpu, (\S+ [^\s,]+),? .*: \(?{kind}", text)
         assert added, name
         for operands, size, layout in added:
             assert int(size) <= capacity[layout], (name, size, layout)
