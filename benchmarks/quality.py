@@ -131,9 +131,9 @@ def accuracies(run: RunDir) -> list[tuple[int, float, float]]:
     assert run_config is not None
     of = run_config.data
     reading: stream.Mode = "always" if data.can_stream(of.data) else "never"
-    test = data.load(of.data, image_size=of.image_size, channels=of.channels, stream=reading)[
-        "test"
-    ]
+    test = data.load(
+        of.data, image_size=of.image_size, channels=of.channels, stream=reading, **of.reading()
+    )["test"]
     if test.labels is None:
         return []
     rows = stream.evenly(len(test), MAX_REAL)

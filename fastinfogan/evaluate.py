@@ -53,9 +53,10 @@ def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
     if config.features is not None:
         extractor = load_features(config.features, torch.device("cpu"))
     name = run_config.data.data if config.data is None else data.absolute(config.data)
-    size = {"image_size": run_config.data.image_size, "channels": run_config.data.channels}
+    of = run_config.data
+    size = {"image_size": of.image_size, "channels": of.channels}
     reading: streaming.Mode = "always" if data.can_stream(name) else "never"  # not all is looked at
-    splits = data.load(name, **size, stream=reading, advise=False)
+    splits = data.load(name, **size, stream=reading, advise=False, **of.reading())
     measured = measure.evaluate(loaded, splits, seed=config.seed, extractor=extractor)
     result = measure.as_written(found.step, name, measured)
     print(json.dumps(result, indent=2), flush=True)

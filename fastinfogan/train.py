@@ -23,7 +23,9 @@ from .atomic import write_atomically
 from .cli import guarded, parse
 from .config import OPTIONS, TrainConfig, check, differences, leaves, to_yaml
 from .console import say
+from .data import census
 from .data import streaming as stream
+from .data.workers import Interrupted, Stream
 from .errors import LostRank, NonFiniteLoss, UserError
 from .evaluation import measure, pictures
 from .latents import LatentSpec
@@ -127,6 +129,7 @@ class Training:
             image_size=config.data.image_size,
             channels=config.data.channels,
             stream=config.data.stream,
+            **config.data.reading(),
         )
         images = self.splits["train"].images
         self.batches = data.batches(
@@ -137,6 +140,8 @@ class Training:
             rank=ranks.rank,
             world_size=ranks.world_size,
         )
+        if isinstance(self.batches, Stream) and ranks.world_size == 1:
+            self.batches.interrupted = self.stop.check
         return stream.checksum(images)
 
     # The folder
@@ -349,7 +354,11 @@ class Training:
         received = 0
         with self.stop, Progress(config, self.spec, self.ranks, start) as progress:
             for n in range(start, config.steps):
-                real = data.to_range(self._batch(n), image_range)
+                images = self._batch(n)
+                if images is None:
+                    received, done = self.stop.check(), n
+                    break
+                real = data.to_range(images, image_range)
                 terms = self.step(n, real)
                 done = n + 1
                 self.metrics.add(done, *terms)
@@ -377,15 +386,23 @@ class Training:
             received = received or self._agreed(config.steps, last=True)
         if received:
             name = signal.Signals(received).name
-            self._say(f"{name}: saved after update {done}; run {self._again()} to go on")
+            saved = "nothing saved" if self.good is None else f"saved after update {done}"
+            self._say(f"{name}: {saved}; run {self._again()} to go on")
         return received
 
-    def _batch(self, done: int) -> Tensor:
-        """The next images. Where a streamed one cannot be read, save what one rank has so far."""
+    def _batch(self, done: int) -> Tensor | None:
+        """The next images; None where a signal to stop came while one rank waited for them.
+
+        Then, and where a streamed image cannot be read, save what one rank has so far.
+        """
+        held = 0 if self.good is None else checkpoint.step_of(self.good)
         try:
             return self.batches(done)
+        except Interrupted:
+            if done != held:
+                self.save(done)
+            return None
         except UserError as error:
-            held = 0 if self.good is None else checkpoint.step_of(self.good)
             if self.ranks.world_size > 1 or done == held:
                 raise
             self.save(done)
@@ -417,7 +434,7 @@ class Training:
     def _draw(self, done: int) -> None:
         folder, generator = self.dir.samples, self.step.ema.module
         if done == 0:
-            shown = self.splits["train"].images[:100]
+            shown = census.sample(self.splits["train"])
             pictures.save(pictures.grid(shown, 10, "real images"), folder / "real.png")
         for i, name in enumerate(self.spec.names):
             picture = pictures.traversal(generator, self.spec, i)  # type: ignore[arg-type]
@@ -457,6 +474,7 @@ class Training:
             f"{e['device']}, {e['threads']} threads, {e['precision']} ({e['precision_reason']})",
             f"{config.execution.step} step, {self.step.policy.name} ({e['step_reason']})"
             f", {e['memory_format']}",
+            *self.splits["train"].notes,
         )
 
     def _say(self, *lines: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..options import Group, option
+from .reading import Fit, Frames, Reading
 from .streaming import Mode
 
 
@@ -18,22 +20,67 @@ class DataOptions(Group):
         "mnist",
         "mnist and faces-3d come with the package; chairs-like, dsprites-like and "
         "street-digits-like are drawn, not read; fashion-mnist, svhn, celeba, dsprites; svhn or "
-        "dsprites, |, and a set that is drawn where the first one is missing; "
-        "hf:ID[:CONFIG], idx:PATH, npz:PATH, npy:PATH or folder:PATH (its sub-folders become "
-        "labels, which evaluation alone sees).",
+        "dsprites, |, and a set that is drawn where the first one is missing; hf:ID[:CONFIG], "
+        "idx:PATH, npz:PATH, npy:PATH, tar:PATH (shards), parquet:PATH or folder:PATH (its "
+        "sub-folders become labels, which evaluation alone sees). `fastinfogan data check` looks "
+        "at a set before it is trained on.",
         may_change=True,  # the images' checksum is compared with the checkpoint's
         of_each_rank=True,
     )
     image_size: int = option(
         28,
         "Side of the images, in pixels: a multiple of 4 for mnist's and faces' networks, of 8 for "
-        "chairs', of 16 for svhn's and dsprites'. Image folders are resized to it.",
+        "chairs', of 16 for svhn's and dsprites'. Image files are cropped and scaled to it.",
     )
-    channels: int = option(1, "Channels of the images: 1 gray, 3 colour.", at_least=1)
+    channels: int = option(
+        1, "Channels of the images: 1 gray, 3 colour, 4 colour and alpha.", at_least=1
+    )
     stream: Mode = option(
         "auto",
-        "Read npy:PATH, folder:PATH, celeba, dsprites or hf:ID during training instead of before "
+        "Read npy, folder, tar, parquet, hf, celeba or dsprites during training instead of before "
         "it; the batches are the same. auto: where they take over 4 GiB decoded, or over a quarter "
         "of the available memory.",
         may_change=True,
     )
+    background: str = option(
+        "white",
+        "The colour on which transparent pixels are put, and around images that --fit pad fits: "
+        "white, black, #rrggbb, …",
+    )
+    frames: Frames = option(
+        "first", "Of image files of several frames or pages: the first, or all, each an image."
+    )
+    fit: Fit = option(
+        "crop",
+        "How image files become squares: the central square, all of the image between borders of "
+        "--background, or all of it stretched.",
+    )
+    value_range: str = option(
+        "auto",
+        "The stored values that become black and white. auto: masks of 0 and 1, and the 10, 12 or "
+        "14 bits that 16-bit files may hold, are stretched, and a line says so. full: the type's "
+        "whole range. LOW,HIGH: these, what lies outside is clipped.",
+    )
+    skip_bad: int = option(
+        0,
+        "Pass over up to so many damaged image files, naming each. All are decoded to find out.",
+        at_least=0,
+    )
+    factors: str = option(
+        "",
+        "Columns of hf:ID and parquet:PATH that hold known factors, for evaluation: "
+        "azimuth:360,elevation, where 360 is a period.",
+        may_change=True,
+    )
+
+    def reading(self) -> dict[str, Any]:
+        """Return the options of how images are read, as `data.load` takes them."""
+        return {
+            name: getattr(self, name)
+            for name in ("background", "frames", "fit", "value_range", "skip_bad", "factors")
+        }
+
+    def check(self, spec: Any) -> None:
+        """Also refuse a colour or a value range that is none."""
+        super().check(spec)
+        Reading(self.image_size, self.channels, self.stream, **self.reading()).check()

@@ -519,3 +519,83 @@ def test_workers_end_with_a_trainer_that_was_killed(sets: dict[str, str], tmp_pa
     process.kill()
     process.communicate()
     assert not psutil.wait_procs(workers, timeout=15)[1]
+
+
+class Stuck:
+    """A source on a disk that does not answer."""
+
+    shape = (40, 8, 8, 1)
+    slow = True
+    on_disk = True
+
+    def scatter(self) -> None:
+        pass
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        time.sleep(1000)
+        raise AssertionError
+
+
+def test_a_signal_is_obeyed_while_a_batch_is_waited_for() -> None:
+    rows = data.Order(40, batch_size=4, seed=0)
+    batches = reading.Stream(stream.Streamed(Stuck(), None), rows.indices, CPU, 1)
+    batches.interrupted = lambda: True
+    with pytest.raises(reading.Interrupted):
+        batches(0)
+    assert not alive(psutil.Process().children())
+
+
+def test_batches_come_where_there_is_no_shared_memory(
+    sets: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streamed, resident = (load(sets["npy"], mode)["train"] for mode in ("always", "never"))
+
+    def full(self: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)  # in the workers, which are forked
+    here = data.batches(streamed.images, CPU, batch_size=8, seed=3)
+    there = data.batches(resident.images, CPU, batch_size=8, seed=3)
+    for step in range(6):
+        assert torch.equal(here(step), there(step))
+    here.close()
+
+
+def test_without_room_for_workers_the_trainer_reads_itself(
+    sets: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = reading.DataLoader.__iter__
+
+    def starting(self: Any) -> Any:
+        if self.num_workers:
+            raise OSError(28, "No space left on device")
+        return real(self)
+
+    monkeypatch.setattr(reading.DataLoader, "__iter__", starting)
+    streamed = load(sets["npy"], "always")["train"]
+    batches = data.batches(streamed.images, CPU, batch_size=8, seed=3)
+    assert batches(0).shape == (8, 8, 8, 1)
+    assert not psutil.Process().children()
+    batches.close()
+
+
+def test_a_run_that_waits_for_images_saves_and_ends_at_a_signal(
+    sets: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    real = reading.Stream.__call__
+
+    def call(self: reading.Stream, step: int) -> torch.Tensor:
+        if step < 3:
+            return real(self, step)
+        os.kill(os.getpid(), signal.SIGTERM)  # which comes while the fourth batch is waited for
+        assert self.interrupted()
+        raise reading.Interrupted
+
+    monkeypatch.setattr(reading.Stream, "__call__", call)
+    more = ("--steps", "6", "--stream", "always")
+    assert run(sets["npy"], tmp_path / "parts", *more) == 128 + signal.SIGTERM
+    assert "SIGTERM: saved after update 3" in capsys.readouterr().out
+    monkeypatch.setattr(reading.Stream, "__call__", real)
+    assert run(sets["npy"], tmp_path / "parts", *more) == 0
+    assert run(sets["npy"], tmp_path / "whole", *more) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "parts", 6)
