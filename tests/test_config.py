@@ -36,6 +36,12 @@ OTHER: dict[str, tuple[str, Any]] = {
     "backend": ("reference", "reference"),
     "image_size": ("32", 32),
     "channels": ("3", 3),
+    "background": ("#102030", "#102030"),
+    "frames": ("all", "all"),
+    "fit": ("pad", "pad"),
+    "value_range": ("0,127", "0,127"),
+    "skip_bad": ("2", 2),
+    "factors": ("azimuth:360,size", "azimuth:360,size"),
     "networks": ("svhn", "svhn"),
     "codes": ("cat5,gaussian2:learned*0.1", "cat5,gaussian2:learned*0.1"),
     "noise": ("0", 0),
@@ -87,6 +93,7 @@ FREE = {
     "precision",  # what these two resolve to is compared with the checkpoint
     "data",
     "stream",
+    "factors",  # evaluation alone sees them
     "steps",
     "out",
     "resume",
