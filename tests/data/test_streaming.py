@@ -22,6 +22,7 @@ from helpers.strategies import modest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from fastinfogan import data, philox, train
 from fastinfogan.config import TrainConfig
@@ -564,14 +565,14 @@ def test_batches_come_where_there_is_no_shared_memory(
 def test_without_room_for_workers_the_trainer_reads_itself(
     sets: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = reading.DataLoader.__iter__
+    real = DataLoader.__iter__
 
     def starting(self: Any) -> Any:
         if self.num_workers:
             raise OSError(28, "No space left on device")
         return real(self)
 
-    monkeypatch.setattr(reading.DataLoader, "__iter__", starting)
+    monkeypatch.setattr(DataLoader, "__iter__", starting)
     streamed = load(sets["npy"], "always")["train"]
     batches = data.batches(streamed.images, CPU, batch_size=8, seed=3)
     assert batches(0).shape == (8, 8, 8, 1)
