@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch import distributions as dist
 
-from ..latents import Bernoulli, Categorical, Code, LatentBatch, LatentSpec, Uniform
-from ..latents.codes import Angle, Gaussian
+from ..latents import Bernoulli, Categorical, LatentBatch, LatentSpec
+from ..latents.heads import Heads
 from .reference import Inputs, arithmetic_dtype, n_classes, soft_columns
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
-# A head: [B, k], [B, k, 1, 1], (mean, log_var), a mapping with "mean" and "var" or "log_var", or a
-# distribution. Q's output: one tensor, or heads in the spec's order or by code name.
-Head = Tensor | tuple[Tensor, Tensor] | Mapping[str, Tensor] | dist.Distribution
-Heads = Tensor | Iterable[Head] | Mapping[str, Head]
 Weights = Tensor | Sequence[float]
 SUM_TOLERANCE = 1e-2  # of a soft row's probabilities, which may be bf16's
 
@@ -106,7 +101,7 @@ def unpacked(
     if not isinstance(spec, LatentSpec):
         raise mismatch("spec", "a LatentSpec", type(spec).__name__)
     if not isinstance(q, Tensor):
-        q = join(q, spec)
+        q = spec.pack(q)
     elif q.ndim == 4 and q.shape[2:] == (1, 1):
         q = q.flatten(1)
     if isinstance(categorical, LatentBatch):
@@ -275,119 +270,3 @@ def _check_soft(inputs: Inputs) -> None:
             if error.item() > SUM_TOLERANCE:
                 total = f"a sum of {p[row].sum().item():g}"
                 raise mismatch(where, "probabilities that sum to 1 in each row", total)
-
-
-# Heads
-
-
-def join(heads: Any, spec: LatentSpec) -> Tensor:
-    """Return Q's heads as one q [B, spec.q_dim]."""
-    names = spec.names
-    if isinstance(heads, Mapping):
-        missing = [name for name in names if name not in heads]
-        unknown = [str(name) for name in heads if name not in names]
-        if missing or unknown:
-            got = [str(name) for name in heads]
-            raise mismatch("q", f"heads named {', '.join(names)}", ", ".join(got) or "none")
-        heads = [heads[name] for name in names]
-    elif isinstance(heads, dist.Distribution):
-        heads = [heads]
-    else:
-        try:
-            heads = list(heads)
-        except TypeError:
-            expected = "a tensor, or heads in a list or a dict by code name"
-            raise mismatch("q", expected, type(heads).__name__) from None
-    if len(heads) != len(names):
-        raise mismatch(
-            "q",
-            f"{len(names)} heads ({', '.join(names)})",
-            len(heads),
-            "a mean and a log-variance of one code are one head: (mean, log_var)",
-        )
-    joined = [
-        _head(head, code, f"head of {name}")
-        for head, code, name in zip(heads, spec.codes, names, strict=True)
-    ]
-    batch, device = joined[0].shape[0], joined[0].device
-    for name, head in zip(names, joined, strict=True):
-        if head.shape[0] != batch:
-            raise mismatch(f"head of {name}", f"{batch} rows, as {names[0]}'s", head.shape[0])
-        if head.device != device:
-            raise mismatch(f"head of {name}'s device", device, head.device)
-    return torch.cat(joined, 1)
-
-
-def _head(head: Any, code: Code, what: str) -> Tensor:
-    """Return one code's head as [B, code.q_dim]."""
-    if isinstance(head, dist.Distribution):
-        head = _of_distribution(head, code, what)
-    elif isinstance(head, Mapping):
-        head = _of_pair(head, code, what)
-    elif not isinstance(head, Tensor) and isinstance(head, Sequence) and len(head) == 2:
-        head = _of_pair({"mean": head[0], "log_var": head[1]}, code, what)
-    if not isinstance(head, Tensor):
-        expected = f"a tensor [B, {code.q_dim}], a pair (mean, log_var) or a distribution"
-        raise mismatch(what, expected, type(head).__name__)
-    head = _flat(head)
-    if head.ndim == 1 and head.shape[0] in (code.q_dim, 1):
-        advice = "the batch dimension is missing: keep it where you squeeze(), or unsqueeze(0)"
-        raise mismatch(what, f"shape [B, {code.q_dim}]", list(head.shape), advice)
-    if head.ndim != 2 or head.shape[1] != code.q_dim:
-        raise mismatch(what, f"shape [B, {code.q_dim}]", list(head.shape))
-    return head
-
-
-def _flat(x: Tensor) -> Tensor:
-    return x.flatten(1) if x.ndim == 4 and x.shape[2:] == (1, 1) else x
-
-
-def _column(x: Tensor, dim: int) -> Tensor:
-    x = _flat(x)
-    return x.unsqueeze(1) if x.ndim == 1 and dim == 1 else x
-
-
-def _of_pair(pair: Mapping[str, Tensor], code: Code, what: str) -> Tensor:
-    keys = set(pair)
-    if keys not in ({"mean", "var"}, {"mean", "log_var"}):
-        got = ", ".join(sorted(str(key) for key in keys))
-        raise mismatch(what, 'the keys "mean" and "log_var" or "var"', got)
-    if not isinstance(code, Uniform | Gaussian) or code.sigma != "learned":
-        raise mismatch(
-            what,
-            f"a tensor [B, {code.q_dim}]",
-            "a mean and a variance",
-            'only a code with sigma="learned" has a variance',
-        )
-    spread = pair["log_var"] if "log_var" in keys else pair["var"].log()
-    parts = [_column(pair["mean"], code.dim), _column(spread, code.dim)]
-    for name, part in zip(("mean", "variance"), parts, strict=True):
-        if part.ndim != 2 or part.shape[1] != code.dim:
-            raise mismatch(f"{name} in the {what}", f"shape [B, {code.dim}]", list(part.shape))
-    return torch.cat(torch.broadcast_tensors(*parts), 1)
-
-
-def _of_distribution(given: dist.Distribution, code: Code, what: str) -> Tensor:
-    while isinstance(given, dist.Independent):
-        given = given.base_dist
-    kind = type(given).__name__
-    discrete = dist.Categorical | dist.OneHotCategorical
-    if isinstance(code, Categorical) and isinstance(given, discrete):
-        return given.logits
-    if isinstance(code, Bernoulli) and isinstance(given, dist.Bernoulli):
-        return _column(given.logits, 1)
-    learned = "learned" in (getattr(code, "sigma", ""), getattr(code, "concentration", ""))
-    if isinstance(code, Uniform | Gaussian) and isinstance(given, dist.Normal):
-        if learned:
-            return _of_pair({"mean": given.loc, "log_var": 2 * given.scale.log()}, code, what)
-        advice = 'sigma="learned" takes its scale; with a fixed σ pass the mean, .loc'
-        raise mismatch(what, "means of a code with a fixed σ", kind, advice)
-    if isinstance(code, Angle) and isinstance(given, dist.VonMises):
-        if learned:
-            mean = _column(given.loc, 1)
-            return torch.cat((mean.cos(), mean.sin()), 1) * _column(given.concentration, 1)
-        advice = 'concentration="learned" takes its concentration; else pass (cos, sin) of .loc'
-        raise mismatch(what, "columns of a code with a fixed concentration", kind, advice)
-    wanted = {"categorical": "Categorical or OneHotCategorical", "bernoulli": "Bernoulli"}
-    expected = wanted.get(code.kind, "VonMises" if isinstance(code, Angle) else "Normal")
-    raise mismatch(what, f"a {expected} distribution for {code!r}", kind)

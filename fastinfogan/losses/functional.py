@@ -18,11 +18,11 @@ from torch.autograd import forward_ad
 
 from ..latents import LatentBatch, LatentSpec, Uniform
 from ..latents.codes import LOG_2PI
+from ..latents.heads import Heads
 from . import triton as kernel
 from .adversarial import Adversarial, Player, adversarial_losses, player_loss
 from .checks import (
     DTYPES,
-    Heads,
     Weights,
     check_values,
     mismatch,

@@ -198,27 +198,33 @@ def test_distributions_are_heads_and_keep_their_gradients():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"shape": torch.zeros(8, 5)}, r"head of shape: expected shape \[B, 4\], got \[8, 5\]"),
-        ({"shape": torch.zeros(4)}, r"head of shape: .* got \[4\]; the batch dimension is missing"),
-        ({"size": torch.zeros(7, 1)}, "head of size: expected 8 rows, as shape's, got 7"),
-        ({"size": 3}, r"head of size: expected a tensor \[B, 1\], a pair .*got int"),
+        ({"shape": torch.zeros(8, 5)}, r"head 'shape': expected shape \[B, 4\], got \[8, 5\]"),
+        ({"shape": torch.zeros(4)}, r"head 'shape': .* got \[4\]; the batch dimension is missing"),
+        (
+            {"size": torch.zeros(7, 1)},
+            "head 'size': expected 8 rows on cpu, as head 'shape' has, got 7",
+        ),
+        ({"size": 3}, r"head 'size': expected a tensor of shape \[B, 1\], got int"),
         (
             {"other": torch.zeros(8, 1)},
-            "q: expected heads named shape, place, .*got shape, .*other",
+            r"the keys shape, place, .*got one with unknown other",
         ),
-        ({"size": (torch.zeros(8, 1),) * 2}, 'head of size: .*only a code with sigma="learned"'),
-        ({"place": {"mu": torch.zeros(8, 2)}}, 'head of place: expected the keys "mean" and'),
+        (
+            {"size": (torch.zeros(8, 1),) * 2},
+            "head 'size' of a Uniform: expected one tensor, got tuple",
+        ),
+        ({"place": {"mu": torch.zeros(8, 2)}}, "head 'place': expected the keys \"mean\" and"),
         (
             {"place": (torch.zeros(8, 3), torch.zeros(8, 2))},
-            r"mean in the head of place: expected shape \[B, 2\], got \[8, 3\]",
+            r"mean of head 'place': expected shape \[B, 2\], got \[8, 3\]",
         ),
         (
             {"size": distributions.Normal(torch.zeros(8), 1.0)},
-            "head of size: expected means of a code with a fixed σ, got Normal; .*pass the mean",
+            "head 'size': this code has sigma=.*got a Normal .*pass the distribution's loc",
         ),
         (
             {"shape": distributions.Normal(torch.zeros(8), 1.0)},
-            "head of shape: expected a Categorical or OneHotCategorical distribution for .*Normal",
+            r"head 'shape' of a Categorical: .*torch.distributions object .*got Normal",
         ),
     ],
 )
@@ -229,9 +235,11 @@ def test_a_head_that_does_not_fit_is_named(changes, message):
 
 def test_too_few_heads_and_no_heads_at_all_are_named():
     batch = EVERY_KIND.sample(8)
-    with pytest.raises(ValueError, match=r"q: expected 5 heads \(shape, .*\), got 1; a mean and"):
+    with pytest.raises(ValueError, match=r"heads: expected 5, one per code \(shape, .*\), got 1"):
         info_loss([torch.zeros(8, 12)], EVERY_KIND, batch)
-    with pytest.raises(ValueError, match=r"q: expected a tensor, or heads .*got int"):
+    with pytest.raises(
+        ValueError, match=r"heads: expected a list of heads in the order shape, .*got int"
+    ):
         info_loss(3, EVERY_KIND, batch)  # type: ignore[arg-type]
 
 
@@ -289,7 +297,7 @@ def test_what_users_tried_is_accepted(name):
         ({"continuous": None}, r"continuous: expected shape \[8, 2\], got None; only a spec"),
         (
             {"q": [torch.zeros(10), torch.zeros(1), torch.zeros(1)]},
-            r"head of digit: expected shape \[B, 10\], got \[10\]; the batch dimension is missing",
+            r"head 'digit': expected shape \[B, 10\], got \[10\]; the batch dimension is missing",
         ),
         (
             {"categorical": torch.zeros(8, 5).long()},
