@@ -14,6 +14,7 @@ PACKAGE = ROOT / "fastinfogan"
 # `terms` also import `networks`; what no layer names is a leaf that any of them may import.
 LAYERS = (
     "commands",
+    "sharing",
     "evaluation",
     "runs",
     "training",

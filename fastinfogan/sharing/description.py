@@ -86,23 +86,19 @@ def image_shape(networks: Loaded) -> tuple[int, int, int]:
 def strongest_factors(factors: object) -> dict[str, tuple[str, float]]:
     """Return, by code dim, the factor of variation that it controls and their correlation ρ.
 
-    `factors` is eval.json's entry: a map from factor to {dim: {"within": ρ, "pooled": ρ}}. Each
-    dim gets the factor it correlates with most. A |ρ| below 0.3 gives no name.
+    `factors` is eval.json's entry: {factor: {"codes": {dim: ρ or {"within": ρ, "pooled": ρ}}}}.
+    Each dim gets the factor it correlates with most. A |ρ| below 0.3 gives no name.
     """
     strongest: dict[str, tuple[str, float]] = {}
-    if not isinstance(factors, dict):
-        return strongest
-    for factor, dims in factors.items():
-        if not isinstance(dims, dict):
-            continue
-        for dim, correlation in dims.items():
-            values = correlation if isinstance(correlation, dict) else {}
-            rho = values.get("within")
-            rho = values.get("pooled") if rho is None else rho
+    for factor, entry in factors.items() if isinstance(factors, dict) else ():
+        dims = entry.get("codes") if isinstance(entry, dict) else None
+        for dim, rho in dims.items() if isinstance(dims, dict) else ():
+            if isinstance(rho, dict):
+                rho = rho.get("pooled") if rho.get("within") is None else rho["within"]
             if not isinstance(rho, int | float) or abs(rho) < MIN_RHO:
                 continue
             if dim not in strongest or abs(rho) > abs(strongest[dim][1]):
-                strongest[dim] = (factor.replace("_", " "), float(rho))
+                strongest[dim] = (str(factor).replace("_", " "), float(rho))
     return strongest
 
 

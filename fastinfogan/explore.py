@@ -1,0 +1,70 @@
+"""A page with a run's codes as controls: `fastinfogan explore RUN`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from .atomic import write_atomically, writing
+from .cli import run_command
+from .errors import UserError
+from .sharing import graphs, page
+from .sharing.description import load_described
+
+
+@dataclass(frozen=True)
+class ExploreConfig:
+    """Write a page that draws from a run in any browser, offline, with its codes as controls."""
+
+    run: tyro.conf.Positional[Path]
+    """The run's folder. The page shows its newest checkpoint, also while it trains."""
+    out: Path | None = None
+    """The page, one .html file with everything inside; explore.html by default."""
+    folder: Path | None = None
+    """Write a folder of files for a static web server, instead of one file."""
+    full: bool = False
+    """Keep the weights in fp32: twice the size. By default they are stored as fp16."""
+    reader: bool = True
+    """Include the network that reads the code of a picture."""
+
+
+def explore(config: ExploreConfig) -> None:
+    """Run the command."""
+    out = config.out or Path("explore.html")
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--out {out}: expected an .html file; for a folder use --folder {out}")
+    networks, facts = load_described(config.run)
+    image_range = facts["image"]["range"]
+    models: dict[str, bytes | None] = {"reader": None}
+    for part in ("generator", "reader") if config.reader else ("generator",):
+        graph = graphs.graph(part, networks)
+        content = graphs.to_onnx(graph, facts, full=config.full)
+        graphs.check(graph, content, image_range, full=config.full)
+        models[part] = content
+    generator, reader = models["generator"], models["reader"]
+    assert generator is not None
+    if config.folder is not None:
+        page.write_folder(config.folder, facts, generator, reader)
+        print(f"wrote {config.folder / 'index.html'}; serve it: {_serve(config.folder)}")
+        if config.out is None:
+            return
+    content_of_page = page.single_page(facts, generator, reader)
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, content_of_page)
+    print(f"wrote {out}: {out.stat().st_size / 1e6:.1f} MB; open it in a browser")
+
+
+def _serve(folder: Path) -> str:
+    return f"python -m http.server --directory {folder}"
+
+
+def main(args: list[str] | None = None) -> int:
+    """`python -m fastinfogan.explore`."""
+    return run_command(explore, ExploreConfig, "fastinfogan explore", args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
