@@ -198,6 +198,17 @@ class LoggingOptions(Group):
         1000, "Updates between checkpoints; 0: at the end only.", at_least=0, may_change=True
     )
     keep: int = option(3, "Checkpoints to keep.", at_least=1, may_change=True)
+    track: str = option(
+        "",
+        "Also send metrics and pictures to trackers: tensorboard, wandb, trackio or mlflow, or "
+        "several with commas between.",
+        may_change=True,
+    )
+    project: str = option(
+        "fastinfogan",
+        "The project in W&B and trackio, the experiment in MLflow.",
+        may_change=True,
+    )
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,14 @@ if __name__ == "__main__":  # before what may not be installed is imported
 import json
 import shutil
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import filelock
 import torch
+import yaml
 from torch import Tensor
 
 from . import data, device, parallel
@@ -38,6 +40,7 @@ from .training import metrics
 from .training.metrics import Metrics, Stopwatch
 from .training.progress import Progress
 from .training.step import Step
+from .training.tracking import Tracking, parse_trackers
 
 AGREE_EVERY = 10  # updates between the ranks' agreements on whether to stop, on GPUs
 
@@ -54,6 +57,7 @@ class Start(NamedTuple):
 def train(config: TrainConfig) -> int:
     """Run or resume the training that `config` describes; returns the exit code."""
     check(config)
+    parse_trackers(config.logging.track)
     choice, stand_in = data.choose(config.data.data)
     config = config.with_options(data=data.absolute(choice))
     if config.resume not in ("auto", "never"):
@@ -111,6 +115,7 @@ class Training:
         self.metrics = Metrics(self.spec, ranks, [term.name for term in self.step.terms])
         self.watch = Stopwatch(ranks.device)
         self.good: Path | None = None  # the last good checkpoint
+        self.tracking: Tracking | None = None  # on rank 0, where --track names a tracker
 
     def _try_backend(self) -> None:
         """Refuse now, by a loss of no rows, what would fail in the first update."""
@@ -303,6 +308,8 @@ class Training:
             raise LostRank(words) from None
         finally:
             self.batches.close()
+            if self.tracking is not None:
+                self.tracking.close()
 
     def _last_good(self) -> str:
         return f"; {self.good} is the last good checkpoint" if self.good else "; nothing saved"
@@ -329,6 +336,7 @@ class Training:
             self._pictures(start.step)
         else:
             self._prepare()
+            ranks.on_main(lambda: self._track(start.step))
             self._announce(start.step)
             stopped = self._loop(start.step)
             if stopped:
@@ -424,8 +432,25 @@ class Training:
             record["partial"] = True
         else:
             self.metrics.reset()
-        self.ranks.on_main(lambda: metrics.append(self.dir.metrics, record))
+        self.ranks.on_main(lambda: self._write_record(record))
         return record
+
+    def _write_record(self, record: dict[str, Any]) -> None:
+        metrics.append(self.dir.metrics, record)
+        if self.tracking is not None:
+            self.tracking.log(record)
+
+    def _track(self, start: int) -> None:
+        names = parse_trackers(self.config.logging.track)
+        if names:
+            self.tracking = Tracking(
+                names,
+                self.dir.path,
+                project=self.config.logging.project,
+                config=yaml.safe_load(to_yaml(self.config)),
+                start=start,
+                warn=lambda line: say(line, sys.stderr),
+            )
 
     def _pictures(self, done: int) -> None:
         self.step.average_buffers()
@@ -439,6 +464,8 @@ class Training:
         for i, name in enumerate(self.spec.names):
             picture = pictures.traversal(generator, self.spec, i)  # type: ignore[arg-type]
             pictures.save(picture, folder / f"step-{done:08d}-{name}.png")
+            if self.tracking is not None:
+                self.tracking.log_pictures(done, {f"samples/{name}": picture})
         records = metrics.read(self.dir.metrics)
         if records:
             metrics.draw_curves(records, self.spec, folder / "curves.png")

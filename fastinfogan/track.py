@@ -1,0 +1,76 @@
+"""A finished run to experiment trackers: `fastinfogan track RUN --with tensorboard`."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+import yaml
+from PIL import Image
+
+from .cli import run_command
+from .console import say
+from .errors import UserError
+from .runs.folder import RunDir
+from .training import metrics
+from .training.tracking import Tracking, parse_trackers
+
+_PICTURE = re.compile(r"step-(\d{8,})-(\w+)\.png")
+
+
+@dataclass(frozen=True)
+class TrackConfig:
+    """Send a run's metrics, options and pictures to experiment trackers."""
+
+    run: tyro.conf.Positional[Path]
+    """The run's folder."""
+    trackers: Annotated[str, tyro.conf.arg(name="with")] = "tensorboard"
+    """tensorboard, wandb, trackio or mlflow, or several with commas between."""
+    project: str = "fastinfogan"
+    """The project in W&B and trackio, the experiment in MLflow."""
+
+
+def track(config: TrackConfig) -> None:
+    """Run the command."""
+    names = parse_trackers(config.trackers)
+    if not names:
+        raise UserError("--with: expected a tracker, got none")
+    run = RunDir(config.run)
+    if not run.config.is_file():
+        raise UserError(f"{config.run} holds no run: {run.config} is missing")
+    records = metrics.read(run.metrics)
+    if not records:
+        raise UserError(f"{config.run} has no metrics yet; train it first")
+    options = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    if "tensorboard" in names:  # everything is written again
+        shutil.rmtree(config.run / "tensorboard", ignore_errors=True)
+    errors: list[str] = []
+    tracking = Tracking(
+        names, config.run, project=config.project, config=options, warn=errors.append
+    )
+    for record in records:
+        tracking.log(record)
+    pictures = sorted(run.samples.glob("step-*.png"))
+    for path in pictures:
+        name = _PICTURE.fullmatch(path.name)
+        if name is not None:
+            with Image.open(path) as picture:
+                tracking.log_pictures(int(name[1]), {f"samples/{name[2]}": picture})
+    sent = tracking.names
+    tracking.close()
+    if errors:
+        raise UserError("; ".join(errors))
+    say(f"sent {len(records)} records and {len(pictures)} pictures to {', '.join(sent)}")
+
+
+def main(args: list[str] | None = None) -> int:
+    """`python -m fastinfogan.track`."""
+    return run_command(track, TrackConfig, "fastinfogan track", args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
