@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,14 +107,22 @@ class Loaded(NamedTuple):
     spec: LatentSpec
 
 
-def load(run: str | Path) -> Loaded:
-    """Load a run's networks and latent spec from its newest good checkpoint.
+def load(run: str | Path, networks: Callable[..., Any] | None = None) -> Loaded:
+    """Load networks and latent spec: of a run's newest good checkpoint, or saved ones.
+
+    `run` is a run's folder, a folder that `fastinfogan save` wrote, or "hf:USER/NAME[@REVISION]" on
+    the Hugging Face hub. `networks` builds the two networks of a saved run whose networks are not
+    the package's own; code that a saved run names is never imported.
 
     Example: `generator, discriminator, spec = fastinfogan.load("runs/mnist")`, then
     `generator(spec.sample(16).input)` gives images [16, C, H, W].
 
-    Raises UserError where the folder holds no run or no readable checkpoint.
+    Raises UserError where there is no run, no readable checkpoint, or no answer from the hub.
     """
+    from . import hub
+
+    if hub.is_saved(run):
+        return hub.load_saved(run, networks)
     loaded, _, _ = load_all(Path(run))
     return loaded
 

@@ -1,0 +1,43 @@
+"""A run as a folder for others: `fastinfogan save RUN DIR`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from .cli import run_command
+from .sharing.card import save_run
+
+
+@dataclass(frozen=True)
+class SaveConfig:
+    """Write a run's networks for others: safetensors, JSON, a model card and a picture.
+
+    In Python `fastinfogan.load(DIR)` reads them.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """The run's folder."""
+    out: tyro.conf.Positional[Path]
+    """The folder to write."""
+    onnx: bool = False
+    """Add generator.onnx and reader.onnx."""
+    page: bool = False
+    """Add index.html, the page of `fastinfogan explore`."""
+
+
+def save(config: SaveConfig) -> None:
+    """Run the command."""
+    files = save_run(config.run, config.out, onnx=config.onnx, with_page=config.page)
+    print(f"wrote {config.out}: {', '.join(files)}")
+
+
+def main(args: list[str] | None = None) -> int:
+    """`python -m fastinfogan.save`."""
+    return run_command(save, SaveConfig, "fastinfogan save", args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
