@@ -48,9 +48,6 @@ SHOWN = {
     "obedience": "obedience",
     "slant": "slant ρ",
     "stroke_width": "width ρ",
-    "recall": "recall",
-    "coverage": "coverage",
-    "rotation_fit": "rotation R",
     "factorvae": "FactorVAE",
     "mig": "MIG",
     "images_per_second": "images/s",
@@ -186,16 +183,8 @@ def measure(config: Config, seed: int) -> dict[str, Any]:
 
 
 def value(record: dict[str, Any], key: str) -> float | None:
-    """Return a figure of a record or of its evaluation, None where it has none.
-
-    Of slant and stroke width it is |ρ| with a code each; "factor NAME" is the |correlation| of a
-    known factor with its matched code.
-    """
+    """A figure of a record or of its evaluation; |ρ| of slant and stroke width with a code each."""
     result = record["result"]
-    if key.startswith("factor "):
-        factor = (result.get("factors") or {}).get(key.removeprefix("factor "), {})
-        matched: float | None = factor.get("matched_correlation")
-        return matched
     if key in FACTORS:
         return _correlations(result.get("factors") or {}).get(key)
     found = record.get(key, result.get(key, (result.get("disentanglement") or {}).get(key)))
@@ -227,12 +216,10 @@ def records_of(path: Path, name: str) -> dict[int, dict[str, Any]]:
 
 
 def table(records: dict[int, dict[str, Any]]) -> str:
-    """Return every seed, then median and range, as a Markdown table."""
-    factors = [name for r in records.values() for name in r["result"].get("factors") or {}]
-    titles = SHOWN | {f"factor {n}": f"{n} ρ" for n in dict.fromkeys(factors) if n not in FACTORS}
-    keys = [k for k in titles if any(value(r, k) is not None for r in records.values())]
+    """Every seed, then median and range, as Markdown."""
+    keys = [k for k in SHOWN if any(value(r, k) is not None for r in records.values())]
     lines = [
-        "| seed | " + " | ".join(titles[k] for k in keys) + " |",
+        "| seed | " + " | ".join(SHOWN[k] for k in keys) + " |",
         "|---" * (len(keys) + 1) + "|",
     ]
 

@@ -1,41 +1,129 @@
-"""The console script: `fastinfogan train|evaluate|sample|export|data check …`."""
+"""The console script: `fastinfogan COMMAND …`."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import fields
+from importlib import import_module
 
+from .requirements import require_trainer
+
+SHELLS = ("bash", "zsh", "fish")
+# command: (purpose, an example)
 COMMANDS = {
-    "train": "train an InfoGAN, or go on with a run",
-    "evaluate": "measure a run on its test images",
-    "sample": "draw pictures from a run",
-    "export": "write a run's networks as ONNX files",
-    "data check": "look at a whole image set before training on it",
+    "train": ("train an InfoGAN, or go on with a run", "train mnist"),
+    "evaluate": ("measure a run on its test images", "evaluate runs/mnist"),
+    "sample": ("draw pictures of what the codes do", "sample runs/mnist --out codes.png"),
+    "explore": ("a page with a run's codes as controls", "explore runs/mnist"),
+    "export": ("a run's networks as ONNX files", "export runs/mnist"),
+    "save": ("a run as a folder for others", "save runs/mnist digits"),
+    "push": ("a run to the Hugging Face hub", "push runs/mnist USER/digits"),
+    "track": ("a run to TensorBoard, W&B, trackio, MLflow", "track runs/mnist --with tensorboard"),
+    "presets": ("the experiments, or one with its options", "presets mnist"),
+    "data check": ("look at image data before training on it", "data check folder:photos"),
+    "completion": ("tab completion for bash, zsh or fish", "completion bash"),
 }
 
 
+def module_of(command: str) -> str:
+    """Return the name of a command's module."""
+    name = {"presets": "presets.table"}.get(command, command.replace(" ", "_"))
+    return f"fastinfogan.{name}"
+
+
+def overview() -> str:
+    """Return each command with its purpose and an example."""
+    lines = ["usage: fastinfogan COMMAND [OPTIONS]", ""]
+    for name, (purpose, example) in COMMANDS.items():
+        lines += [f"  {name:12}{purpose:46}fastinfogan {example}"]
+    lines += [
+        "",
+        "Begin with `fastinfogan train mnist`; it needs no data of your own.",
+        "`fastinfogan COMMAND --help` lists a command's options.",
+    ]
+    return "\n".join(lines)
+
+
 def main(args: list[str]) -> int:
-    """Hand the rest of the line to the command."""
-    usage = "usage: fastinfogan train|evaluate|sample|export|data check ..."
-    if args[:2] == ["data", "check"]:
-        args = ["data check", *args[2:]]
-    if args[:1] in (["-h"], ["--help"]):
-        print(usage, *(f"  {name:10} {what}" for name, what in COMMANDS.items()), sep="\n")
+    """Hand the rest of the line to the command; return its exit code."""
+    if args[:1] in ([], ["-h"], ["--help"]):
+        print(overview())
         return 0
-    if args[:1] == ["--version"]:
+    if args[0] == "--version":
         from fastinfogan import __version__
 
         print(__version__)
         return 0
-    if not args or args[0] not in COMMANDS:
-        got = f", got {args[0]!r}" if args else ""
-        print(f"{usage}\nerror: expected one of {', '.join(COMMANDS)}{got}", file=sys.stderr)
+    if args[0] == "completion":
+        require_trainer()
+        return print_completion(args[1:])
+    words = 2 if " ".join(args[:2]) in COMMANDS else 1
+    name = " ".join(args[:words])
+    if name not in COMMANDS:
+        print(
+            f"error: expected one of {', '.join(COMMANDS)}, got {args[0]!r}; "
+            "`fastinfogan` alone explains them",
+            file=sys.stderr,
+        )
         return 2
-    from importlib import import_module
-
-    from .requirements import require_trainer
-
     require_trainer()
-    return int(import_module(f"fastinfogan.{args[0].replace(' ', '_')}").main(args[1:]))
+    return int(import_module(module_of(name)).main(args[words:]))
+
+
+def options_of(command: str) -> list[str]:
+    """Return the words that may follow a command, but for files."""
+    from .config import OPTIONS
+    from .presets import PRESETS
+
+    if command in ("presets", "train"):
+        options = [f"--{name.replace('_', '-')}" for name in OPTIONS]
+        return [*PRESETS, *(options if command == "train" else [])]
+    if command in ("data", "completion"):
+        return ["check"] if command == "data" else list(SHELLS)
+    module = import_module(module_of(command))
+    config = next(
+        value
+        for name, value in vars(module).items()
+        if name.endswith("Config") and value.__module__ == module.__name__
+    )
+    names = [field.name for field in fields(config) if "Positional" not in str(field.type)]
+    return [f"--{'with' if name == 'trackers' else name.replace('_', '-')}" for name in names]
+
+
+def completion(shell: str) -> str:
+    """Return the script that completes commands and options in a shell."""
+    commands = list(dict.fromkeys(name.split()[0] for name in COMMANDS))
+    offered = {command: " ".join(options_of(command)) for command in commands}
+    if shell == "fish":
+        lines = [f"complete -c fastinfogan -n __fish_use_subcommand -a '{' '.join(commands)}'"]
+        for command, words in offered.items():
+            seen = f"__fish_seen_subcommand_from {command}"
+            lines.append(f"complete -c fastinfogan -n '{seen}' -a '{words}'")
+        return "\n".join(lines)
+    cases = "\n".join(
+        f"        {command}) words='{words}' ;;" for command, words in offered.items()
+    )
+    script = f"""_fastinfogan() {{
+    local words=''
+    case "${{COMP_WORDS[1]}}" in
+{cases}
+    esac
+    [ "$COMP_CWORD" -eq 1 ] && words='{" ".join(commands)}'
+    COMPREPLY=($(compgen -W "$words" -- "${{COMP_WORDS[COMP_CWORD]}}"))
+}}
+complete -o default -F _fastinfogan fastinfogan"""
+    start = "autoload -U +X bashcompinit && bashcompinit\n" if shell == "zsh" else ""
+    return start + script
+
+
+def print_completion(args: list[str]) -> int:
+    """Print a shell's completion script: `fastinfogan completion bash`."""
+    if len(args) != 1 or args[0] not in SHELLS:
+        got = " ".join(args) or "none"
+        print(f"error: expected one shell of {', '.join(SHELLS)}, got {got}", file=sys.stderr)
+        return 2
+    print(completion(args[0]))
+    return 0
 
 
 def entry() -> None:

@@ -54,14 +54,13 @@ def test_the_loss_runs_where_no_other_dependency_can_be_imported():
 
 COMMANDS_AND_WHAT_THEY_IMPORT = """
 import importlib, json, sys
-from fastinfogan.__main__ import COMMANDS
-modules = {name: "fastinfogan." + name.replace(" ", "_") for name in COMMANDS}
-importlib.import_module(modules[sys.argv[1]])
-print(json.dumps([name for name, module in modules.items() if module in sys.modules]))
+from fastinfogan.__main__ import COMMANDS, module_of
+importlib.import_module(module_of(sys.argv[1]))
+print(json.dumps([name for name in COMMANDS if module_of(name) in sys.modules]))
 """
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "completion"])
 def test_a_command_imports_no_other_command(command):
     assert json.loads(run(COMMANDS_AND_WHAT_THEY_IMPORT, command)) == [command]
 

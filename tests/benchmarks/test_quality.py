@@ -104,13 +104,3 @@ def test_disentanglement_is_shown_where_there_is_any():
     header, *_ = quality.table({0: of}).splitlines()
     assert "FactorVAE | MIG" in header
     assert "FactorVAE" not in quality.table({0: record()})
-
-
-def test_known_factors_are_shown_with_the_code_matched_to_each():
-    import quality
-
-    factors = {"azimuth": {"matched_correlation": 0.75}, "light": {"matched_correlation": None}}
-    of = record(result={"factors": factors, "rotation_fit": 0.5})
-    header, _, seed, *_ = quality.table({0: of}).splitlines()
-    assert header == "| seed | code accuracy | rotation R | azimuth ρ |"
-    assert seed == "| 0 | 0.5000 | 0.5000 | 0.7500 |"

@@ -1,0 +1,76 @@
+"""The console script teaches its commands, lists experiments and completes words."""
+
+import shutil
+import subprocess
+
+import pytest
+
+from fastinfogan import __main__
+from fastinfogan.presets import PRESETS, table
+
+
+def test_alone_it_names_every_command_with_an_example(capsys):
+    assert __main__.main([]) == 0
+    out = capsys.readouterr().out
+    for name, (_, example) in __main__.COMMANDS.items():
+        assert f"\n  {name} " in out
+        assert f"fastinfogan {example}" in out
+        assert example.startswith(name)
+    assert max(map(len, out.splitlines())) <= 110
+
+
+def test_an_unknown_command_is_refused_with_the_known_ones(capsys):
+    assert __main__.main(["trian"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: expected one of train, evaluate")
+    assert "got 'trian'" in error
+    assert error.count("\n") == 1
+
+
+def test_presets_lists_each_experiment_on_a_line(capsys):
+    assert __main__.main(["presets"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(PRESETS)
+    mnist = next(line for line in lines if line.startswith("mnist "))
+    assert "28×28" in mnist
+    assert "cat10, 2 × uniform" in mnist
+    assert f"{PRESETS['mnist'].steps:,}" in mnist
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_a_preset_shows_its_reasons_and_its_options(name):
+    text = table.details(name)
+    assert f"fastinfogan train {name}" in text
+    assert name == "mnist" or f"preset: {name}" in text
+
+
+def test_an_unknown_preset_is_refused_with_the_known_ones(capsys):
+    assert __main__.main(["presets", "cifar"]) == 2
+    assert "got 'cifar'" in capsys.readouterr().err
+
+
+def test_completion_covers_every_command():
+    script = __main__.completion("fish")
+    for name in __main__.COMMANDS:
+        assert f"__fish_seen_subcommand_from {name.split()[0]}'" in script
+    assert "--steps" in __main__.options_of("train")
+    assert __main__.options_of("track") == ["--with", "--project"]
+
+
+@pytest.mark.parametrize("args", [[], ["tcsh"], ["bash", "zsh"]])
+def test_a_shell_without_completion_is_refused(args, capsys):
+    assert __main__.main(["completion", *args]) == 2
+    assert "expected one shell of bash, zsh, fish" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_completes_a_command_and_its_options():
+    script = __main__.completion("bash")
+    ask = """
+    COMP_WORDS=(fastinfogan ev); COMP_CWORD=1; _fastinfogan; echo "${COMPREPLY[@]}"
+    COMP_WORDS=(fastinfogan export --fu); COMP_CWORD=2; _fastinfogan; echo "${COMPREPLY[@]}"
+    """
+    done = subprocess.run(
+        ["bash", "-c", script + ask], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == ["evaluate", "--full"]
