@@ -10,6 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from helpers.host_reads import HOST_READS
 from helpers.runs import command, write_images
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -21,12 +22,6 @@ if "--benchmark-only" not in sys.argv:
     os.environ |= {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
-
-HOST_READS = {
-    torch.ops.aten._local_scalar_dense.default,  # .item(), int(), float(), bool(), .tolist()
-    torch.ops.aten.equal.default,
-    torch.ops.aten.nonzero.default,  # boolean indexing: its result's size is read
-}
 
 
 class _NoHostRead(TorchDispatchMode):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from conftest import HOST_READS
+from helpers.host_reads import HOST_READS
 from helpers.runs import assert_same_run, command, records, tensors, write_images
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode

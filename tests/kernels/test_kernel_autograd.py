@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import HOST_READS
+from helpers.host_reads import HOST_READS
 from helpers.strategies import Problem, modest, problem, seeds, specs
 from hypothesis import given, settings
 from hypothesis import strategies as st
