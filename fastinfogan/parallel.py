@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import psutil
 import torch
@@ -48,13 +49,26 @@ class Pending:
             finish()
 
 
+class Alone(NamedTuple):
+    """The one rank of a run that shares its process, in place of Accelerate's process-wide state.
+
+    Attributes are Accelerate's: see `start_alone`.
+    """
+
+    device: torch.device
+    mixed_precision: str
+    scaler: torch.amp.GradScaler | None
+    process_index: int = 0
+    num_processes: int = 1
+
+
 class Ranks:
     """This process among its ranks. Single-process runs have one rank and no process group.
 
     Every method that talks to other ranks raises LostRank where one of them is gone.
     """
 
-    def __init__(self, accelerator: Accelerator) -> None:
+    def __init__(self, accelerator: Accelerator | Alone) -> None:
         self.accelerator = accelerator
         self.device: torch.device = accelerator.device
         self.rank: int = accelerator.process_index
@@ -253,6 +267,22 @@ def start(mixed_precision: str, cpu_only: bool) -> Ranks:
     return Ranks(accelerator)
 
 
+def is_alone() -> bool:
+    """Whether no launcher has asked for several ranks."""
+    return int(os.environ.get("WORLD_SIZE", "1")) == 1 and not dist.is_initialized()
+
+
+def start_alone(mixed_precision: str, cpu_only: bool) -> Ranks:
+    """Return the rank of a run that leaves the process as it is.
+
+    Accelerate keeps one state per process, whose precision cannot change; two such runs, one after
+    the other or in two threads, may differ in it.
+    """
+    device = torch.device("cpu") if cpu_only else torch.device("cuda", torch.cuda.current_device())
+    scaler = torch.amp.GradScaler(device.type) if mixed_precision == "fp16" else None
+    return Ranks(Alone(device, mixed_precision, scaler))
+
+
 def is_launched() -> bool:
     """Whether `accelerate launch` or torchrun is our parent."""
     return "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
@@ -284,6 +314,8 @@ class StopSignal:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopSignal:
+        if threading.current_thread() is not threading.main_thread():
+            return self  # signals are the main thread's
         for number in self.NUMBERS:
             if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
                 self._previous[number] = signal.signal(number, self._handle)
@@ -292,6 +324,7 @@ class StopSignal:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+        self._previous.clear()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._received and number == signal.SIGINT:

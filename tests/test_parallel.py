@@ -303,9 +303,10 @@ BUFFERS = """
 import os, pathlib, sys
 import torch
 from fastinfogan import train
-from fastinfogan.step import Step
+from fastinfogan.runs.loop import Training
+from fastinfogan.training.step import Step
 
-train.Training._draw = train.Training._evaluate = lambda *_: None  # they take time
+Training._draw = Training._evaluate = lambda *_: None  # they take time
 inner, calls = Step.average_buffers, []
 
 def recorded(self):

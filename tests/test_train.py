@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fastinfogan
 from fastinfogan import atomic, evaluate, train
 from fastinfogan.networks.spectral import Spectral
-from fastinfogan.runs import checkpoint
+from fastinfogan.runs import checkpoint, loop
 from fastinfogan.training import metrics
 from fastinfogan.training.step import DRecord, GRecord, Step
 
@@ -404,7 +404,7 @@ def test_nothing_is_read_back_to_the_host_between_log_intervals(
             return func(*args, **(kwargs or {}))
 
     def at_intervals(name: str) -> None:
-        inner = getattr(train.Training, name)
+        inner = getattr(loop.Training, name)
 
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             allowed[0] = True
@@ -413,7 +413,7 @@ def test_nothing_is_read_back_to_the_host_between_log_intervals(
             finally:
                 allowed[0] = False
 
-        monkeypatch.setattr(train.Training, name, wrapped)
+        monkeypatch.setattr(loop.Training, name, wrapped)
 
     for name in ("_log", "save", "_pictures", "_evaluate"):
         at_intervals(name)
@@ -440,7 +440,7 @@ def test_the_stopwatch_which_waits_for_a_gpu_is_looked_at_at_intervals_alone(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize(("when", "at"), [(Step, "__call__"), (train.Training, "_pictures")])
+@pytest.mark.parametrize(("when", "at"), [(Step, "__call__"), (loop.Training, "_pictures")])
 def test_a_signal_in_the_last_update_or_its_pictures_is_not_lost(
     data: Path,
     tmp_path: Path,
