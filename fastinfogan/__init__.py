@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 _install_moved_paths()
 
 if TYPE_CHECKING:
+    from .evaluation.fitting import fit
     from .latents import (
         Angle,
         Bernoulli,
@@ -37,6 +38,7 @@ __all__ = [
     "LatentSpec",
     "Uniform",
     "adversarial_losses",
+    "fit",
     "head_loss",
     "info_loss",
     "information",
@@ -60,7 +62,8 @@ _LATENTS = (
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "latents" if name in _LATENTS else "runs.folder" if name == "load" else "losses"
+    places = {"load": "runs.folder", "fit": "evaluation.fitting"}
+    module = "latents" if name in _LATENTS else places.get(name, "losses")
     try:
         return getattr(import_module(f"{__name__}.{module}"), name)
     except ModuleNotFoundError as error:

@@ -123,10 +123,13 @@ def _spellings() -> dict[str, Option]:
 
 def _preset_in(words: Sequence[str]) -> str | None:
     """Return the first word that is neither an option nor an option's value."""
-    known, skip = _spellings(), False
-    for word in words:
+    known, skip, remaining = _spellings(), False, list(words)
+    while remaining:
+        word = remaining.pop(0)
         if skip:
             skip = False
+        elif word == "--term":
+            _take_term(remaining)
         elif word.startswith("-"):
             name, _, value = word.replace("_", "-").partition("=")
             option = known.get(name)
@@ -137,20 +140,30 @@ def _preset_in(words: Sequence[str]) -> str | None:
 
 
 def _take_texts(config: TrainConfig, words: list[str]) -> tuple[TrainConfig, list[str]]:
-    """Take out the options that set a whole nested group by a text, such as --warp.
+    """Take out --term, and the options that set a whole nested group by a text, such as --warp.
 
-    What remains on the line sets single values of it, and counts on top.
+    What remains on the line sets single values of such a group, and counts on top.
     """
-    known, rest = _spellings(), []
-    remaining = iter(words)
-    for word in remaining:
+    known, rest, remaining = _spellings(), [], list(words)
+    while remaining:
+        word = remaining.pop(0)
+        if word == "--term":
+            config = config.with_options(term=(*config.term, _take_term(remaining)))
+            continue
         name, equals, value = word.partition("=")
         option = known.get(name)
         if option is None or not option.is_nested:
             rest.append(word)
             continue
-        text = value if equals else next(remaining, None)
-        if text is None:
+        if not equals and not remaining:
             raise UserError(f'{name}: expected a text such as "rotate=20,scale=0.15", got nothing')
-        config = option.set(config, option.converted(text))
+        config = option.set(config, option.converted(value if equals else remaining.pop(0)))
     return config, rest
+
+
+def _take_term(remaining: list[str]) -> str:
+    """Take a term's import path, and the key=value words behind it, off a command line."""
+    taken = [remaining.pop(0)] if remaining else []
+    while remaining and "=" in remaining[0] and not remaining[0].startswith("-"):
+        taken.append(remaining.pop(0))
+    return " ".join(taken)

@@ -22,7 +22,17 @@ from .losses.options import (
     Routing,
 )
 from .networks import check_image_size
-from .options import Group, Option, all_options, convert, group, nearest, option, python_names
+from .options import (
+    Group,
+    Option,
+    all_options,
+    convert,
+    group,
+    nearest,
+    option,
+    parse_call,
+    python_names,
+)
 from .terms.contrastive import ContrastiveOptions
 from .terms.follow import FollowOptions
 from .terms.invariance import InvarianceOptions
@@ -243,6 +253,11 @@ class TrainConfig(Group):
         may_change=True,
         of_each_rank=True,
     )
+    term: tuple[str, ...] = option(
+        (),
+        "A loss term of your own, with the arguments of its class; may be repeated. Example: "
+        "--term my_terms:Sparsity weight=0.1",
+    )
     threads: int = option(
         0,
         "CPU threads of this rank; 0: physical cores over local ranks.",
@@ -323,6 +338,8 @@ def check(config: TrainConfig) -> None:
         raise UserError(
             f"--image-size, for --networks {config.adversarial.networks}: {error}"
         ) from None
+    for term in config.term:
+        parse_call(term, "--term")
     _check_real(config, spec)
     _check_penalty(config)
     if config.contrastive.weight and config.batch_size < 4:

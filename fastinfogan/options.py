@@ -9,7 +9,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
@@ -194,3 +197,94 @@ def convert(kind: Any, value: Any) -> Any:
     if not ok:
         raise TypeError(f"expected {expected}, got {value!r}")
     return value
+
+
+# Objects by import path: a user's networks, terms and objectives
+
+_registered: dict[str, Any] = {}
+
+
+def register(value: Any) -> str:
+    """Return the import path of a function or class, under which this process finds it again.
+
+    Another process finds it where the path names it, at the top level of a module.
+    """
+    path = f"{value.__module__}:{value.__qualname__}"
+    _registered[path] = value
+    return path
+
+
+def import_path(path: str, option: str) -> Any:
+    """Return the object at "module.path:name".
+
+    The module is looked up on `sys.path` and in the working directory.
+
+    Args:
+        path: the import path.
+        option: the option that it was given to, for messages.
+
+    Raises UserError in one line: not of that form, no such module, an error within it, no such
+    name.
+    """
+    if path in _registered:
+        return _registered[path]
+    where = f"{option} {path}"
+    module_name, _, name = path.partition(":")
+    if not name.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
+        raise UserError(f"{where}: expected the form module.path:name")
+    here = os.getcwd()
+    if not {"", here} & set(sys.path):
+        sys.path.append(here)  # for good: the module may import others later on
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
+            raise UserError(
+                f"{where}: no module {error.name} on sys.path or in {here}; run from its folder, "
+                "install it, or add its folder to PYTHONPATH"
+            ) from None
+        raise UserError(f"{where}: importing {module_name} failed: {error}") from None
+    except Exception as error:
+        raise UserError(f"{where}: importing {module_name} failed: {_one_line(error)}") from error
+    if not hasattr(module, name):
+        raise UserError(f"{where}: module {module_name} has no {name}{nearest(name, vars(module))}")
+    return getattr(module, name)
+
+
+def parse_call(text: str, option: str) -> tuple[str, dict[str, Any]]:
+    """Return the import path and the arguments of "module.path:Class key=value …".
+
+    Values are read as YAML: 0.1 is a number, true a truth value, [1, 2] a list, all else text.
+    Raises UserError where the text is not of that form.
+    """
+    import yaml
+
+    words = text.split()
+    path, pairs = "".join(words[:1]), words[1:]
+    if ":" not in path:
+        raise UserError(f"{option} {text}: expected module.path:Class key=value …")
+    arguments = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier() or key in arguments:
+            raise UserError(f"{option} {text}: expected key=value, each key once, got {pair!r}")
+        try:
+            arguments[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            arguments[key] = value
+    return path, arguments
+
+
+def _one_line(error: Exception) -> str:
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+
+
+def call(function: Any, where: str, *args: Any, **kwargs: Any) -> Any:
+    """Call a user's function. Raises UserError in one line where it raises."""
+    try:
+        return function(*args, **kwargs)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{where} failed: {_one_line(error)}") from error

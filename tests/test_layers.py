@@ -31,7 +31,7 @@ COMMANDS = {
     for path in PACKAGE.glob("*.py")
     if "def main(" in path.read_text() and path.stem not in ("__main__", "cli")
 }
-ABOVE_ALL = {"__init__", "__main__", "fitting"}  # hand names on, start commands, run trainings
+ABOVE_ALL = {"__init__", "__main__"}  # hand names on, start commands, run trainings
 
 
 def modules() -> dict[str, Path]:

@@ -146,6 +146,11 @@ def _classes(train: Images, test: Images) -> str:
 
 def _read(spec: str, reading: Reading) -> dict[Split, Images]:
     match spec.partition(":"):
+        case "memory", "", _:
+            raise UserError(
+                "--data memory: the run's images were given to fastinfogan.fit by its caller; name "
+                "a set with --data"
+            )
         case "mnist", "", _:
             return formats.read_embedded_mnist()
         case "fashion-mnist", "", _:

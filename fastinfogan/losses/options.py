@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ..errors import UserError
 from ..options import Group, option
@@ -50,14 +50,23 @@ class InformationOptions(Group):
     )
 
 
+def _check_name(option: str, name: str, known: tuple[str, ...], what: str) -> None:
+    if name not in known and ":" not in name:
+        raise UserError(
+            f"--{option}: expected one of {', '.join(known)}, or module.path:function for {what} "
+            f"of your own, got {name!r}"
+        )
+
+
 @dataclass(frozen=True)
 class AdversarialOptions(Group):
     """The game: its losses and its two networks. Example: --objective wgan --spectral-norm"""
 
-    objective: Adversarial = option(
+    objective: str = option(
         "nonsaturating",
-        "The adversarial losses; nonsaturating is the paper's. wgan needs --penalty.r1 or "
-        "--spectral-norm.",
+        "The adversarial losses: nonsaturating (the paper's), hinge, lsgan, wgan (needs "
+        "--penalty.r1 or --spectral-norm), relativistic, or module.path:function for losses of "
+        "your own.",
     )
     label_smoothing: float = option(
         0.0,
@@ -65,9 +74,10 @@ class AdversarialOptions(Group):
         at_least=0,
         below=1,
     )
-    networks: NetworksName = option(
+    networks: str = option(
         "mnist",
-        "The pair of networks, named by the experiment of its table (svhn serves celeba).",
+        "The pair of networks, named by the experiment of its table: mnist, svhn (also for "
+        "celeba), faces, chairs, dsprites; or module.path:function for a pair of your own.",
     )
     spectral_norm: bool = option(
         False,
@@ -78,6 +88,12 @@ class AdversarialOptions(Group):
     def check(self, spec: Any) -> None:
         """Raise UserError for values that no run can have."""
         super().check(spec)
+        _check_name("networks", self.networks, get_args(NetworksName), "a pair")
+        _check_name("objective", self.objective, get_args(Adversarial), "losses")
+        if ":" in self.networks and self.spectral_norm:
+            raise UserError(
+                f"--spectral-norm: a pair of your own ({self.networks}) normalises its own weights"
+            )
         if self.label_smoothing and self.objective != "nonsaturating":
             raise UserError(
                 "--label-smoothing: only --objective nonsaturating has targets to smooth, "

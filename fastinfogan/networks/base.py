@@ -2,11 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Protocol
+
 from torch import Tensor, nn
 
 from .batchnorm import BatchStats, StatsPerPart
 
 LARGEST = 128  # side of an image
+
+
+class GeneratorModule(Protocol):
+    """A generator of a user's own: an `nn.Module`.
+
+    `image_range`, (low, high) of its images, may be an attribute; without one it is (0, 1).
+    """
+
+    def __call__(self, latent: Tensor) -> Tensor:
+        """Latents [B, input_dim] to images [B, channels, image_size, image_size]."""
+        ...
+
+
+class DiscriminatorModule(Protocol):
+    """A discriminator of a user's own, with Q: an `nn.Module`."""
+
+    def trunk(self, images: Tensor) -> Tensor:
+        """Images [B, C, H, W] in the generator's range to the features that D and Q share."""
+        ...
+
+    def logit(self, features: Tensor) -> Tensor:
+        """Features to D's logit, [B]; positive means real."""
+        ...
+
+    def q(self, features: Tensor) -> Tensor:
+        """Features to Q's output, [B, q_dim]."""
+        ...
+
+    def q_parameters(self) -> Iterable[nn.Parameter]:
+        """The parameters of Q's own layers; all others are D's."""
+        ...
+
+
+class PairFunction(Protocol):
+    """A function for `--networks module.path:function` or `fit(networks=…)`.
+
+    The modules draw their own weights; the run's seed decides them. All parameters are trained in
+    fp32 and computed with in the run's precision. Sizes of images that the networks do not take
+    are refused by raising an exception.
+
+    Ordinary `nn.BatchNorm` layers work. Real, generated and extra images each get a pass of their
+    own, and so are normalised by their own statistics. But each pass in training moves the running
+    statistics, of which a discriminator's therefore mix real and generated images. Pictures and
+    evaluation use the running statistics (eval mode). A method that takes a second argument
+    `stats`, as the package's own networks do (`networks.batchnorm.BatchNorm`), decides itself.
+    """
+
+    def __call__(
+        self, *, input_dim: int, q_dim: int, image_size: int, channels: int
+    ) -> tuple[GeneratorModule, DiscriminatorModule]:
+        """Return (generator, discriminator)."""
+        ...
 
 
 class Generator(nn.Module):

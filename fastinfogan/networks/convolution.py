@@ -12,6 +12,7 @@ again) are PyTorch's.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -207,22 +208,28 @@ def patches(x: Tensor) -> Tensor:
     in a buffer that the next call for this shape writes anew.
     """
     b, c, h, w = x.shape
-    padded, out = _buffers(x.shape, x.dtype)
+    padded, out = _kept.buffers(x.shape, x.dtype)
     padded[:, 1:-1, 1:-1].copy_(x.permute(0, 2, 3, 1))
     rows, image = (w + 2) * c, (h + 2) * (w + 2) * c
     windows = padded.as_strided((b, h // 2, w // 2, 4, 4 * c), (image, 2 * rows, 2 * c, rows, 1))
     return out.copy_(windows).view(-1, 16 * c)
 
 
-@lru_cache(maxsize=8)
-def _buffers(shape: torch.Size, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return a padded image whose border stays zero, and its patches.
+class _Kept(threading.local):
+    """This thread's buffers: two trainings in one process must not write each other's."""
 
-    They are kept: new memory costs more than both copies.
-    """
+    def __init__(self) -> None:
+        self.buffers = lru_cache(maxsize=8)(_new_buffers)
+
+
+def _new_buffers(shape: torch.Size, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return a padded image whose border stays zero, and its patches."""
     b, c, h, w = shape
     padded = torch.zeros(b, h + 2, w + 2, c, dtype=dtype)
     return padded, torch.empty(b, h // 2, w // 2, 4, 4 * c, dtype=dtype)
+
+
+_kept = _Kept()  # fresh memory costs more than both copies
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from . import mnist as networks_mnist
 from . import tables as networks_tables
 from .base import Discriminator, Generator, check_side
 from .batchnorm import BatchNorm
+from .custom import UserDiscriminator, UserGenerator, user_pair
 from .mnist import MnistDiscriminator, MnistGenerator
 from .spectral import Spectral
 from .tables import Table, TableDiscriminator, TableGenerator
@@ -45,8 +46,15 @@ SETTLED = 15  # power iterations after which a fresh weight's largest singular v
 
 
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
-    """Draw all weights anew: N(0, 0.02), BatchNorm's γ from N(1, 0.02), biases and β 0."""
-    for layer in module.modules():
+    """Draw all weights anew: N(0, 0.02), BatchNorm's γ from N(1, 0.02), biases and β 0.
+
+    A user's networks draw their own, under a seed from `generator`.
+    """
+    own = [m for m in module.modules() if isinstance(m, UserGenerator | UserDiscriminator)]
+    for network in own:
+        network.draw_weights(generator)
+    skipped = {id(layer) for network in own for layer in network.modules()}
+    for layer in (layer for layer in module.modules() if id(layer) not in skipped):
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(layer.weight, 0.0, 0.02, generator=generator)
             if layer.bias is not None:
@@ -60,7 +68,9 @@ def initialise(module: nn.Module, generator: torch.Generator) -> None:
 
 
 def check_image_size(image_size: int, networks: str = "mnist") -> None:
-    """Raise ValueError for a side that these networks do not take."""
+    """Raise ValueError for a side that these networks do not take; a user's say so themselves."""
+    if ":" in networks:
+        return
     table = TABLES.get(networks)
     check_side(image_size, networks_mnist.HALVINGS if table is None else table.halvings)
 
@@ -86,12 +96,16 @@ def pair(
 ) -> tuple[Generator, Discriminator]:
     """Return the networks of a name, "mnist" or one of `TABLES`, their weights not yet drawn.
 
+    A name "module.path:function" is the import path of a user's: see `base.PairFunction`.
+
     Args:
         input_dim: width of G's input, [noise | codes].
         q_dim: width of Q's output.
         image_size, channels: of the images. Raises ValueError for a side that they do not take.
         spectral_norm: D and Q with spectral normalisation in the place of BatchNorm.
     """
+    if ":" in networks:
+        return user_pair(networks, input_dim, q_dim, image_size, channels)
     generator: Generator
     table = TABLES.get(networks, networks_tables.MNIST)
     if networks == "mnist":

@@ -17,6 +17,7 @@ from ..console import say
 from ..errors import UserError
 from ..latents import LatentSpec
 from ..networks import Discriminator, Generator, pair
+from ..options import import_path, register
 from . import checkpoint
 from .checkpoint import Checkpoint
 
@@ -107,12 +108,13 @@ class Loaded(NamedTuple):
     spec: LatentSpec
 
 
-def load(run: str | Path, networks: Callable[..., Any] | None = None) -> Loaded:
+def load(run: str | Path, networks: Callable[..., Any] | str | None = None) -> Loaded:
     """Load networks and latent spec: of a run's newest good checkpoint, or saved ones.
 
     `run` is a run's folder, a folder that `fastinfogan save` wrote, or "hf:USER/NAME[@REVISION]" on
     the Hugging Face hub. `networks` builds the two networks of a saved run whose networks are not
-    the package's own; code that a saved run names is never imported.
+    the package's own; code that a saved run names is never imported. For a run's folder it, or its
+    import path, stands in for a recorded path that cannot be imported here.
 
     Example: `generator, discriminator, spec = fastinfogan.load("runs/mnist")`, then
     `generator(spec.sample(16).input)` gives images [16, C, H, W].
@@ -122,12 +124,15 @@ def load(run: str | Path, networks: Callable[..., Any] | None = None) -> Loaded:
     from . import hub
 
     if hub.is_saved(run):
-        return hub.load_saved(run, networks)
-    loaded, _, _ = load_all(Path(run))
+        function = import_path(networks, "networks") if isinstance(networks, str) else networks
+        return hub.load_saved(run, function)
+    loaded, _, _ = load_all(Path(run), networks=networks)
     return loaded
 
 
-def load_all(path: Path) -> tuple[Loaded, TrainConfig, Checkpoint]:
+def load_all(
+    path: Path, *, networks: Callable[..., Any] | str | None = None
+) -> tuple[Loaded, TrainConfig, Checkpoint]:
     """What `load` gives, with the run's configuration and checkpoint."""
     run = RunDir(path)
     run_config = run.read_config()
@@ -138,6 +143,9 @@ def load_all(path: Path) -> tuple[Loaded, TrainConfig, Checkpoint]:
         say(note, sys.stderr)  # stdout may be a command's JSON
     if found is None:
         raise UserError(f"{path} has no checkpoint yet; train it first")
+    if networks is not None:
+        path_of = networks if isinstance(networks, str) else register(networks)
+        run_config = run_config.with_options(networks=path_of)
     return networks_of(run_config, found), run_config, found
 
 
@@ -145,9 +153,16 @@ def networks_of(run_config: TrainConfig, found: Checkpoint) -> Loaded:
     """The networks of a checkpoint."""
     spec = run_config.spec()
     sizes = (spec.input_dim, spec.q_dim, run_config.data.image_size, run_config.data.channels)
-    generator, discriminator = pair(
-        run_config.adversarial.networks, *sizes, spectral_norm=run_config.adversarial.spectral_norm
-    )
+    name = run_config.adversarial.networks
+    try:
+        generator, discriminator = pair(
+            name, *sizes, spectral_norm=run_config.adversarial.spectral_norm
+        )
+    except UserError as error:
+        raise UserError(
+            f"{error}; the run was trained with it: make it importable, or pass "
+            "networks=FUNCTION to fastinfogan.load"
+        ) from None
     saved = found.tensors["model"]
     for name, module in (("generator_ema", generator), ("discriminator", discriminator)):
         prefix = f"{name}."

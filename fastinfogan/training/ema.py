@@ -39,4 +39,5 @@ class Ema:
             weight = 1.0 - min(self.decay, (1 + n) / (10 + n))
         value = self.flat.value.detach()
         value.lerp_(flat[: len(value)], weight)
-        torch._foreach_copy_(*self._buffers)
+        if self._buffers[0]:
+            torch._foreach_copy_(*self._buffers)

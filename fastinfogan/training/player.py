@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..networks.batchnorm import BatchNorm
 from ..parallel import Pending, Ranks
 
+BATCH_NORMS = (BatchNorm, nn.modules.batchnorm._BatchNorm)  # computed with in fp32
 ALIGN = 64  # elements: a parameter begins on a cache line in every dtype
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -175,7 +176,7 @@ def working_network(network: Network, copies: Mapping[nn.Parameter, nn.Parameter
     for (name, module), other in zip(network.named_modules(), twin.modules(), strict=True):
         for key, p in module.named_parameters(name, recurse=False):
             key = key.rpartition(".")[2]
-            setattr(other, key, p if isinstance(module, BatchNorm) else copies[p])
+            setattr(other, key, p if isinstance(module, BATCH_NORMS) else copies[p])
         for key, buffer in module.named_buffers(recurse=False):
             setattr(other, key, buffer)
     return twin
