@@ -213,6 +213,7 @@ def test_the_operator_s_fake_has_the_shapes_of_the_rounds():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 @pytest.mark.usefixtures("dynamo")
 @pytest.mark.parametrize("seed", [0, 1, 2**40 + 3, 2**64 - 1])
 def test_inductor_gives_the_words_of_eager_for_every_number_per_row(seed):
@@ -226,6 +227,7 @@ def test_inductor_gives_the_words_of_eager_for_every_number_per_row(seed):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 @pytest.mark.usefixtures("dynamo")
 @pytest.mark.parametrize(
     "codes", [(Categorical(10), Uniform(dim=2, sigma="learned")), EVERY_KIND], ids=["two", "every"]

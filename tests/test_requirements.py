@@ -68,9 +68,12 @@ print("help", main(["--help"]))
 """
 
 
-def run(script: str, *, python: str = sys.executable, **environment: str) -> str:
+def run(
+    script: str, *, python: str = sys.executable, cwd: Path | None = None, **environment: str
+) -> str:
     done = subprocess.run(
         [python, "-c", script],
+        cwd=cwd,
         capture_output=True,
         text=True,
         check=False,
@@ -133,13 +136,14 @@ def test_the_wheel_without_its_extras_gives_the_losses_next_to_torch(tmp_path):
             path = Path(next(iter(locations)) if locations else str(spec.origin))
             (shared / path.name).symlink_to(path)
     environment = {"PYTHONPATH": str(shared), "PYTHONWARNINGS": "ignore"}
-    file, *per_code = run(ALONE, python=python, **environment).split()
+    file, *per_code = run(ALONE, python=python, cwd=tmp_path, **environment).split()
     assert file.startswith(str(tmp_path / "venv"))
     assert per_code == ["2.3026", "1.3863"]
     script = tmp_path / "venv" / "bin" / "fastinfogan"
     for command in ([str(script), "train"], [python, "-m", "fastinfogan.sample", "run"]):
         done = subprocess.run(
             command,
+            cwd=tmp_path,  # the current folder comes before what is installed
             capture_output=True,
             text=True,
             check=False,
