@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what may not be installed is imported
+    from .requirements import require_trainer
+
+    require_trainer()
+
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -58,8 +58,8 @@ def attempt(call):
 
 for command in {commands!r}:
     attempt(lambda: main(command.split()))
-    module = "fastinfogan." + command.replace(" ", "_")
-    attempt(lambda: runpy.run_module(module, run_name="__main__"))
+for module in {modules!r}:
+    attempt(lambda: runpy.run_module("fastinfogan." + module, run_name="__main__"))
 try:
     fastinfogan.load
 except ImportError as error:
@@ -85,12 +85,17 @@ def run(
 
 def test_without_the_trainer_s_packages_commands_end_in_one_line_and_losses_work():
     commands = list(COMMANDS)
+    package = ROOT / "fastinfogan"
+    modules = [p.stem for p in package.glob("*.py") if "SystemExit(main())" in p.read_text()]
+    assert {"train", "evaluate", "sample"} <= set(modules)
     hidden = ["tyro", "accelerate", "yaml"]
-    lines = run(HIDDEN.format(hidden=hidden, commands=commands)).splitlines()
+    script = HIDDEN.format(hidden=hidden, commands=commands, modules=modules)
+    lines = run(script).splitlines()
+    n = len(commands) + len(modules)
     expected = (
         "2 error: not installed: accelerate, PyYAML, tyro; run pip install 'fastinfogan[train]'"
     )
-    asked, load, last = lines[: 2 * len(commands)], lines[2 * len(commands)], lines[-1]
+    asked, load, last = lines[:n], lines[n], lines[-1]
     assert asked == [expected] * len(asked)
     assert load.startswith("load fastinfogan.load: not installed: accelerate, PyYAML, tyro;")
     assert last == "help 0"
