@@ -13,6 +13,8 @@ from ..options import nearest, register
 from ..presets import PRESETS
 from ..runs.folder import Loaded, load
 from ..runs.loop import STOPPED, Callback, Splits, run
+from ..terms import Term
+from ..terms.user import text_of
 from .hooks import HOOKS
 
 
@@ -21,7 +23,7 @@ def fit(
     *,
     data: Any = None,
     networks: str | Callable[..., Any] | None = None,
-    terms: Sequence[str] = (),
+    terms: Sequence[Term | str] = (),
     callbacks: Sequence[Callback] = (),
     **options: Any,
 ) -> Loaded:
@@ -43,7 +45,8 @@ def fit(
         networks: one of the package's pairs by name, a function (`networks.base.PairFunction`), or
             its import path. A function that is not at the top level of a module can be found
             again by this process alone.
-        terms: import paths of loss terms with their arguments, as for `--term`.
+        terms: loss terms, or their import paths with arguments, as for `--term`. Objects are
+            recorded by their class and, for a dataclass, by the numbers and texts in its fields.
         callbacks: called as callback(step, record) at each log interval with the record of
             metrics.jsonl; one that returns True stops the run after saving.
         **options: the command's options by their Python names, such as `lr_d=1e-3`, `vat=3.0`.
@@ -71,7 +74,7 @@ def fit(
     if networks is not None:
         options["networks"] = networks if isinstance(networks, str) else register(networks)
     if terms:
-        options["term"] = tuple(terms)
+        options["term"] = tuple(text_of(term) for term in terms)
     config = config.with_options(**options)
     if splits is not None:
         _check_size(config, splits)

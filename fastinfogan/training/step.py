@@ -7,7 +7,7 @@ loss terms, and runs one of the three eagerly, compiled or as a captured graph.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -28,12 +28,14 @@ from ..terms.invariance import Invariance, first_categories
 from ..terms.penalty import GradientPenalty
 from ..terms.protocol import Address, Extra, Recipe, Term, TermSet, check_names
 from ..terms.upright import Upright, UprightCopies
+from ..terms.user import load_objective, load_terms
 from ..terms.vat import VirtualAdversarial
 from ..terms.warp import WarpedCopies, parse_changes
 from .balance import Balance
 from .capture import Captured, CaptureFailed, restored
 from .ema import Ema
 from .gradients import (
+    AdversarialPair,
     DRecord,
     Gradients,
     GRecord,
@@ -210,9 +212,6 @@ class Step:
 
     `networks` hold the weights as they are trained, saved and averaged; `working` are the same
     networks in the precision that is computed in.
-
-    Args:
-        terms: loss terms that are added to those that the options name.
     """
 
     def __init__(
@@ -221,12 +220,11 @@ class Step:
         spec: LatentSpec,
         ranks: Ranks,
         policy: Policy | None = None,
-        terms: Sequence[Term] = (),
     ) -> None:
         self.config, self.spec, self.ranks = config, spec, ranks
         self.networks = build(config, spec)
         low, _ = self.networks.generator.image_range
-        self.terms = (*build_terms(config, spec, low), *terms)
+        self.terms = (*build_terms(config, spec, low), *load_terms(config.term))
         check_names(self.terms)
         self.policy = choose(config, ranks, self.terms) if policy is None else policy
         owned = [module for term in self.terms for module in term.modules.values()]
@@ -244,7 +242,7 @@ class Step:
             self.schedule.weights,
             config.information.routing,
             config.information.backend,
-            config.adversarial.objective,
+            self._adversarial(config.adversarial.objective),
             config.adversarial.label_smoothing,
             self.balance,
         )
@@ -269,6 +267,11 @@ class Step:
         self._work: dict[tuple[str, ...], Work] = {}
         self.work(self.active(0))  # where torch cannot compile, say so now
         self._captured: dict[tuple[str, ...], Captured] = {}
+
+    @staticmethod
+    def _adversarial(objective: str) -> str | AdversarialPair:
+        """Return an objective's name, or the losses of a user's own."""
+        return load_objective(objective) if ":" in objective else objective
 
     def _trained(
         self, networks: Networks, copies: dict[nn.Module, nn.Module]
