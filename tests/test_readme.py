@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from fastinfogan.__main__ import COMMANDS
+from fastinfogan.cli import parse
 from fastinfogan.config import to_yaml
 from fastinfogan.presets import PRESETS
 from fastinfogan.runs import checkpoint
@@ -19,7 +21,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_the_loss_example_runs_and_its_body_fits_in_twenty_lines() -> None:
-    (example,) = (b for b in re.findall(r"```python\n(.*?)```", README, re.S) if "pack" in b)
+    (example,) = (b for b in re.findall(r"```python\n(.*?)```", README, re.S) if "InfoLoss" in b)
     namespace: dict[str, object] = {}
     exec(compile(example, "README.md", "exec"), namespace)
     lines = [line for line in example.splitlines() if line.strip()]
@@ -60,3 +62,21 @@ def test_ci_runs_the_readmes_test_command() -> None:
 @pytest.mark.parametrize("name", re.findall(r"\]\(([^)#:]+)\)", README))
 def test_a_link_of_the_readme_leads_somewhere(name: str) -> None:
     assert (ROOT / name).exists()
+
+
+def test_the_readme_has_at_most_900_words_outside_code_blocks() -> None:
+    text = re.sub(r"```.*?```", "", README, flags=re.S)
+    assert len(text.split()) <= 900
+
+
+def test_every_command_of_the_readme_is_one_that_the_console_script_has() -> None:
+    blocks = re.findall(r"```bash\n(.*?)```", README, re.S)
+    commands = re.findall(r"fastinfogan ((?:data check|\w+))", "\n".join(blocks))
+    assert set(commands) <= set(COMMANDS)
+    assert commands
+
+
+def test_every_preset_and_option_of_the_readme_exists() -> None:
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.S))
+    for line in re.findall(r"-m fastinfogan\.train(.*)", blocks):
+        parse(line.split())
