@@ -83,6 +83,9 @@ OTHER: dict[str, tuple[str, Any]] = {
     "capture": ("off", "off"),
     "memory_format": ("contiguous", "contiguous"),
     "threads": ("4", 4),
+    "track": ("tensorboard", "tensorboard"),
+    "project": ("mine", "mine"),
+    "term": ("my_terms:Term", ("my_terms:Term",)),
 }
 NAMES = list(OTHER)
 NAMED = python_names(OPTIONS.values())
@@ -102,6 +105,8 @@ FREE = {
     "checkpoint_every",
     "keep",
     "threads",
+    "track",
+    "project",
 }
 
 
@@ -458,8 +463,9 @@ class TestYaml:
             value = content
             for key in option.path:
                 value = value[key]
+            default = option.get(TrainConfig())
             if name != "invariance.warp":
-                assert value == option.get(TrainConfig())
+                assert value == (list(default) if isinstance(default, tuple) else default)
         lines = to_yaml(TrainConfig()).splitlines()
         assert "information:" in lines
         assert "  info_weight: 1.0" in lines

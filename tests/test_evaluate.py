@@ -34,8 +34,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     spec = TrainConfig().spec()
     networks = MnistGenerator(spec.input_dim, 8, 1), MnistDiscriminator(spec.q_dim, 8, 1)
     loaded = Loaded(networks[0].eval(), networks[1].eval(), spec)
-    options = SimpleNamespace(data=f"npz:{tmp_path / 'x.npz'}", image_size=8, channels=1)
-    config = SimpleNamespace(data=options)
+    config = TrainConfig().with_options(data=f"npz:{tmp_path / 'x.npz'}", image_size=8)
     monkeypatch.setattr(
         evaluate, "load_all", lambda path: (loaded, config, SimpleNamespace(step=7))
     )
