@@ -22,16 +22,23 @@ _AUTOCAST = {"bf16": "bf16", "fp16": "fp16", "fp32": "no"}  # Accelerate's names
 
 def use_cpu() -> bool:
     """Whether to compute on the CPU: no CUDA or ROCm, or ACCELERATE_USE_CPU says so."""
-    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "y", "on", "t")
-    return asked or not torch.cuda.is_available()
+    requested = os.environ.get("ACCELERATE_USE_CPU", "").lower() in (
+        "1",
+        "true",
+        "yes",
+        "y",
+        "on",
+        "t",
+    )
+    return requested or not torch.cuda.is_available()
 
 
-def choose_precision(asked: Precision, cpu: bool) -> tuple[str, str]:
+def choose_precision(requested: Precision, cpu: bool) -> tuple[str, str]:
     """The precision of the networks and the reason. Raises UserError for fp16 on a CPU."""
-    if asked == "fp16" and cpu:
+    if requested == "fp16" and cpu:
         raise UserError("--precision fp16 is for GPUs; use auto, bf16 or fp32 on a CPU")
-    if asked != "auto":
-        return asked, "as asked"
+    if requested != "auto":
+        return requested, "as requested"
     native, name = _native_bf16(cpu)
     return ("bf16", f"{name} computes it natively") if native else ("fp32", f"no bf16 in {name}")
 
@@ -41,8 +48,8 @@ def _native_bf16(cpu: bool) -> tuple[bool, str]:
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return native, torch.cuda.get_device_name()
     capabilities = _cpu_capabilities()
-    found = [name for name in _BF16_ON_CPU if capabilities.get(name)]
-    return bool(found), f"this CPU ({found[0]})" if found else "this CPU"
+    native = [name for name in _BF16_ON_CPU if capabilities.get(name)]
+    return bool(native), f"this CPU ({native[0]})" if native else "this CPU"
 
 
 def _cpu_capabilities() -> Mapping[str, Any]:

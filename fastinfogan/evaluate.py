@@ -48,17 +48,17 @@ def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
     """
     if config.seed < 0:
         raise UserError(f"--seed: expected at least 0, got {config.seed}")
-    loaded, run_config, found = load_all(config.run)
+    loaded, run_config, checkpoint = load_all(config.run)
     extractor = None
     if config.features is not None:
         extractor = load_features(config.features, torch.device("cpu"))
     name = run_config.data.data if config.data is None else data.absolute(config.data)
     of = run_config.data
     size = {"image_size": of.image_size, "channels": of.channels}
-    reading: streaming.Mode = "always" if data.can_stream(name) else "never"  # not all is looked at
+    reading: streaming.Mode = "always" if data.can_stream(name) else "never"  # a part is read
     splits = data.load(name, **size, stream=reading, advise=False, **of.reading())
     measured = measure.evaluate(loaded, splits, seed=config.seed, extractor=extractor)
-    result = measure.as_written(found.step, name, measured)
+    result = measure.as_written(checkpoint.step, name, measured)
     print(json.dumps(result, indent=2), flush=True)
     try:
         measure.write(RunDir(config.run), result, measured["contingency"])

@@ -248,10 +248,10 @@ def _losing_ranks() -> Iterator[None]:
 
 def start(mixed_precision: str, cpu_only: bool) -> Ranks:
     """Join the other ranks. Raises UserError where the launch is not what it seems."""
-    asked = int(os.environ.get("WORLD_SIZE", "1"))
-    if asked == 1 and _launcher_wanted_more():
+    requested = int(os.environ.get("WORLD_SIZE", "1"))
+    if requested == 1 and _launcher_wanted_more():
         raise UserError(
-            "the launcher was asked for several processes but started one, as `accelerate launch "
+            "the launcher was to start several processes but started one, as `accelerate launch "
             f"--cpu --num_processes N` does; use `{TWO_RANKS}`"
         )
     limit = InitProcessGroupKwargs(timeout=DEVICE_TIMEOUT)
@@ -259,10 +259,10 @@ def start(mixed_precision: str, cpu_only: bool) -> Ranks:
         accelerator = Accelerator(
             mixed_precision=mixed_precision, cpu=cpu_only, kwargs_handlers=[limit]
         )
-    if accelerator.num_processes != asked:
+    if accelerator.num_processes != requested:
         raise UserError(
-            f"launched as {asked} processes, but Accelerate joined {accelerator.num_processes}; "
-            f"on a CPU use `{TWO_RANKS}`"
+            f"launched as {requested} processes, but Accelerate joined "
+            f"{accelerator.num_processes}; on a CPU use `{TWO_RANKS}`"
         )
     return Ranks(accelerator)
 

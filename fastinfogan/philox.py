@@ -18,7 +18,7 @@ from torch import Tensor
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
-WHOLE = 2**20  # up to here a permutation is sorted whole, beyond it is computed place by place
+MAX_SORTED = 2**20  # up to here a permutation is sorted whole, beyond it is computed place by place
 _ROUNDS = 6
 
 
@@ -169,10 +169,10 @@ def permuted(
 ) -> Tensor:
     """Places start … stop-1 of a permutation of 0 … n-1 keyed by (seed, epoch), int64 [stop-start].
 
-    Up to `WHOLE` it is `permutation`. Beyond, memory and time are those of the places asked for:
-    the places are computed on the CPU, and a GPU is not waited for.
+    Up to `MAX_SORTED` it is `permutation`. Beyond, memory and time are those of the requested
+    places: they are computed on the CPU, and a GPU is not waited for.
     """
-    if n <= WHOLE:
+    if n <= MAX_SORTED:
         return permutation(n, seed=seed, epoch=epoch, device=device)[start:stop]
     out = encipher(torch.arange(start, stop), n, seed=seed, epoch=epoch)
     if torch.device(device or "cpu").type == "cuda":

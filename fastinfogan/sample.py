@@ -75,10 +75,10 @@ def sample(config: SampleConfig) -> None:
     """The command."""
     if config.rows < 1:
         raise UserError(f"--rows: expected at least 1, got {config.rows}")
-    (generator, _, spec), _, found = load_all(config.run)
+    (generator, _, spec), _, checkpoint = load_all(config.run)
     matching = None
     if config.ordered:
-        scored, matching = RunDir(config.run).read_matching(found.step)
+        scored, matching = RunDir(config.run).read_matching(checkpoint.step)
         chosen = [find_order(spec, config.traverse, scored, matching)]
     elif config.traverse is not None:
         chosen = [find_code(spec, config.traverse)]

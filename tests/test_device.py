@@ -22,10 +22,10 @@ class TestPrecision:
     @pytest.mark.parametrize("cpu", [True, False])
     def test_what_is_asked_for_is_taken(self, monkeypatch, asked, cpu):
         with_capabilities(monkeypatch)
-        assert device.choose_precision(asked, cpu) == (asked, "as asked")
+        assert device.choose_precision(asked, cpu) == (asked, "as requested")
 
     def test_fp16_is_taken_on_a_gpu(self):
-        assert device.choose_precision("fp16", cpu=False) == ("fp16", "as asked")
+        assert device.choose_precision("fp16", cpu=False) == ("fp16", "as requested")
 
     @pytest.mark.parametrize("name", ["amx_bf16", "avx512_bf16", "bf16", "arm_bf16"])
     def test_auto_is_bf16_where_the_cpu_computes_it_and_names_what_does(self, monkeypatch, name):
@@ -89,7 +89,7 @@ class TestThreads:
 
 
 def test_the_record_says_what_a_figure_needs_beside_it():
-    record = device.environment(torch.device("cpu"), "bf16", "as asked", 2)
+    record = device.environment(torch.device("cpu"), "bf16", "as requested", 2)
     assert record["packages"]["torch"] == torch.__version__
     assert (record["device"], record["precision"], record["world_size"]) == ("cpu", "bf16", 2)
     assert record["threads"] == torch.get_num_threads()

@@ -56,7 +56,7 @@ class Order:
         self.batch_size, self.global_batch = batch_size, global_batch
         self.seed, self.first = seed, rank * batch_size
         self.per_epoch = n // global_batch
-        at_once = n if n <= philox.WHOLE else ORDERED_AT_ONCE
+        at_once = n if n <= philox.MAX_SORTED else ORDERED_AT_ONCE
         self._per_part = max(at_once // global_batch, 1)  # batches
         self._held, self._part = (-1, -1), torch.empty(0, dtype=torch.int64)
 

@@ -137,7 +137,7 @@ def _labels(
         if len(kept) < len(images):
             return None, (), ["no labels: some images lie outside class folders"]
         return classes, names, lines
-    found = []
+    numbers = []
     for image in images:
         label = labels.get(f"{image.shard}/{os.path.splitext(image.name)[0]}")
         if label is None:
@@ -145,9 +145,9 @@ def _labels(
         with paths[label.shard].open("rb") as file:
             text = os.pread(file.fileno(), label.size, label.start)
         try:
-            found.append(int(text))
+            numbers.append(int(text))
         except ValueError:
             raise UserError(
                 f"{where}: {shown(label.name)}: expected an integer, got {text[:20]!r}"
             ) from None
-    return np.array(found, np.int64), (), ["labels from .cls files"]
+    return np.array(numbers, np.int64), (), ["labels from .cls files"]

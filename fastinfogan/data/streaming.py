@@ -20,7 +20,7 @@ Rows = NDArray[np.int64]
 HELD_OUT_EVERY = 10  # of a set without a test split
 MOST_RESIDENT = 4 * 2**30  # bytes, decoded: beyond it "auto" streams
 SHARE_RESIDENT = 1 / 4  # or beyond this share of the available memory, over this machine's ranks
-HASHED_WHOLE = 2**28  # bytes; of a larger set a sample is hashed
+MAX_HASHED = 2**28  # bytes; of a larger set a sample is hashed
 SAMPLE = 1024  # images
 
 
@@ -98,7 +98,7 @@ def checksum(images: NDArray[np.uint8] | Streamed) -> str:
     are: enough to tell one set from another, not to find a single image that was changed.
     """
     hashed, n = hashlib.sha256(), len(images)
-    if images.nbytes <= HASHED_WHOLE:
+    if images.nbytes <= MAX_HASHED:
         for start in range(0, n, SAMPLE):
             hashed.update(np.ascontiguousarray(images[start : start + SAMPLE]).data)
         return f"{hashed.hexdigest()[:16]} ({n} images)"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..latents import Continuous, LatentSpec
 
 Images = NDArray[np.integer[Any]] | NDArray[np.floating[Any]]
-LEAST_ROWS = 30  # of a category: below it a rank correlation's standard error passes 0.18
+MIN_ROWS = 30  # of a category: below it a rank correlation's standard error passes 0.18
 
 
 def slant(images: Images) -> NDArray[np.float64]:
@@ -78,7 +78,7 @@ def correlate(
     if categories is None:
         return Correlation(pooled, pooled)
     groups = [categories[seen] == c for c in np.unique(categories[seen])]
-    parts = [spearman(codes[g], factor[g]) for g in groups if g.sum() >= LEAST_ROWS]
+    parts = [spearman(codes[g], factor[g]) for g in groups if g.sum() >= MIN_ROWS]
     return Correlation(np.mean(parts, axis=0) if parts else np.full(codes.shape[1], np.nan), pooled)
 
 
@@ -117,10 +117,10 @@ def followed(
     ]
     out = {}
     for name, measure in (("slant", slant), ("stroke_width", stroke_width)):
-        found = correlate(continuous, measure(images), categories)
+        correlation = correlate(continuous, measure(images), categories)
         codes = {
             dim: {"within": _or_none(within), "pooled": _or_none(pooled)}
-            for dim, within, pooled in zip(dims, *found, strict=True)
+            for dim, within, pooled in zip(dims, *correlation, strict=True)
         }
         sizes = {dim: abs(rho) for dim, c in codes.items() if (rho := c["within"]) is not None}
         best = max(sizes, key=lambda dim: sizes[dim]) if sizes else None

@@ -21,7 +21,7 @@ Factors = NDArray[np.integer[Any]]
 BINS = 20
 LEAST_STD = 0.05  # of a code: below it the code is constant and takes no part in a vote
 TREES, LEAST_IN_LEAF = 10, 20  # smaller leaves fit noise, and noise then counts as importance
-LEAST_ROWS = 2  # of a factor's value
+MIN_ROWS = 2  # of a factor's value
 
 
 class FactorGrid(Protocol):
@@ -52,13 +52,13 @@ def all_scores(
 
     nominal: factors whose values have no order; classes: codes that are the number of a category.
     """
-    found = dci(codes, factors, seed=seed)
+    scores = dci(codes, factors, seed=seed)
     return {
         "factorvae": factorvae_score(codes, factors, classes=classes, seed=seed),
         "mig": mig(codes, factors),
-        "dci": found.disentanglement,
-        "dci_completeness": found.completeness,
-        "dci_informativeness": found.informativeness,
+        "dci": scores.disentanglement,
+        "dci_completeness": scores.completeness,
+        "dci_informativeness": scores.informativeness,
         "sap": sap(codes, factors, nominal=nominal),
         "betavae": betavae_score(codes, factors, classes=classes, seed=seed),
     }
@@ -90,7 +90,7 @@ class Dci(NamedTuple):
     """Eastwood and Williams' three, each from 0 to 1."""
 
     disentanglement: float  # each code tells of one factor
-    completeness: float  # each factor is told of by one code
+    completeness: float  # each factor shows in one code
     informativeness: float  # accuracy of predicting the factors, on rows not seen
 
 
@@ -232,13 +232,13 @@ def _classes_last(codes: Codes, classes: Collection[int]) -> tuple[Codes, int]:
 
 def _variance(codes: Codes, classes: int) -> NDArray[np.float64]:
     """Unbiased variance of codes [..., N, D] over the rows, of the last `classes` Gini's."""
-    found = codes.var(-2, ddof=1, dtype=np.float64)
+    variances = codes.var(-2, ddof=1, dtype=np.float64)
     n = codes.shape[-2]
     for column in range(codes.shape[-1] - classes, codes.shape[-1]):
         values = codes[..., column]
         counts = np.stack([(values == value).sum(-1) for value in np.unique(values)])
-        found[..., column] = (n**2 - (counts**2).sum(0)) / (2 * n * (n - 1))
-    return found
+        variances[..., column] = (n**2 - (counts**2).sum(0)) / (2 * n * (n - 1))
+    return variances
 
 
 def betavae_score(
@@ -292,9 +292,9 @@ def _fixed(
     for k, n_k in enumerate(draws.tolist()):
         order = np.argsort(factors[:, k], kind="stable")
         values, first, count = np.unique(factors[order, k], return_index=True, return_counts=True)
-        if count.min() < LEAST_ROWS:
+        if count.min() < MIN_ROWS:
             raise ValueError(
-                f"factor {k}: expected at least {LEAST_ROWS} rows of every value, got "
+                f"factor {k}: expected at least {MIN_ROWS} rows of every value, got "
                 f"{count.min()} of value {values[count.argmin()]}; pass more rows"
             )
         value = rng.integers(0, len(values), n_k)

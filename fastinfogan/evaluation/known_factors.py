@@ -133,14 +133,14 @@ def scores(
     varied = [factor for factor in factors if len(np.unique(factor.values[known])) > 1]
     if len(varied) < 2 or known.sum() < MIN_SCORED:
         return None
-    found = all_scores(
+    scores = all_scores(
         np.stack([dim.values[known] for dim in dims], 1),
         np.stack([discretise(factor.values[known]) for factor in varied], 1),
         nominal=[k for k, factor in enumerate(varied) if factor.nominal or factor.period],
         classes=[i for i, dim in enumerate(dims) if isinstance(dim.code, Categorical)],
         seed=seed,
     )
-    return {**found, "images": int(known.sum())}
+    return {**scores, "images": int(known.sum())}
 
 
 def discretise(values: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -409,13 +409,13 @@ def summary(result: dict[str, Any]) -> list[str]:
             f"digits:      {result['obedience']:.1%} of generated images show the digit of their "
             "category" + "".join(words)
         )
-    found = [
+    factors = [
         f"{name} {factor['correlation']:.2f} ({factor['code']})"
         for name, factor in factors.items()
         if name not in DIGIT_FACTORS and factor["code"] is not None
     ]
-    if found:
-        lines.append(f"factors:     |correlation| with the best code: {', '.join(found)}")
+    if factors:
+        lines.append(f"factors:     |correlation| with the best code: {', '.join(factors)}")
     return lines
 
 

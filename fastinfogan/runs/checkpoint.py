@@ -125,8 +125,8 @@ def list_newest_first(folder: Path) -> list[Path]:
     """Return the checkpoints in a folder, good or damaged, the highest step first."""
     if not folder.is_dir():
         return []
-    found = [p for p in folder.iterdir() if p.is_dir() and _NAME.fullmatch(p.name)]
-    return sorted(found, key=step_of, reverse=True)
+    checkpoints = [p for p in folder.iterdir() if p.is_dir() and _NAME.fullmatch(p.name)]
+    return sorted(checkpoints, key=step_of, reverse=True)
 
 
 def step_of(path: Path) -> int:
@@ -210,11 +210,11 @@ def _verify(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
             if not _FILE.fullmatch(name):  # never a path that leads out of the folder
                 raise Damaged(f"{path.name}/{MANIFEST}: {name!r} is not the name of a file of it")
             data = (path / name).read_bytes()
-            found = _fingerprint(data)
-            if found != expected:
+            actual = _fingerprint(data)
+            if actual != expected:
                 what = (
-                    f"{found['bytes']} bytes, expected {expected['bytes']}"
-                    if found["bytes"] != expected["bytes"]
+                    f"{actual['bytes']} bytes, expected {expected['bytes']}"
+                    if actual["bytes"] != expected["bytes"]
                     else "its checksum does not match"
                 )
                 raise Damaged(f"{path.name}/{name}: {what}")

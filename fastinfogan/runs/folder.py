@@ -62,12 +62,12 @@ class RunDir:
         """The run's configuration, or None where the folder holds no run."""
         if not self.config.is_file():
             return None
-        found = config.from_yaml(self.config.read_text(errors="replace"), self.config)
+        stored = config.from_yaml(self.config.read_text(errors="replace"), self.config)
         try:
-            config.check(found)
+            config.check(stored)
         except UserError as error:
             raise UserError(f"{self.config}: {error}") from None
-        return found
+        return stored
 
     def read_matching(self, step: int) -> tuple[str, list[int | None]]:
         """The categorical code that was scored, and the label matched to each of its categories.
@@ -75,8 +75,8 @@ class RunDir:
         Raises UserError where no evaluation of update `step` left one.
         """
         try:
-            found = json.loads(self.evaluation.read_text())
-            of, code, matching = found["step"], found["code_scored"], found["matching"]
+            result = json.loads(self.evaluation.read_text())
+            of, code, matching = result["step"], result["code_scored"], result["matching"]
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(
                 f"{self.path} has no matching of categories with labels yet; "
@@ -138,18 +138,18 @@ def load_all(
     run_config = run.read_config()
     if run_config is None:
         raise UserError(f"{path} holds no run: {run.config} is missing")
-    found, notes = checkpoint.load_newest(run.checkpoints)
+    newest, notes = checkpoint.load_newest(run.checkpoints)
     for note in notes:
         say(note, sys.stderr)  # stdout may be a command's JSON
-    if found is None:
+    if newest is None:
         raise UserError(f"{path} has no checkpoint yet; train it first")
     if networks is not None:
         path_of = networks if isinstance(networks, str) else register(networks)
         run_config = run_config.with_options(networks=path_of)
-    return networks_of(run_config, found), run_config, found
+    return networks_of(run_config, newest), run_config, newest
 
 
-def networks_of(run_config: TrainConfig, found: Checkpoint) -> Loaded:
+def networks_of(run_config: TrainConfig, saved: Checkpoint) -> Loaded:
     """The networks of a checkpoint."""
     spec = run_config.spec()
     sizes = (spec.input_dim, spec.q_dim, run_config.data.image_size, run_config.data.channels)
@@ -163,10 +163,10 @@ def networks_of(run_config: TrainConfig, found: Checkpoint) -> Loaded:
             f"{error}; the run was trained with it: make it importable, or pass "
             "networks=FUNCTION to fastinfogan.load"
         ) from None
-    saved = found.tensors["model"]
+    model = saved.tensors["model"]
     for name, module in (("generator_ema", generator), ("discriminator", discriminator)):
         prefix = f"{name}."
-        mine = {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
-        checkpoint.restore(module.state_dict(), mine, str(found.path))
+        mine = {k.removeprefix(prefix): v for k, v in model.items() if k.startswith(prefix)}
+        checkpoint.restore(module.state_dict(), mine, str(saved.path))
         module.eval()
     return Loaded(generator, discriminator, spec)

@@ -72,7 +72,7 @@ class Captured:
             tuples, named tuples and dicts (a pytree); a replay returns them in fp32.
         state: all that it changes.
         inputs: an example of its arguments.
-        agree: is told what went wrong, "" if nothing, and says it, or what went wrong elsewhere:
+        agree: given what went wrong, "" for nothing, returns it or what went wrong elsewhere:
             ranks that average within the function must all replay it or none.
 
     Raises CaptureFailed where it cannot be captured or where a replay, tried on the present state,

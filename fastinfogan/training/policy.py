@@ -96,7 +96,7 @@ def choose(config: TrainConfig, ranks: Ranks, terms: Sequence[Term] = ()) -> Pol
     if "auto" not in (execution.compile, execution.capture) or (
         not nvidia and execution.compile != "auto"
     ):
-        reason = "as asked"
+        reason = "as requested"
     twice = [term.name for term in terms if term.differentiated_twice]
     if twice:
         for name in ("compile", "capture"):

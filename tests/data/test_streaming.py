@@ -198,7 +198,7 @@ def test_the_order_of_large_sets_holds_every_index_once(n: int, seed: int, epoch
 
 
 def test_the_order_of_large_sets_is_the_same_in_parts_and_looks_random() -> None:
-    n = philox.WHOLE + 12345
+    n = philox.MAX_SORTED + 12345
     whole = philox.permuted(0, n, n, seed=7, epoch=2)
     assert whole.sort().values.equal(torch.arange(n))
     part = philox.permuted(1000, 1500, n, seed=7, epoch=2)
@@ -229,7 +229,7 @@ def test_epochs_and_seeds_of_large_sets_have_orders_of_their_own() -> None:
 def test_an_epoch_of_a_large_set_is_whole_and_its_ranks_share_it(
     monkeypatch: pytest.MonkeyPatch, world: int
 ) -> None:
-    monkeypatch.setattr(philox, "WHOLE", 10)
+    monkeypatch.setattr(philox, "MAX_SORTED", 10)
     monkeypatch.setattr("fastinfogan.data.sampler.ORDERED_AT_ONCE", 20)
     ranks = [
         data.Order(100, batch_size=6, seed=1, rank=rank, world_size=world) for rank in range(world)
@@ -296,7 +296,7 @@ def test_a_large_sets_checksum_is_of_a_sample_and_the_same_streamed_and_resident
 ) -> None:
     images = load(sets["npy"], "never")["train"].images[:]
     whole = stream.checksum(images)
-    monkeypatch.setattr(stream, "HASHED_WHOLE", images.nbytes - 1)
+    monkeypatch.setattr(stream, "MAX_HASHED", images.nbytes - 1)
     monkeypatch.setattr(stream, "SAMPLE", 10)
     sample = stream.checksum(images)
     assert sample == stream.checksum(load(sets["npy"], "always")["train"].images)
@@ -345,7 +345,7 @@ def test_evaluation_reads_a_bounded_number_of_images(
     monkeypatch.setattr(measure, "MAX_REAL", 7)
     monkeypatch.setattr(measure, "GENERATED", 20)
     monkeypatch.setattr(measure, "MIN_IMAGES", 5)
-    monkeypatch.setattr(philox, "WHOLE", 10)
+    monkeypatch.setattr(philox, "MAX_SORTED", 10)
     np.save(tmp_path / "x.npy", noise(200, 28)[..., 0])
     np.save(tmp_path / "x.labels.npy", np.arange(200) // 10)
     spec = TrainConfig().spec()
@@ -442,7 +442,7 @@ def test_a_damaged_image_ends_the_run_in_one_line_with_what_was_learned_saved(
 ) -> None:
     # so large a set that neither its checksum nor the picture of real images shows the image
     pictures = folder(tmp_path / "pictures", 240)
-    monkeypatch.setattr(stream, "HASHED_WHOLE", 1)
+    monkeypatch.setattr(stream, "MAX_HASHED", 1)
     monkeypatch.setattr(stream, "SAMPLE", 1)
     rows = data.Order(216, batch_size=16, seed=0).indices(3).numpy()  # of the fourth update
     late = stream.in_whole(rows[rows > 110], held_out=False)

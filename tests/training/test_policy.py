@@ -74,7 +74,7 @@ class TestDefaults:
 
     @pytest.mark.parametrize("device", ["cpu", "cuda"])
     def test_each_choice_has_a_reason(self, device):
-        assert chosen(device).reason not in ("", "as asked")
+        assert chosen(device).reason not in ("", "as requested")
 
     @pytest.mark.parametrize(
         ("precision", "dtype"),
@@ -92,8 +92,8 @@ class TestOptions:
         assert chosen("cuda", compile="off", capture="off").name == "eager"
 
     def test_what_was_asked_for_says_so(self):
-        assert chosen("cpu", compile="on").reason == "as asked"
-        assert chosen("cuda", compile="off", capture="off").reason == "as asked"
+        assert chosen("cpu", compile="on").reason == "as requested"
+        assert chosen("cuda", compile="off", capture="off").reason == "as requested"
 
     def test_the_memory_format_is_the_options(self):
         assert chosen("cpu").memory_format == torch.channels_last
