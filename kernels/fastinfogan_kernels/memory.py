@@ -1,4 +1,4 @@
-"""What launches keep on a device: workspaces, and tables that are written once.
+"""Memory that launches keep on a device: workspaces, and tables that are written once.
 
 It must lie where nobody else manages memory. A CUDA graph's capture, Inductor's graph trees and
 `torch.cuda.use_mem_pool` route the allocations of the thread that they run in to pools of their
@@ -9,7 +9,7 @@ device's default stream.
 from __future__ import annotations
 
 from collections.abc import Callable
-from threading import Thread
+from threading import Thread, get_ident
 from typing import TypeVar
 
 import torch
@@ -19,12 +19,12 @@ T = TypeVar("T")
 
 
 def capturing(device: torch.device) -> bool:
-    """Whether a CUDA graph is being captured on the device's current stream."""
+    """Return whether a CUDA graph is being captured on the device's current stream."""
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def kept(device: torch.device, make: Callable[[], T]) -> T:
-    """`make()`, outside of any pool; work queued after this call on the current stream sees it.
+    """Return `make()`, outside of any pool; later work on the current stream sees it.
 
     Raises ValueError in a capture, which could not wait for it.
     """
@@ -58,14 +58,14 @@ def kept(device: torch.device, make: Callable[[], T]) -> T:
 
 
 class Workspaces:
-    """Partial sums and a counter at zero for each (device, stream).
+    """Partial sums and a counter at zero for each (device, stream), on a CPU for each thread.
 
-    Launches on one stream follow one another, so they may share. A captured launch replays on
+    Launches on one stream, or interpreted in one thread, follow one another, so they may share. A captured launch replays on
     streams that nobody knows yet: it gets partials from the graph's own memory, and a counter that
     is never given out again.
     """
 
-    COUNTERS = 4096  # captured launches a device; after those, each replay writes its zero itself
+    COUNTERS = 4096  # captured launches per device; after those, each replay writes its zero itself
 
     def __init__(self) -> None:
         self._by_stream: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
@@ -73,17 +73,18 @@ class Workspaces:
         self._all: list[Tensor] = []  # graphs, and streams behind the host, hold their addresses
 
     def get(self, device: torch.device, size: int) -> tuple[Tensor, Tensor]:
-        """(partials [≥ size] fp32, counter [1] int32) for a launch on the current stream."""
-        index, stream = -1, 0
+        """Return (partials [≥ size] fp32, counter [1] int32) for a launch on the current stream."""
+        index, stream = -1, get_ident()
         if device.type == "cuda":
             index = device.index
             if capturing(device):
                 return self._of_capture(device, size)
             stream = torch.cuda.current_stream(device).cuda_stream
-        found = self._by_stream.get((index, stream))
-        if found is None or found[0].numel() < size:
-            found = self._by_stream[index, stream] = kept(device, lambda: self._make(device, size))
-        return found
+        workspace = self._by_stream.get((index, stream))
+        if workspace is None or workspace[0].numel() < size:
+            workspace = kept(device, lambda: self._make(device, size))
+            self._by_stream[index, stream] = workspace
+        return workspace
 
     def _make(self, device: torch.device, size: int) -> tuple[Tensor, Tensor]:
         if device.type == "cuda" and device.index not in self._counters:

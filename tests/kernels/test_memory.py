@@ -106,3 +106,16 @@ def test_what_is_kept_is_made_in_a_thread_whose_error_is_seen(
     assert memory.kept(CUDA, threading.get_ident) != here
     with pytest.raises(ZeroDivisionError):
         memory.kept(CUDA, lambda: 1 // 0)
+
+
+def test_threads_that_interpret_kernels_share_no_workspace():
+    """Two trainings in one process would count each other's programs."""
+    workspaces, cpu = memory.Workspaces(), torch.device("cpu")
+    own = workspaces.get(cpu, 8)
+    others: list[tuple[torch.Tensor, torch.Tensor]] = []
+    thread = threading.Thread(target=lambda: others.append(workspaces.get(cpu, 8)))
+    thread.start()
+    thread.join()
+    assert own[0].data_ptr() != others[0][0].data_ptr()
+    assert own[1].data_ptr() != others[0][1].data_ptr()
+    assert workspaces.get(cpu, 8)[1] is own[1]
