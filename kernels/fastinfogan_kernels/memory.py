@@ -60,9 +60,9 @@ def kept(device: torch.device, make: Callable[[], T]) -> T:
 class Workspaces:
     """Partial sums and a counter at zero for each (device, stream), on a CPU for each thread.
 
-    Launches on one stream, or interpreted in one thread, follow one another, so they may share. A captured launch replays on
-    streams that nobody knows yet: it gets partials from the graph's own memory, and a counter that
-    is never given out again.
+    Launches on one stream, or interpreted in one thread, follow one another, so they may share. A
+    captured launch replays on streams that nobody knows yet: it gets partials from the graph's own
+    memory, and a counter that is never given out again.
     """
 
     COUNTERS = 4096  # captured launches per device; after those, each replay writes its zero itself
