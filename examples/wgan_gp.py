@@ -13,15 +13,16 @@ SPEC = LatentSpec(noise=8, codes=(Categorical(4), Uniform()))
 
 
 def mlp(inputs: int, outputs: int) -> nn.Sequential:
-    """A network without BatchNorm: the penalty is each row's own."""
+    """Return a network without BatchNorm: the penalty is each row's own."""
     return nn.Sequential(nn.Linear(inputs, 64), nn.SiLU(), nn.Linear(64, outputs))
 
 
 def penalty(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-    """E(‖∇ₓD(x)‖ − 1)² between real and generated rows (Gulrajani et al. 2017, eq. 3)."""
+    """Return E(‖∇ₓD(x)‖ − 1)² between real and generated rows (Gulrajani et al. 2017, eq. 3)."""
     x = torch.lerp(real, fake, torch.rand(len(real), 1)).requires_grad_()
     (slope,) = torch.autograd.grad(critic(x)[:, 0].sum(), x, create_graph=True)
-    return (slope.norm(dim=1) - 1).square().mean()
+    loss: Tensor = (slope.norm(dim=1) - 1).square().mean()
+    return loss
 
 
 def train(steps: int, batch: int = 64) -> float:

@@ -50,7 +50,9 @@ def test_the_direction_of_a_bar_is_read_to_a_tenth_of_a_radian():
 @pytest.mark.slow
 def test_the_examples_have_strict_types():
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", *(f"examples/{n}.py" for n in EXAMPLES)],
+        # torch itself leaves Tensor.backward untyped
+        [sys.executable, "-m", "mypy", "--strict", "--untyped-calls-exclude", "torch"]
+        + [f"examples/{n}.py" for n in EXAMPLES],
         cwd=FOLDER.parent,
         capture_output=True,
         text=True,
