@@ -20,6 +20,7 @@ FIXED = LatentSpec(0, (Angle(),))
 LEARNED = LatentSpec(0, (Angle(concentration="learned"),))
 BOTH = LatentSpec(0, (Angle(), Angle(), Categorical(3), Angle(concentration="learned", weight=2.0)))
 EAGER = ["reference", "triton"] if kernel.available() else ["reference"]
+COMPILED = pytest.param("compiled", marks=pytest.mark.slow)  # a second or more each
 
 
 def vectors(n: int = 40, largest: float = 30.0) -> Tensor:
@@ -50,7 +51,7 @@ def truth(q: Tensor, angle: Tensor, learned: bool) -> tuple[Tensor, Tensor]:
     return nll, -across / kappa.unsqueeze(1)
 
 
-@pytest.mark.parametrize("backend", [*EAGER, "compiled"])
+@pytest.mark.parametrize("backend", [*EAGER, COMPILED])
 @pytest.mark.parametrize("learned", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_the_loss_is_torch_s_von_mises_distribution(backend, learned, dtype):

@@ -25,6 +25,9 @@ SPEC = LatentSpec(
     ),
 )
 BACKENDS = ["auto", "reference", "compiled"] + (["triton"] if kernel.available() else [])
+WITH_COMPILED_SLOW = [
+    pytest.param(name, marks=pytest.mark.slow) if name == "compiled" else name for name in BACKENDS
+]
 
 
 # Hooks on q run once
@@ -82,7 +85,7 @@ def test_a_penalty_on_the_gradient_is_differentiated_through_a_hook_once(backend
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", WITH_COMPILED_SLOW)
 def test_every_transform_works_with_every_backend(backend):
     args = problem(SPEC, dtype=torch.float32)
     (expected,) = torch.autograd.grad(info_loss(*args).total, args.q)
@@ -104,7 +107,7 @@ def test_every_transform_works_with_every_backend(backend):
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", WITH_COMPILED_SLOW)
 @pytest.mark.parametrize("missing", [False, True])
 def test_vmap_works_with_the_default_checks(backend, missing):
     q, spec, categorical, continuous = problem(SPEC, dtype=torch.float32)
@@ -130,7 +133,7 @@ def test_vmap_works_with_the_default_checks(backend, missing):
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", WITH_COMPILED_SLOW)
 def test_functional_call_differentiates_a_module_s_weights(backend):
     layer = nn.Linear(3, SPEC.q_dim)
     batch, x = SPEC.sample(8, seed=0), torch.randn(8, 3)
@@ -165,7 +168,7 @@ def test_head_loss_is_transformed_too():
 # Inference mode, and what makes a compiled loss compile anew
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", WITH_COMPILED_SLOW)
 def test_targets_drawn_in_inference_mode_serve_a_training_step(backend):
     args = problem(SPEC, dtype=torch.float32)
     (expected,) = torch.autograd.grad(info_loss(*args).total, args.q)

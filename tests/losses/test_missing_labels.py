@@ -29,6 +29,7 @@ CODES = (
 SPEC = LatentSpec(0, CODES)
 BY_TABLE = LatentSpec(0, tuple(replace(code, name=None) for code in CODES * 3))  # of the kernel
 EAGER = ["reference", "triton"] if kernel.available() else ["reference"]
+COMPILED = pytest.param("compiled", marks=pytest.mark.slow)  # a second or more each
 
 
 def row_by_row(args: Problem, labelled: Tensor, reduction: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -88,7 +89,7 @@ def assert_close(got, expected, dtype, q):
 
 
 @pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # the interpreter's numpy
-@pytest.mark.parametrize("backend", [*EAGER, "compiled"])
+@pytest.mark.parametrize("backend", [*EAGER, COMPILED])
 @pytest.mark.parametrize(("reduction", "seed"), [("mean", 0), ("sum", 1), ("none", 2)])
 def test_a_missing_label_has_factor_0_and_means_are_over_the_labelled(backend, reduction, seed):
     dtype = torch.float32 if backend == "triton" else torch.float64
@@ -126,7 +127,7 @@ def test_reference_and_grouped_agree_for_every_spec(spec, batch, seed, reduction
         torch.testing.assert_close(ours.total.double(), out.total, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("backend", [*EAGER, "compiled"])
+@pytest.mark.parametrize("backend", [*EAGER, COMPILED])
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8], ids=str)
 def test_ignore_index_and_nan_are_missing_labels(backend, dtype):
     args = problem(SPEC, 9, dtype=torch.float32)
@@ -186,7 +187,7 @@ def test_a_batch_without_a_label_gives_0(backend, reduction):
     assert not gradient.any()
 
 
-@pytest.mark.parametrize("backend", [*EAGER, "compiled"])
+@pytest.mark.parametrize("backend", [*EAGER, COMPILED])
 def test_a_mask_of_ones_changes_nothing(backend):
     args = problem(SPEC, 9, dtype=torch.float32)
     mask = torch.ones(9, dtype=torch.bool)

@@ -104,7 +104,13 @@ def test_its_gradient_is_that_of_hs_cross_entropy(mode):
     assert all((g == 0).all() for g in base[len(own) :])
 
 
-@pytest.mark.parametrize("networks", get_args(NetworksName))
+@pytest.mark.parametrize(
+    "networks",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name == "chairs" else name
+        for name in get_args(NetworksName)
+    ],
+)
 def test_h_is_trained_with_g_and_kept_and_no_part_of_the_average(cpu_ranks, networks):
     config = CONFIG.with_options(networks=networks, image_size=32, contrastive=1.0)
     step = Step(config, SPEC, cpu_ranks("bf16"))

@@ -158,7 +158,7 @@ class TestStep:
         [
             pytest.param(RECIPE, "alternating", id="recipe-alternating", marks=pytest.mark.slow),
             pytest.param(RECIPE, "shared", id="recipe-shared", marks=pytest.mark.slow),
-            pytest.param({}, "alternating", id="plain-alternating"),
+            pytest.param({}, "alternating", id="plain-alternating", marks=pytest.mark.slow),
             pytest.param({}, "shared", id="plain-shared", marks=pytest.mark.slow),
         ],
     )
