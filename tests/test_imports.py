@@ -61,6 +61,7 @@ print(json.dumps([name for name in COMMANDS if module_of(name) in sys.modules]))
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name != "completion"])
+@pytest.mark.slow
 def test_a_command_imports_no_other_command(command):
     assert json.loads(run(COMMANDS_AND_WHAT_THEY_IMPORT, command)) == [command]
 

@@ -133,6 +133,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
         ("agree too", None),
     ],
 )
+@pytest.mark.slow
 def test_every_rank_gets_the_same(
     said: list[dict[str, object]], what: str, expected: object
 ) -> None:
@@ -382,6 +383,7 @@ def test_ranks_of_different_batch_size_both_exit_2_with_one_line(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_ranks_of_different_images_both_exit_2_with_one_line(data: Path, tmp_path: Path) -> None:
     fewer = write_images(tmp_path / "fewer.npz", n=60)
     options = [command(d, tmp_path / "run", "--steps", "2") for d in (data, fewer)]

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import fastinfogan
 
 SOURCE = Path(fastinfogan.__file__).parent
@@ -77,6 +79,7 @@ def test_the_copied_files_draw_and_give_the_loss_without_fastinfogan(tmp_path):
     assert abs(first) < 1e-6  # H − NLL of a Q that knows nothing of a uniform class
 
 
+@pytest.mark.slow
 def test_a_copy_and_the_original_live_in_one_process(tmp_path):
     copy(tmp_path)
     assert run(BOTH, tmp_path, SOURCE.parent, SOURCE.parent / "kernels") == "True\n"

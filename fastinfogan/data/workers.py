@@ -8,7 +8,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
-import joblib
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,7 +18,7 @@ from ..errors import UserError
 from .streaming import Rows, Source, Streamed
 
 PREFETCH = 4  # batches that each worker keeps ready
-MOST_WORKERS = 8
+MAX_WORKERS = 8
 LOOK_EVERY = 1  # seconds of waiting for a batch between two looks for a signal
 Batch = Tensor | NDArray[np.uint8] | UserError
 
@@ -185,4 +184,6 @@ def _workers(source: Source, device: torch.device) -> int:
     if not source.slow or device.type == "cpu":
         return 1
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(MOST_WORKERS, joblib.cpu_count() // ranks))
+    import joblib  # not in every GPU environment, and a resident run needs none
+
+    return max(1, min(MAX_WORKERS, joblib.cpu_count() // ranks))

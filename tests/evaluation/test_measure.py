@@ -309,12 +309,14 @@ class TestDigits:
         assert f"{result['obedience']:.1%}" in line
         assert "slant goes with c3_uniform, ρ = +1.00" in line
 
+    @pytest.mark.slow
     def test_a_category_that_draws_another_digit_than_q_reads_disobeys(self, mnist):
         swapped = (1, 3, *ORDER[2:])  # two of ten categories
         result = measure.evaluate(readable(mnist, swapped), mnist)
         assert result["matching"] == list(ORDER)
         assert result["obedience"] == pytest.approx(0.8, abs=0.05)
 
+    @pytest.mark.slow
     def test_where_labels_are_not_the_digits_nothing_is_obeyed(self, mnist):
         test, train = mnist["test"], mnist["train"]
         assert test.labels is not None

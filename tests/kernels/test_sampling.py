@@ -282,6 +282,7 @@ def embed(width: int, batch: int, poison: float, dtype: torch.dtype) -> tuple[An
 
 @few
 @given(all_specs, st.sampled_from([1, 2, 33]), st.integers(0, 2**31))
+@pytest.mark.slow
 def test_nothing_outside_is_written_or_matters_and_every_output_element_is_written(
     spec, batch, step
 ):

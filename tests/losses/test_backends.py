@@ -316,6 +316,7 @@ def test_compiled_to_machine_code_it_is_as_near_fp64_and_another_batch_does_not_
 
 
 @pytest.mark.usefixtures("quickly_compiled")
+@pytest.mark.slow
 def test_each_layout_compiles_once_however_many_there_are():
     # more than torch.compile's recompile_limit, 8
     layouts = [LatentSpec(0, (Uniform(dim=n),)) for n in range(1, 11)]
@@ -359,6 +360,7 @@ def test_the_compiled_loss_leaves_gradients_of_weights_and_targets_to_the_plain_
 
 
 @pytest.mark.parametrize(("backend", "autocast"), [("auto", True), ("compiled", False)])
+@pytest.mark.slow
 def test_within_a_compiled_function_the_loss_is_a_part_of_its_graph(backend, autocast):
 
     def step(q: Tensor, spec: LatentSpec, categorical: Tensor, continuous: Tensor) -> Tensor:
