@@ -48,7 +48,7 @@ SIDES = ("old", "new")
 UPDATES = 8
 BATCH = 16
 IMAGES = 120  # of a set: a few batches, so that a run sees more than one epoch
-LIMIT_S = 900  # seconds for one run
+LIMIT_S = 3600  # seconds for one run, on a machine that is busy with others
 STOP_S = 60  # seconds for a launcher to end its ranks
 LAST_LINES = 15  # of a failed run's errors
 
