@@ -232,6 +232,18 @@ def test_the_cases_are_listed(capsys):
     assert [line.split()[0] for line in lines] == list(identical.CASES)
 
 
+def test_every_case_is_a_run_that_this_checkout_takes(tmp_path):
+    import identical
+
+    from fastinfogan.cli import parse
+    from fastinfogan.config import check
+
+    for case in identical.CASES.values():
+        config = parse(identical.arguments(case, "npz:images.npz", tmp_path, identical.UPDATES))
+        check(config)
+        assert config.steps == identical.UPDATES
+
+
 def test_the_images_can_be_read(tmp_path):
     import identical
     import numpy as np
