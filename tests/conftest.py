@@ -24,6 +24,23 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow all but n cases, evenly spaced, of a test marked `quick_cases(n)`."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("quick_cases"):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for same in cases.values():
+        marker = same[0].get_closest_marker("quick_cases")
+        assert marker is not None
+        (quick,) = marker.args
+        kept = {i * len(same) // quick for i in range(quick)}
+        for i, item in enumerate(same):
+            if i not in kept:
+                item.add_marker(pytest.mark.slow)
+
+
 class _NoHostRead(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         assert func not in HOST_READS, f"{func} reads a tensor's value on the host"

@@ -192,6 +192,7 @@ class TestProcess:
         fit(tmp_path)
         assert torch.get_num_threads() == threads
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("precision", ["fp32", "bf16"])
     def test_two_threads_give_the_weights_of_two_runs(self, tmp_path, precision):
         options = {"precision": precision, "steps": 6, "real_info": 1.0, "vat": 1.0, "follow": 1.0}

@@ -323,6 +323,7 @@ raise SystemExit(code)
 """
 
 
+@pytest.mark.slow
 def test_batchnorms_buffers_are_averaged_before_they_are_saved(data: Path, tmp_path: Path) -> None:
     script = tmp_path / "buffers.py"
     script.write_text(BUFFERS)
@@ -357,6 +358,7 @@ pathlib.Path(sys.argv[1], os.environ["RANK"]).write_text(str(code))
 """
 
 
+@pytest.mark.slow
 def test_a_non_finite_loss_on_one_rank_ends_both_with_3(data: Path, tmp_path: Path) -> None:
     script = tmp_path / "poison.py"
     script.write_text(POISON)
@@ -396,6 +398,7 @@ def test_ranks_of_different_images_both_exit_2_with_one_line(data: Path, tmp_pat
     assert nothing == ""
 
 
+@pytest.mark.slow
 def test_a_rank_that_finds_no_images_ends_both_with_2_and_one_line(
     data: Path, tmp_path: Path
 ) -> None:

@@ -282,6 +282,7 @@ def small(name: str, mode: StepMode = "alternating") -> TrainConfig:
 
 
 class TestTraining:
+    @pytest.mark.quick_cases(4)
     @pytest.mark.parametrize("mode", ["alternating", "shared"])
     @pytest.mark.parametrize("precision", ["no", "bf16"])
     @pytest.mark.parametrize("name", [*QUICK, *LONG])
@@ -321,6 +322,7 @@ class TestTraining:
             moved = [not torch.equal(a, b) for a, b in zip(network.parameters(), old, strict=True)]
             assert sum(moved) >= len(moved) - 1
 
+    @pytest.mark.quick_cases(1)
     @pytest.mark.parametrize("name", ["svhn", "faces", "dsprites-paper"])
     def test_what_is_saved_is_all_that_another_step_needs(self, cpu_ranks, name):
         """Restored by their names, weights, buffers and moments go on bit for bit."""

@@ -91,6 +91,7 @@ def test_labels_are_never_seen_in_training(tmp_path: Path) -> None:
     assert [result["labels"] for result in told] == [True, False]
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_run(data: Path, tmp_path: Path) -> None:
     for seed in ("0", "1"):
         assert run(data, tmp_path / seed, "--steps", "2", "--seed", seed) == 0
@@ -114,6 +115,7 @@ def test_a_run_with_spectral_norm_is_resumed_and_its_networks_are_found(
     assert any(isinstance(m, Spectral) for m in discriminator.modules())
 
 
+@pytest.mark.slow
 def test_resume_from_a_path_goes_on_in_another_folder(data: Path, tmp_path: Path) -> None:
     whole, first, branch = tmp_path / "whole", tmp_path / "first", tmp_path / "branch"
     assert run(data, whole, "--steps", "8", "--log-every", "2") == 0
@@ -155,6 +157,7 @@ def test_a_finished_run_says_so_and_exits_0(
     assert all(torch.equal(before[k], v) for k, v in tensors(tmp_path, 2).items())
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_evaluation_is_evaluated_when_run_again(
     data: Path, tmp_path: Path
 ) -> None:
@@ -193,6 +196,7 @@ def test_other_images_under_the_same_name_are_refused(
     assert "(126 images)" in line
 
 
+@pytest.mark.slow
 def test_precision_may_change_its_word_but_not_its_meaning(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -203,6 +207,7 @@ def test_precision_may_change_its_word_but_not_its_meaning(
     assert run(data, tmp_path, "--steps", "4", "--precision", "fp32") == 0
 
 
+@pytest.mark.slow
 def test_the_data_may_move_as_long_as_it_is_the_same(data: Path, tmp_path: Path) -> None:
     out, moved = tmp_path / "run", tmp_path / "moved.npz"
     assert run(data, out, "--steps", "2") == 0
@@ -210,6 +215,7 @@ def test_the_data_may_move_as_long_as_it_is_the_same(data: Path, tmp_path: Path)
     assert run(moved, out, "--steps", "4") == 0
 
 
+@pytest.mark.slow
 def test_an_evaluation_of_an_earlier_step_does_not_count(data: Path, tmp_path: Path) -> None:
     assert run(data, tmp_path, "--steps", "2") == 0
     stale = (tmp_path / "eval.json").read_text()
@@ -219,6 +225,7 @@ def test_an_evaluation_of_an_earlier_step_does_not_count(data: Path, tmp_path: P
     assert json.loads((tmp_path / "eval.json").read_text())["step"] == 4
 
 
+@pytest.mark.slow
 def test_the_command_that_began_a_run_from_a_path_goes_on_with_it(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -423,6 +430,7 @@ def test_nothing_is_read_back_to_the_host_between_log_intervals(
     assert reads == []
 
 
+@pytest.mark.slow
 def test_the_stopwatch_which_waits_for_a_gpu_is_looked_at_at_intervals_alone(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -439,6 +447,7 @@ def test_the_stopwatch_which_waits_for_a_gpu_is_looked_at_at_intervals_alone(
     assert len(looks) <= 7
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize(("when", "at"), [(Step, "__call__"), (loop.Training, "_pictures")])
 def test_a_signal_in_the_last_update_or_its_pictures_is_not_lost(

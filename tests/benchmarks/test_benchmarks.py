@@ -37,6 +37,7 @@ def test_the_models_flop_are_those_that_torch_counts_in_the_alternating_step(cpu
     assert model_flop(config) * BATCH == counter.get_total_flops()
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("routing", ["openai", "head", "generator-step"])
 @pytest.mark.parametrize("mode", ["alternating", "reused", "shared"])
 def test_the_models_flop_are_those_of_the_products_recorded(cpu_ranks, mode, routing):

@@ -437,6 +437,7 @@ def test_labels_that_do_not_fit_are_refused(tmp_path: Path, labels: np.ndarray) 
 # What goes wrong on the way
 
 
+@pytest.mark.slow
 def test_a_damaged_image_ends_the_run_in_one_line_with_what_was_learned_saved(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,7 @@ def measured(config: TrainConfig) -> dict:
 
 @pytest.mark.usefixtures("few_generated")
 class TestEvaluate:
+    @pytest.mark.slow
     def test_with_labels_and_enough_images_everything_is_measured(self, tmp_path):
         config = TrainConfig().with_options(data=npz(tmp_path, 20_000), codes=CODES)
         result = measured(config)
@@ -149,6 +150,7 @@ class TestEvaluate:
         assert all(result[name] is None for name in SCORES)
         assert "no labels" not in summary(result)[0]
 
+    @pytest.mark.slow
     def test_under_2000_test_images_there_is_no_frechet_distance_of_digits(self, tmp_path):
         result = measured(TrainConfig().with_options(data=npz(tmp_path, 19_990), codes=CODES))
         assert result["frechet"] is None

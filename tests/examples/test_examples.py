@@ -16,6 +16,7 @@ def test_an_example_has_under_60_lines(example):
     assert len(example.read_text().splitlines()) < 60
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("name", ["own_networks", "notebook_fit"])
 def test_an_example_runs(name, tmp_path):
     root = FOLDER.parent

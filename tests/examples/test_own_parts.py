@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("name", "line"), [("own_term", "6 dark 0."), ("own_objective", "6 D ")])
 def test_an_example_of_own_parts_runs(name, line, tmp_path):
     environment = os.environ | {

@@ -120,6 +120,7 @@ def test_the_kernel_is_no_further_from_the_truth_than_the_definition(
     assert_held(problem(spec, batch, dtype=dtype, seed=seed), sigma)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     ("batch", "k"),
     [
@@ -134,6 +135,7 @@ def test_it_holds_for_every_width_of_a_categorical(batch, k):
     assert_held(problem(spec, batch, dtype=dtype, seed=k))
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("name", BUILDERS)
 @pytest.mark.parametrize("dtype", NARROW, ids=str)
 @pytest.mark.parametrize("batch", [1, 20])
@@ -143,6 +145,7 @@ def test_it_holds_for_runs_and_for_the_table_of_many_runs(name, dtype, batch):
     assert_held(problem(spec, batch, dtype=dtype, seed=5))
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     "spec",
     [
@@ -158,6 +161,7 @@ def test_it_holds_at_the_ends_of_the_range(spec):
     assert_held(problem(spec, 2, dtype=torch.float32, seed=2))
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("name", "batch", "programs"), [("runs", 77, 1), ("runs", 129, 3), ("table", 20, 2)]
 )
@@ -256,6 +260,7 @@ def poisoned(x: torch.Tensor, poison: float) -> tuple[torch.Tensor, torch.Tensor
     return view, flat
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("name", BUILDERS)
 @pytest.mark.parametrize("n_real", [None, 0, 5])
 @pytest.mark.parametrize(
@@ -378,6 +383,7 @@ def test_a_log_variance_is_clamped_as_the_definition_clamps_it(raw):
     torch.testing.assert_close(out.dq.double(), gradient, equal_nan=True, rtol=1e-6, atol=0)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("name", BUILDERS)
 @pytest.mark.parametrize(
     ("column", "value", "code"),
@@ -421,6 +427,7 @@ def adversarial_truth(logits, n_real, adversarial, player, real=None):
     return value.detach(), torch.autograd.grad(value, x)[0]
 
 
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize(
     ("name", "dtype"), [*zip(["runs"] * 3, NARROW, strict=True), ("table", NARROW[0])]
 )

@@ -473,6 +473,7 @@ def compiling(test):
     return run
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @compiling
 def test_a_compiled_caller_is_one_graph_for_every_batch(reduction):
@@ -489,6 +490,7 @@ def test_a_compiled_caller_is_one_graph_for_every_batch(reduction):
         close(gradient(out.total, q, upstream), gradient(expected.total, q, upstream))
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @compiling
 def test_a_compiled_caller_of_head_loss_is_one_graph_too(dtype):
@@ -519,6 +521,7 @@ def test_inductor_compiles_a_caller_with_the_kernel_in_its_graph():
     close(gradient(compiled(q, *targets), q), gradient(loss(q, *targets), q))
 
 
+@pytest.mark.quick_cases(6)
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("n_real", [None, 0, 3])

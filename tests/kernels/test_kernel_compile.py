@@ -74,6 +74,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
 # Resources
 
 
+@pytest.mark.slow
 def test_kernels_keep_to_their_budgets_and_take_what_the_readme_says(compiled: Compiled) -> None:
     assert compiled.check.returncode == 0, compiled.check.stderr
     usages = compiled.usages()

@@ -180,6 +180,7 @@ WIDE = {
 }
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=pytest.mark.slow) if n == "65,536 classes" else n for n in WIDE],

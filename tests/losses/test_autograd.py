@@ -67,6 +67,7 @@ def test_retain_grad_is_not_doubled_by_create_graph(backend):
     args.q.grad = None  # it holds a graph that holds q
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["reference", "compiled"])
 def test_a_penalty_on_the_gradient_is_differentiated_through_a_hook_once(backend):
     args = problem(SPEC)
@@ -184,6 +185,7 @@ def test_targets_drawn_in_inference_mode_serve_a_training_step(backend):
     torch.testing.assert_close(torch.autograd.grad(head.information, args.q)[0], expected)
 
 
+@pytest.mark.slow
 def test_no_dtype_of_the_targets_makes_the_compiled_loss_compile_anew():
     compiled._callable.cache_clear()
     counters.clear()
@@ -198,6 +200,7 @@ def test_no_dtype_of_the_targets_makes_the_compiled_loss_compile_anew():
     assert counters["stats"]["unique_graphs"] == 1
 
 
+@pytest.mark.slow
 def test_beyond_the_recompile_limit_the_compiled_loss_is_the_definition():
     compiled._callable.cache_clear()
     with torch._dynamo.config.patch(recompile_limit=1):

@@ -275,6 +275,7 @@ def quickly_compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     compiled._callable.cache_clear()
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.usefixtures("quickly_compiled")
 @pytest.mark.parametrize(
     ("dtype", "reduction"), [(torch.float64, "mean"), (torch.bfloat16, "none")]

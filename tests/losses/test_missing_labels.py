@@ -102,6 +102,7 @@ def test_a_missing_label_has_factor_0_and_means_are_over_the_labelled(backend, r
     assert out.per_code[2].item() == 0
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.skipif("triton" not in EAGER, reason="triton is not installed")
 @pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -247,6 +248,7 @@ def test_head_loss_masks_the_codes_and_not_the_logits(backend, player):
     assert torch.isfinite(other.information)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compilers' own
 @pytest.mark.parametrize("backend", [*EAGER, "compiled"])
 def test_a_masked_loss_is_traced_into_a_compiled_function(backend):

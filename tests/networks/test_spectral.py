@@ -181,6 +181,7 @@ class TestDiscriminator:
         of_layers = {f"{name}.weight" for name in layers}
         assert of_layers == {n for n, p in discriminator.named_parameters() if p.ndim > 1}
 
+    @pytest.mark.quick_cases(1)
     def test_fresh_weights_are_known_to_a_tenth(self, discriminator):
         for name, layer in self.layers(discriminator).items():
             assert 1.0 <= float(norm(layer.normalised())) * (1 + 1e-6) < 1.1, name

@@ -131,6 +131,7 @@ def run(arguments: list[str], endpoint: str, cache: Path, **environment: str) ->
     return done.stdout.splitlines() + done.stderr.splitlines()
 
 
+@pytest.mark.slow
 def test_a_pushed_run_loads_from_the_hub_and_errors_are_one_line(small_run: Path, tmp_path: Path):
     with loopback_hub() as (endpoint, hub):
         pushed = f"push {small_run} someone/digits --private"

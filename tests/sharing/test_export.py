@@ -82,6 +82,7 @@ def test_an_exported_file_says_what_it_is(small_run: Path, exported: Path):
         assert b"/fastinfogan/" not in model.SerializeToString()  # no path of this machine
 
 
+@pytest.mark.slow
 def test_half_weights_halve_the_file_and_cost_at_most_a_grey_level(
     small_run: Path, exported: Path, tmp_path: Path
 ):

@@ -104,6 +104,7 @@ def test_its_gradient_is_that_of_hs_cross_entropy(mode):
     assert all((g == 0).all() for g in base[len(own) :])
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     "networks",
     [

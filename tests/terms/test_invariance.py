@@ -126,6 +126,7 @@ def test_the_first_categorical_code_has_the_term():
     assert build_terms(CONFIG, SPEC, 0.0) == ()
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("mode", MODES)
 def test_steps_with_it_tell_kinds_of_images_apart(cpu_ranks, mode):
     config = WITH.with_options(step=mode, lr_d=3e-3, codes="cat3", warp="rotate=10,shift=0.05")

@@ -87,6 +87,7 @@ def update(step: Step, metrics: Metrics, real: Tensor, number: Tensor) -> None:
     metrics.add(1, *step._update(number, real, step.active(1)))
 
 
+@pytest.mark.quick_cases(2)
 def test_an_update_touches_the_same_memory_in_the_same_order_every_time(warm):
     step, metrics, real, number = warm
     seen = []
@@ -99,6 +100,7 @@ def test_an_update_touches_the_same_memory_in_the_same_order_every_time(warm):
     assert seen[0] == seen[1] == seen[2]
 
 
+@pytest.mark.quick_cases(2)
 def test_an_update_allocates_nothing_that_outlives_it(warm):
     step, metrics, real, number = warm
     before = living()
@@ -119,6 +121,7 @@ def test_the_updates_number_may_be_a_tensor(cpu_ranks, mode, precision):
         assert all(torch.equal(a, b) for a, b in pairs)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_with_its_number_on_the_device_nothing_is_read_back(
     cpu_ranks, no_host_read, warm, precision

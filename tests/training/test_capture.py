@@ -213,6 +213,7 @@ def captured_step(cpu_ranks, monkeypatch):
 
 
 class TestStep:
+    @pytest.mark.quick_cases(2)
     @pytest.mark.parametrize("mode", ["alternating", "reused", "shared"])
     @pytest.mark.parametrize("precision", ["no", "bf16"])
     def test_a_captured_run_is_the_eager_run_bit_for_bit(self, captured_step, mode, precision):

@@ -90,6 +90,7 @@ class TestGradients:
             assert len(got) == len(expected)
             assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
+    @pytest.mark.slow
     def test_compiled_as_for_a_gpu_with_folded_convolutions_they_are_the_eager_ones(
         self, monkeypatch
     ):
@@ -99,6 +100,7 @@ class TestGradients:
             for a, b in zip(flat(compiled(eager)(real, c)), flat(eager(real, c)), strict=True):
                 torch.testing.assert_close(a, b, rtol=0, atol=1e-11 * float(b.abs().max()))
 
+    @pytest.mark.slow
     def test_batchnorms_buffers_move_alike(self):
         for i in range(3):
             plain, other = problem(), problem()
@@ -172,6 +174,7 @@ class TestStep:
             for n in range(200):
                 s(n, batch(n % 7))
 
+    @pytest.mark.quick_cases(1)
     @pytest.mark.parametrize(
         "mode", ["alternating", pytest.param("reused", marks=pytest.mark.slow), "shared"]
     )
@@ -185,6 +188,7 @@ class TestStep:
         pairs = zip(everything(warmed), everything(cold), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
 
+    @pytest.mark.quick_cases(1)
     @pytest.mark.parametrize(
         "mode",
         ["alternating", *(pytest.param(m, marks=pytest.mark.slow) for m in ("reused", "shared"))],
@@ -221,6 +225,7 @@ class TestStep:
         s(0, batch(0))
         assert s.working.discriminator.get_parameter("conv2.weight").is_contiguous()
 
+    @pytest.mark.slow
     def test_no_graph_sets_requires_grad_which_torch_before_2_13_cannot_trace(
         self, cpu_ranks, monkeypatch
     ):

@@ -340,6 +340,7 @@ class TestWorkingPrecision:
             kept = {id(p) for m in step.networks for p in m.parameters()}
             assert of_working == kept
 
+    @pytest.mark.quick_cases(1)
     @pytest.mark.parametrize("routing", ROUTINGS)
     def test_every_gradient_is_near_the_fp32_one(self, cpu_ranks, routing):
         """D's, G's and the shared step's, as Adam finds them."""
