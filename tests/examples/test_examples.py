@@ -37,3 +37,19 @@ def test_an_example_runs(name, tmp_path):
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "runs").iterdir()
     assert (run / "checkpoints" / "step-00000020").is_dir()
+
+
+@pytest.mark.slow
+def test_the_lightning_example_trains_and_logs_nats_by_name(tmp_path):
+    pytest.importorskip("lightning")
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / "lightning_module.py")],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(FOLDER.parent)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "cluster: " in done.stdout + done.stderr

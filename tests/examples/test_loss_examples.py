@@ -52,7 +52,8 @@ def test_the_examples_have_strict_types():
     done = subprocess.run(
         # torch itself leaves Tensor.backward untyped
         [sys.executable, "-m", "mypy", "--strict", "--untyped-calls-exclude", "torch"]
-        + [f"examples/{n}.py" for n in EXAMPLES],
+        + ["--follow-imports", "silent"]
+        + [f"examples/{n}.py" for n in (*EXAMPLES, "lightning_module")],
         cwd=FOLDER.parent,
         capture_output=True,
         text=True,
