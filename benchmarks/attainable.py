@@ -1,4 +1,4 @@
-"""What a step could reach: its products by themselves, and what they are of the device's peak.
+"""The attainable rate of a step: its products by themselves, and their share of the device's peak.
 
 The attainable rate is that of the step's own convolutions and matrix products, each at its shape,
 dtype and layout, run back to back on the same machine. Utilisation is the model's FLOP, which do

@@ -1,4 +1,4 @@
-"""What the GPU report compares: latent layouts, and the ways to compute the information loss."""
+"""Cases of the GPU report: latent layouts, and the ways to compute the information loss."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ HARD = {
 
 
 class Targets(NamedTuple):
-    """What Q is to predict."""
+    """The targets of Q."""
 
     categorical: Tensor
     continuous: Tensor
@@ -143,7 +143,7 @@ def forward_backward(
 
 
 def least_bytes(spec: LatentSpec, batch: int, dtype: torch.dtype) -> int:
-    """What any way must move: q and the targets in, the gradient out."""
+    """Return the bytes that any way must move: q and the targets in, the gradient out."""
     return batch * (2 * spec.q_dim * dtype.itemsize + 8 * spec.n_cat + 4 * spec.n_cont)
 
 
@@ -160,7 +160,7 @@ class Case(NamedTuple):
 
 
 def timed_cases(dry: bool) -> Sequence[Case]:
-    """What is timed, the most telling first, for the time may run out."""
+    """Return the cases to time, the most telling first, since the time may run out."""
     if dry:
         return (Case("mnist", 4, torch.float32), Case("mnist", 4, torch.bfloat16))
     wide, narrow = torch.float32, torch.bfloat16

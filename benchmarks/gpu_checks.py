@@ -68,7 +68,7 @@ def by_heads(q: Tensor, spec: LatentSpec, targets: Targets) -> tuple[Tensor, Ten
 
 
 def same(got: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> bool:
-    """Whether all tensors are equal to the last bit."""
+    """Return True if all tensors are equal to the last bit."""
     return all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
@@ -476,7 +476,7 @@ def kernel_checks(dry: bool) -> dict[str, Check]:
 
 
 def launch_checks() -> dict[str, Check]:
-    """What the profiler has to say, which comes last, for it disturbs what is timed."""
+    """Run the profiler, last, since it disturbs the timings."""
     return {"loss, launches": one_launch}
 
 

@@ -107,7 +107,7 @@ def header(machine: Machine) -> Report:
 
 
 def _ask(field: str) -> str:
-    """What nvidia-smi says of the first GPU, or "unknown"."""
+    """Return nvidia-smi's answer about the first GPU, or "unknown"."""
     command = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]

@@ -151,14 +151,14 @@ class Section:
 
 
 def _kept(step: Step) -> list[Tensor]:
-    """What a checkpoint has of a step."""
+    """Return the tensors of a step that a checkpoint has."""
     modules = step.modules().values()
     tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
     return [*step.optimizer_tensors().values(), *tensors]
 
 
 def _outcome(step: Step, real: Tensor) -> dict[str, Tensor]:
-    """What an update does."""
+    """Take one update."""
     flats = {"D": step.d.flat, "G": step.g.flat}
     before = {name: flat.value.detach().clone() for name, flat in flats.items()}
     terms = [t.detach().float().reshape(-1) for t in tree_leaves(step(7, real))]

@@ -1,4 +1,4 @@
-"""How the GPU report times: graph replays on cold inputs, eager wall time, launches, memory.
+"""Timing for the GPU report: graph replays on cold inputs, eager wall time, launches, memory.
 
 Nothing here knows what it times. In a dry run every function does its work once on the CPU and
 gives no number.
@@ -95,7 +95,7 @@ class Budget:
         return time.monotonic() - self._start
 
     def allows(self, what: str, share: float = 1.0) -> bool:
-        """Whether under `share` of the time is spent; if not, `what` is noted as skipped."""
+        """Return True while less than `share` of the time is spent; else note `what` as skipped."""
         if self.spent() < share * self.seconds:
             return True
         self.skipped.append(what)
@@ -203,7 +203,7 @@ def wall_times(
 
 
 def sync_reason(machine: Machine, call: Call) -> str | None:
-    """Why a call cannot be captured: the operation in it that waits for the device, or None."""
+    """Return why a call cannot be captured: the operation that waits for the device, or None."""
     machine.wait()
     if machine.dry:
         call()
@@ -219,7 +219,7 @@ def sync_reason(machine: Machine, call: Call) -> str | None:
 
 
 def count_launches(machine: Machine, call: Call) -> dict[str, int] | None:
-    """What a warm call puts on the device (kernels, copies, fills) in how many calls of the host.
+    """Count what a warm call puts on the device (kernels, copies, fills), and the host's calls.
 
     A graph's kernels are the device's, launched by one call. None if nothing is seen.
 
@@ -254,7 +254,7 @@ def count_launches(machine: Machine, call: Call) -> dict[str, int] | None:
 
 
 def allocated_bytes(machine: Machine) -> int:
-    """What tensors hold on the device."""
+    """Return the bytes that tensors hold on the device."""
     return 0 if machine.dry else torch.cuda.memory_allocated()
 
 

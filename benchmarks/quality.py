@@ -1,4 +1,4 @@
-"""What a preset reaches, seed by seed: `python benchmarks/quality.py mnist --seeds 0 1 2`.
+"""Quality of a preset, seed by seed: `python benchmarks/quality.py mnist --seeds 0 1 2`.
 
 Each seed is the command that users run, in a process of its own, with its start-up. When it has
 finished, its eval.json, and the code accuracy of its early checkpoints on the test images, become

@@ -60,7 +60,7 @@ STEPS: list[StepTiming] = []
 
 
 def speed_ups(median: float, medians: Mapping[str, float]) -> dict[str, float]:
-    """How many times faster than each of `OVER` that was timed."""
+    """Return the speed-up over each of `OVER` that was timed."""
     return {over: medians[over] / median for over in OVER if over in medians}
 
 

@@ -230,7 +230,7 @@ def device_limits() -> tuple[float, float]:
 
 
 def on_the_gpu(case: Case, median: float) -> dict[str, float]:
-    """What the case must move at least (q and targets read, dq written), and how near that is."""
+    """Return the least bytes (q and targets read, dq written) and the share of them reached."""
     spec = SPECS[case.spec]
     moved = case.batch * (2 * 4 * spec.q_dim + 8 * spec.n_cat + 4 * spec.n_cont)
     bandwidth, floor = device_limits()

@@ -1,6 +1,4 @@
-"""What the commands share: the command line of a training, exit codes, and one line on stderr for
-a user's mistake.
-"""
+"""Shared by the commands: a training's command line, exit codes, one line for an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this machine computes with: device, precision, threads, and a record of all three."""
+"""Device, precision and threads of this machine, and a record of all three."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _AUTOCAST = {"bf16": "bf16", "fp16": "fp16", "fp32": "no"}  # Accelerate's names
 
 
 def use_cpu() -> bool:
-    """Whether to compute on the CPU: no CUDA or ROCm, or ACCELERATE_USE_CPU says so."""
+    """Return True if the CPU computes: no CUDA or ROCm, or ACCELERATE_USE_CPU says so."""
     requested = os.environ.get("ACCELERATE_USE_CPU", "").lower() in (
         "1",
         "true",
@@ -74,7 +74,7 @@ def cpu_threads() -> int:
 def environment(
     device: torch.device, precision: str, reason: str, world_size: int
 ) -> dict[str, Any]:
-    """What a figure needs beside it: versions, device, precision, ranks, threads."""
+    """Return what a figure is quoted with: versions, device, precision, ranks, threads."""
     packages = {}
     for name in ("fastinfogan", "torch", "accelerate", "numpy", "triton"):
         try:

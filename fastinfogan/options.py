@@ -105,7 +105,7 @@ class Option(NamedTuple):
 
     @property
     def is_nested(self) -> bool:
-        """Whether the value is a dataclass, whose fields are options too."""
+        """Return True if the value is a dataclass, whose fields are options too."""
         return dataclasses.is_dataclass(self.kind)
 
     def converted(self, value: Any) -> Any:

@@ -91,7 +91,7 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this rank prints and writes."""
+        """Return True on the rank that prints and writes."""
         return self.rank == 0
 
     def start_average(self, flat: Tensor) -> Pending:
@@ -161,7 +161,7 @@ class Ranks:
         return int(flag)
 
     def first_failure(self, failure: str) -> str:
-        """What failed on the lowest rank on which something did, told to all; "" if on none."""
+        """Return to all ranks the message of the lowest rank that failed; "" if none did."""
         return next(filter(None, self._gather(failure)), "")
 
     def agree(self, facts: Mapping[str, object]) -> None:
@@ -268,7 +268,7 @@ def start(mixed_precision: str, cpu_only: bool) -> Ranks:
 
 
 def is_alone() -> bool:
-    """Whether no launcher has asked for several ranks."""
+    """Return True if no launcher has asked for several ranks."""
     return int(os.environ.get("WORLD_SIZE", "1")) == 1 and not dist.is_initialized()
 
 
@@ -284,7 +284,7 @@ def start_alone(mixed_precision: str, cpu_only: bool) -> Ranks:
 
 
 def is_launched() -> bool:
-    """Whether `accelerate launch` or torchrun is our parent."""
+    """Return True if `accelerate launch` or torchrun is the parent process."""
     return "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
 
 

@@ -23,7 +23,7 @@ _ROUNDS = 6
 
 
 class Stream(IntEnum):
-    """What a draw is for. Streams of one (seed, step) are independent."""
+    """The purpose of a draw. Streams of one (seed, step) are independent."""
 
     D_LATENTS = 0
     G_LATENTS = 1

@@ -1,4 +1,4 @@
-"""What every kernel costs on four GPUs, compiled ahead of time; no GPU is needed.
+"""Resources of every kernel on four GPUs, compiled ahead of time; no GPU is needed.
 
     python kernels/resources.py            prints the table
     python kernels/resources.py --write    puts it into kernels/README.md
@@ -168,7 +168,7 @@ QUICK = [  # what the tests compile each time
 
 
 class Usage(NamedTuple):
-    """What one compiled kernel takes of a GPU."""
+    """Resources of one compiled kernel."""
 
     variant: str
     layout: str
@@ -279,7 +279,7 @@ def measure_all(cases: Iterable[tuple[str, str]], asm: Path | None = None) -> li
 
 
 def violations(usages: Iterable[Usage]) -> list[str]:
-    """What no kernel may do, with any version of Triton."""
+    """Return what exceeds the budget of every kernel, with any version of Triton."""
     limits = {
         "registers": MAX_REGISTERS,
         "shared": MAX_SHARED,
@@ -334,7 +334,7 @@ def table(usages: list[Usage]) -> str:
 
 
 def drift(usages: list[Usage], readme: str, whole: bool) -> list[str]:
-    """Where the README's table differs from what was measured, if it is this Triton's."""
+    """Return the rows in which the README's table, if of this Triton, differs from the measured."""
     written = readme.split(BEGIN)[1].split(END)[0].strip()
     if not written.startswith(version()):
         print(f"the README's table is of another triton than {triton.__version__}: not compared")

@@ -107,7 +107,7 @@ class GLoss(Loss):
 
 @dataclass
 class Moved:
-    """What one rank hands to the collectives."""
+    """Bytes that one rank hands to the collectives."""
 
     gradients: int = 0  # bytes
     buffers: int = 0  # bytes

@@ -1,4 +1,4 @@
-"""How cost grows on a CPU: `python profiling/growth.py [--families batch side codes]`.
+"""Growth of costs on a CPU: `python profiling/growth.py [--families batch side codes]`.
 
 Families: the batch, the image's side, the number of heads, each for the alternating and the shared
 step; `contention`: settings of OpenMP's threads, alone and beside a busy foreign process; `malloc`:
@@ -69,7 +69,7 @@ class GrowthConfig:
 
 @dataclass(frozen=True)
 class Point:
-    """What one process measures."""
+    """The measurements of one process."""
 
     batch: int = 128
     side: int = 28
@@ -314,7 +314,7 @@ def markdown(titles: list[str], lines: list[list[str]]) -> str:
 
 
 def setting(row: Row) -> str:
-    """What a row of the contention table is called."""
+    """Return the name of a row of the contention table."""
     words = [f"`{k}={v}`" for k, v in row.point.environment.items()]
     words += [f"`torch.set_num_threads({row.point.threads})`"] if row.point.threads else []
     return ", ".join(words) or "as it is"
@@ -434,7 +434,7 @@ def draw(family: Family, rows: list[Row], path: Path) -> None:
 
 
 def conditions(options: str, facts: dict[str, Any], n: str) -> str:
-    """What a table was measured with."""
+    """Return the machine and versions of a table."""
     packages = facts["packages"]
     memory = psutil.virtual_memory().total / 2**30
     return (

@@ -1,4 +1,4 @@
-"""What the host does for one call of the kernel, forward and backward, on this CPU.
+"""Host time of one call of the kernel, forward and backward, on this CPU.
 
 `python profiling/host_overhead.py [--rounds 300] [--calls 20]`, no GPU needed: at InfoGAN's batch
 sizes a kernel is done in a few microseconds and the host decides, so how the kernel is registered

@@ -50,7 +50,7 @@ OPERATIONS = {"categorical": 10, "fixed": 9}
 
 
 class Cost(NamedTuple):
-    """What a forward and backward must move and compute."""
+    """The bytes and operations that a forward and backward pass needs."""
 
     kernel: int  # bytes: q and targets in, dq out
     product: int  # bytes: dq in, the gradient out

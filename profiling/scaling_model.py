@@ -1,4 +1,4 @@
-"""What data parallelism should cost on many GPUs: `python profiling/scaling_model.py`.
+"""A model of data parallelism's cost on many GPUs: `python profiling/scaling_model.py`.
 
 A model, not a measurement: prints the tables of docs/scaling.md from the constants below. Every
 rank has its own batch of B images, and N ranks should take no longer than one:

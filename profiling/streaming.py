@@ -1,4 +1,4 @@
-"""What streaming costs as a set grows: `python profiling/streaming.py [--gigabytes 1 5 20]`.
+"""Costs of streaming as a set grows: `python profiling/streaming.py [--gigabytes 1 5 20]`.
 
 For each size a sparse .npy of black 28x28 images and a process of its own, in which blocks of
 training updates alternate between the streamed file and black images that lie in memory. Prints the

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: `python profiling/train_step.py [--step shared]`.
+"""Profile of a training step: `python profiling/train_step.py [--step shared]`.
 
 Prints how the step runs, its images/s, its share of what its products alone would reach
 (`benchmarks/attainable.py`), and the operations that take the most time on this machine; writes a

@@ -14,7 +14,7 @@ from fastinfogan.runs import checkpoint
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is done to the disk, in order: writes, flushes, syncs and renames by name."""
+    """Record of the disk's operations, in order: writes, flushes, syncs and renames by name."""
     seen: list[str] = []
     names: dict[int, str] = {}
     inner_open, inner_sync, inner_fdopen = os.open, os.fsync, os.fdopen

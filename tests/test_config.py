@@ -520,7 +520,7 @@ class TestYaml:
         ],
     )
     def test_a_value_of_another_kind_is_refused_by_its_place_in_the_file(self, field, value):
-        """As a hand that edits the file may leave it."""
+        """Edit the file as a person might leave it."""
         content = place = yaml.safe_load(to_yaml(TrainConfig()))
         *groups, name = field.split(".")
         for key in groups:

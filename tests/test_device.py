@@ -1,4 +1,4 @@
-"""What the machine computes with: precision and threads."""
+"""Precision and threads of the machine."""
 
 import joblib
 import psutil

@@ -1,4 +1,4 @@
-"""What the two modules that other codebases may take on their own bring with them."""
+"""Imports of the two modules that other codebases may take on their own."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""What only real processes show: launchers, ranks, signals, kills."""
+"""Launchers, ranks, signals and kills, in real processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ranks do together, shown by two real gloo processes."""
+"""Ranks together, in two real gloo processes."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ pathlib.Path(sys.argv[1], f"{r}.json").write_text(json.dumps(said))
 
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
-    """What each of two ranks got."""
+    """Return what each of two ranks got."""
     folder = tmp_path_factory.mktemp("ranks")
     script = folder / "collectives.py"
     script.write_text(COLLECTIVES)

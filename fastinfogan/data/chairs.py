@@ -54,7 +54,7 @@ Points = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Shape:
-    """What a chair is made of; lengths in metres, angles in radians, brightness from 0 to 1."""
+    """The parts of a chair; lengths in metres, angles in radians, brightness from 0 to 1."""
 
     width: float
     depth: float

@@ -304,7 +304,7 @@ def on_background(image: Image.Image, colour: tuple[int, int, int]) -> Image.Ima
 
 
 def is_blank(picture: Picture, colour: tuple[int, int, int]) -> bool:
-    """Whether a picture with transparency is of one colour once it is put on a background."""
+    """Return True if a picture with transparency has one colour once it is put on a background."""
     if picture.image is None:
         return False
     extrema: Any = on_background(picture.image, colour).getextrema()

@@ -109,7 +109,7 @@ def _open(path: Path) -> Grid:
 
 
 def _grid_sizes(classes: NDArray[np.int64], path: Path) -> tuple[int, ...]:
-    """How many classes each factor has; the rows must be their grid, in its order."""
+    """Return the number of classes of each factor; the rows must be their grid, in its order."""
     columns = 1 + len(FACTORS)
     if classes.ndim != 2 or classes.shape[1] != columns or classes.dtype.kind not in "iu":
         raise UserError(
@@ -152,7 +152,7 @@ def _images_header(
 
 
 def _start(path: Path, info: zipfile.ZipInfo) -> int:
-    """Where in the file a stored member's bytes begin: after its own header, name and extras."""
+    """Return the offset of a stored member's bytes: after its own header, name and extras."""
     with path.open("rb") as file:
         file.seek(info.header_offset)
         own = file.read(_LOCAL_HEADER)

@@ -215,7 +215,7 @@ class HubImages(EncodedImages):
 
 
 def _holds_bytes(feature: Any) -> bool:
-    """Whether a column is of bytes, or of the structs that the hub's images are in Parquet."""
+    """Return True if a column has bytes, or the structs that the hub's images are in Parquet."""
     if isinstance(feature, dict):
         return "bytes" in feature and "path" in feature
     return getattr(feature, "dtype", "") in ("binary", "large_binary")

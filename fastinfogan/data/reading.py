@@ -54,7 +54,7 @@ FULL: dict[Kind, ValueRange] = {
 
 @dataclass(frozen=True)
 class Reading:
-    """How one set is read: the size and channels of its images, and the options about pixels."""
+    """Options for reading one set: the size and channels of its images, and what pixels mean."""
 
     image_size: int
     channels: int

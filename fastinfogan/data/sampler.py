@@ -114,7 +114,7 @@ def batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> BatchSampler | Stream:
-    """What gives update `step` (from 0) its images on `device`, uint8 [batch_size, H, W, C]."""
+    """Return a function of `step` (from 0) that gives its images, uint8 [batch_size, H, W, C]."""
     if not isinstance(images, Streamed):
         resident = torch.from_numpy(np.ascontiguousarray(images)).to(device)
         return BatchSampler(

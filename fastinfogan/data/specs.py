@@ -187,7 +187,7 @@ def _read(spec: str, reading: Reading) -> dict[Split, Images]:
 
 
 def can_stream(spec: str) -> bool:
-    """Whether the set that `spec` names can be streamed."""
+    """Return True if the set that `spec` names can be streamed."""
     return spec in _STREAMED or spec.startswith(("npy:", "folder:", "hf:", "tar:", "parquet:"))
 
 

@@ -1,4 +1,4 @@
-"""What the readers of image sets share: a set's splits and labels, and the places it may lie in."""
+"""Splits and labels of image sets, and the places that a set may lie in; shared by the readers."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def expanded(path: str | Path) -> Path:
 
 
 def places(*names: str) -> tuple[Path, ...]:
-    """Where a set may lie, in the order of looking: local folders first, then the cache."""
+    """Return the places where a set may lie, in order of search: local folders, then the cache."""
     return tuple(base / name for base in (Path("data"), Path(), cache()) for name in names)
 
 

@@ -65,7 +65,7 @@ class Streamed:
 
 
 def split_size(n: int, held_out: bool | None) -> int:
-    """How many of n images a split has, where every tenth is held out (None: all of them)."""
+    """Return the size of a split of n images; every tenth is held out (None: all of them)."""
     if held_out is None:
         return n
     return n // HELD_OUT_EVERY if held_out else n - n // HELD_OUT_EVERY
@@ -92,7 +92,7 @@ def evenly(n: int, most: int) -> Rows:
 
 
 def checksum(images: NDArray[np.uint8] | Streamed) -> str:
-    """What a resumed run's images are held to: a hash, the same resident and streamed.
+    """Return a hash to compare a resumed run's images by, the same resident and streamed.
 
     Up to 256 MiB every byte is hashed. Of a larger set the shape and 1,024 evenly spaced images
     are: enough to tell one set from another, not to find a single image that was changed.
@@ -108,7 +108,7 @@ def checksum(images: NDArray[np.uint8] | Streamed) -> str:
 
 
 def wanted(mode: Mode, nbytes: int) -> bool:
-    """Whether to stream a set of `nbytes` bytes (decoded)."""
+    """Return True if a set of `nbytes` bytes (decoded) is to be streamed."""
     if mode != "auto":
         return mode == "always"
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

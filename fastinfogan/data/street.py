@@ -152,7 +152,7 @@ def _across(draws: _Draws) -> Tensor:
 
 
 def _digits(digits: Tensor, draws: _Draws) -> Tensor:
-    """Where there is ink, 0 to 1, [B, 1, 32, 32], of the middle, left and right digits."""
+    """Return the ink of the middle, left and right digits, 0 to 1, [B, 1, 32, 32]."""
     size = draws.one(0.8, 1.2)  # a number's digits have one size, slant and row
     narrow = size * draws.one(0.75, 1.0)
     turn, slant = draws.one(-0.12, 0.12), draws.one(-0.2, 0.2)

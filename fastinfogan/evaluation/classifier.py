@@ -44,7 +44,7 @@ class Classifier(nn.Module):
 
 
 def applies_to(image_size: int, channels: int) -> bool:
-    """Whether the classifier can look at such images."""
+    """Return True if the classifier takes such images."""
     return image_size == 28 and channels == 1
 
 

@@ -29,7 +29,7 @@ class FactorGrid(Protocol):
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """How many values each factor takes, from 0 on."""
+        """Return the number of values of each factor, which are counted from 0."""
 
     def images(self, factors: NDArray[np.int64]) -> NDArray[np.uint8]:
         """The images [B, H, W, C] of factors [B, K]."""

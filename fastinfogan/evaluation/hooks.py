@@ -1,4 +1,4 @@
-"""What a run shows while it goes on and at its end: pictures of the codes, and the evaluation."""
+"""Hooks of a run: pictures of the codes while it goes on, and the evaluation at its end."""
 
 from __future__ import annotations
 

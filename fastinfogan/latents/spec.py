@@ -57,7 +57,7 @@ class LatentBatch(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """Where one code stands: its columns in Q's output and in its target tensor."""
+    """The place of one code: its columns in Q's output and in its target tensor."""
 
     code: Code
     q: slice  # columns of q

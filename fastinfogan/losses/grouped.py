@@ -56,7 +56,7 @@ class _Run(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """What the loss needs to know of a spec, on the CPU."""
+    """The layout of a spec as the loss needs it, on the CPU."""
 
     runs: tuple[_Run, ...]
     sizes: list[int]  # each run's columns in q
@@ -145,7 +145,7 @@ def grouped_loss(inputs: Inputs) -> tuple[Tensor, Tensor]:
 
 
 class _Loss:
-    """What passes by autograd, which takes less time over one object than over its parts."""
+    """One object to pass through autograd, which takes less time than its parts would."""
 
     per_code: Tensor
 

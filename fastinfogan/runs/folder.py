@@ -25,7 +25,7 @@ LOCK_SECONDS = 10.0
 
 
 class RunDir:
-    """Where a run keeps its files."""
+    """The paths of a run's files."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -133,7 +133,7 @@ def load(run: str | Path, networks: Callable[..., Any] | str | None = None) -> L
 def load_all(
     path: Path, *, networks: Callable[..., Any] | str | None = None
 ) -> tuple[Loaded, TrainConfig, Checkpoint]:
-    """What `load` gives, with the run's configuration and checkpoint."""
+    """Return what `load` returns, with the run's configuration and checkpoint."""
     run = RunDir(path)
     run_config = run.read_config()
     if run_config is None:

@@ -44,7 +44,7 @@ class Objective:
 
     @property
     def needs_real(self) -> bool:
-        """Whether G's loss takes D's logits of real images."""
+        """Return True if G's loss takes D's logits of real images."""
         if isinstance(self.adversarial, str):
             return self.adversarial == "relativistic"
         return bool(getattr(self.adversarial[1], "needs_real", False))

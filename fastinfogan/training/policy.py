@@ -1,4 +1,4 @@
-"""How the step runs: eager, compiled or captured, in which dtype and memory format, and why.
+"""The choice how the step runs: eager, compiled or captured, its dtype and memory format, and why.
 
 The one place that decides it. What it chose is said at the start and kept in environment.json.
 """

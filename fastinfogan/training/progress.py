@@ -1,4 +1,4 @@
-"""What a training shows on the terminal while it runs."""
+"""Progress of a training on the terminal."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def alternating(step: Step, work: Work, at: Address, real: Tensor) -> Record:
 
 
 def reused(step: Step, work: Work, at: Address, real: Tensor) -> Record:
-    """As `alternating`, but both players see the same generated images, which G makes once."""
+    """Take an update as `alternating`, but both players see the same images, which G makes once."""
     d_extras, g_extras = work.extras(real, at)
     latents = step.latents(at, Stream.D_LATENTS, len(real))
     fake = step.begin(latents)

@@ -399,7 +399,7 @@ INTERPRETED = not isinstance(sample_kernel, triton.JITFunction)
 
 
 def compile_cases() -> dict[str, dict[str, Any]]:
-    """What the launcher compiles, for ahead-of-time compilation: {name: case}.
+    """Return the cases to compile ahead of time, as the launcher compiles them: {name: case}.
 
     A case holds `fn`, `signature` and `constexprs` for `triton.compiler.ASTSource` and `options`
     for `triton.compile`. There are four in all, whatever the spec.

@@ -1,4 +1,4 @@
-"""What the step's benchmark is measured by: the model's FLOP, and its products alone."""
+"""The references of the step's benchmark: the model's FLOP, and its products alone."""
 
 from __future__ import annotations
 

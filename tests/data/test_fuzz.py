@@ -97,7 +97,7 @@ def damaged(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def read(spec: str, path: Path) -> bool:
-    """Whether the images are read; else the error is one line that names the file."""
+    """Return True if the images are read; else the error is one line that names the file."""
     options: dict[str, Any] = {} if spec == "folder" else {"stream": "never"}
     try:
         for frames in ("first", "all") if spec == "folder" else ("first",):

@@ -1,4 +1,4 @@
-"""What the tests of image sets share: folders of their own, loading, and being refused."""
+"""Helpers for tests of image sets: folders of their own, loading, and being refused."""
 
 from __future__ import annotations
 

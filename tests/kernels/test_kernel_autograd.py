@@ -372,7 +372,7 @@ def test_auto_is_the_reference_on_the_cpu(monkeypatch):
 
 
 class OnCuda:
-    """As much of a CUDA tensor as the choice looks at."""
+    """A stand-in for a CUDA tensor, with the attributes that the choice reads."""
 
     is_cuda, dtype = True, torch.float32
     requires_grad = False

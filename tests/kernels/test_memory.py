@@ -1,4 +1,4 @@
-"""What launches keep on a device, with CUDA's part played by the CPU."""
+"""The memory that launches keep on a device, with the CPU in the place of CUDA."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ def test_one_forward_serves_two_backwards_and_any_upstream_gradient():
 
 
 def test_the_grouped_loss_is_few_operations():
-    """What makes it fast: 8 heads or 80, the number of operations is that of the runs."""
+    """The number of operations is that of the runs, for 8 heads and for 80."""
 
     class Count(TorchDispatchMode):
         n = 0

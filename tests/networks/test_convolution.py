@@ -70,7 +70,7 @@ NAMES = ("output", "input", "weight", "bias")
 
 
 def assert_near(ours: list[Tensor], theirs: list[Tensor], truth: list[Tensor]) -> None:
-    """As near to the truth as PyTorch in the same dtype, up to a second rounding to bf16."""
+    """Be as near to the truth as PyTorch in the same dtype, up to a second rounding to bf16."""
     for name, a, b, t in zip(NAMES[: len(truth)], ours, theirs, truth, strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype), name
         error, allowed = (a.double() - t).norm(), (b.double() - t).norm()
@@ -207,7 +207,7 @@ class TestPatches:
 
 
 class Work(TorchDispatchMode):
-    """What a backward pass computes with: convolutions' gradients, products, convolutions."""
+    """Count a backward pass's operations: convolutions' gradients, products, convolutions."""
 
     def __init__(self) -> None:
         super().__init__()

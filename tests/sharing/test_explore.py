@@ -161,7 +161,7 @@ def drive(address: str, picture: Path, screenshots: Path) -> dict[str, Any]:
 
 
 def outputs(model: bytes, name: str, value: np.ndarray) -> dict[str, np.ndarray]:
-    """What onnxruntime computes in Python."""
+    """Return what onnxruntime computes in Python."""
     onnxruntime = pytest.importorskip("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

@@ -47,7 +47,7 @@ def test_the_penalty_is_the_mean_of_the_squared_slopes():
     "networks", ["mnist", "dsprites", pytest.param("chairs", marks=pytest.mark.slow)]
 )
 def test_the_penaltys_gradient_is_that_of_finite_differences(networks: NetworksName):
-    """That the double backward really happens, in every one of D's parameters."""
+    """The double backward reaches every one of D's parameters."""
     config = CONFIG.with_options(networks=networks, image_size=32)
     discriminator = build(config, SPEC).discriminator.double()
     draw = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""What warps do to images, and what they tell of it."""
+"""Warps: what they do to images, and what they report of it."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What a CUDA graph would need of the step, shown on a CPU."""
+"""The conditions of a CUDA graph on the step, shown on a CPU."""
 
 import gc
 

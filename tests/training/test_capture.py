@@ -160,7 +160,7 @@ class TestCaptured:
 
     @pytest.mark.parametrize("graphs", [Recorded, Refused, Wrong])
     def test_where_another_rank_cannot_replay_it_none_does(self, graphs):
-        """As after a capture that this rank alone brought about, so after a comparison."""
+        """Behave after a comparison as after a capture that this rank alone brought about."""
         for of_rounds in (["no memory", ""], ["", "a replay differs"]):
             state, rounds = torch.zeros(2), iter(of_rounds)
             said: list[str] = []
@@ -231,7 +231,7 @@ class TestStep:
         assert same(everything(captured), everything(eager))
 
     def test_weights_written_from_outside_are_what_a_replay_goes_on_with(self, captured_step):
-        """As a checkpoint or rank 0's broadcast does, before or after the capture."""
+        """Load weights before or after the capture, as a checkpoint or rank 0's broadcast does."""
         captured, eager = captured_step(Recorded)
         captured.prepare(batch(0))
         for s in (captured, eager):

@@ -46,7 +46,7 @@ def parameters(draw: st.DrawFn) -> list[nn.Parameter]:
 
 
 def padding(flat: Flat, buffer: Tensor) -> Tensor:
-    """What of a buffer no parameter has."""
+    """Return the part of a buffer that no parameter has."""
     own = torch.zeros_like(flat.value.data, dtype=torch.bool)
     for view in flat.views(own):
         view.fill_(True)

@@ -1,4 +1,4 @@
-"""What runs where, and what is refused."""
+"""The choice of the way to run, and what is refused."""
 
 import importlib.util
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""What changes over a run: λ, the adversarial copies' weight, the learning rates."""
+"""Schedules over a run: λ, the adversarial copies' weight, the learning rates."""
 
 import pytest
 import torch

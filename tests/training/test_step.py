@@ -316,7 +316,7 @@ class TestWorkingPrecision:
             )
 
     def test_an_update_smaller_than_bf16_can_say_moves_the_weights_that_are_kept(self, cpu_ranks):
-        """What the fp32 copy is for: Adam's 1e-7 on a weight of 0.02 is under a half unit."""
+        """The fp32 copy keeps Adam's 1e-7 on a weight of 0.02: under half a unit of bf16."""
         config = CONFIG.with_options(lr_d=1e-7, lr_g=1e-7)
         step = Step(config, SPEC, cpu_ranks("bf16"))
         weight, working = (p[1].get_parameter("fc3.weight") for p in (step.networks, step.working))

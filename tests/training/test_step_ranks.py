@@ -29,7 +29,7 @@ class TestRanks:
 
     @staticmethod
     def events(monkeypatch, mode: StepMode) -> list[str]:
-        """What one update does, in order."""
+        """Return what one update does, in order."""
         seen: list[str] = []
 
         def player(buffer: Tensor) -> str:

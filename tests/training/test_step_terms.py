@@ -98,7 +98,7 @@ def test_the_updates_number_may_be_a_tensor(cpu_ranks, mode):
 
 
 def test_off_they_cost_nothing(cpu_ranks):
-    """As many convolutions, and as many of their gradients, as are D's and G's own."""
+    """The convolutions, and their gradients, are as many as D's and G's own."""
     step = Step(CONFIG, SPEC, cpu_ranks("bf16"))
     with Work() as work:
         step(0, batch(0))
