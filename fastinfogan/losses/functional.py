@@ -31,6 +31,7 @@ from .checks import (
     weights_tensor,
 )
 from .compiled import compiled_loss
+from .few_codes import few_codes_loss
 from .grouped import StrayClass, applies, grouped_loss
 from .reference import Inputs, is_soft, plain_loss
 
@@ -157,6 +158,11 @@ def info_loss(
     Raises:
         ValueError: a shape, dtype, device, option or checked value that does not fit.
     """
+    special = weights is not None or ignore_index is not None or mask is not None
+    if not special and reduction == "mean" and backend in ("auto", "reference"):
+        short = few_codes_loss(q, spec, categorical, continuous, sigma)
+        if short is not None:
+            return InfoLossOutput(*short)
     inputs = prepare(
         q, spec, categorical, continuous, weights, reduction, backend, sigma, ignore_index, mask
     )
