@@ -8,7 +8,6 @@ from fastinfogan.losses import adversarial_losses, info_loss
 
 SPEC = LatentSpec(62, (Categorical(10, name="digit"), Uniform(sigma="learned", name="slant")))
 
-
 GENERATOR = nn.Sequential(  # latents [B, input_dim] to images [B, 1, 16, 16] in (-1, 1)
     nn.Unflatten(1, (SPEC.input_dim, 1, 1)),
     *(nn.ConvTranspose2d(SPEC.input_dim, 64, 4), nn.BatchNorm2d(64), nn.ReLU()),
@@ -41,7 +40,7 @@ def train(steps: int, batch: int = 64) -> float:
     discriminator = Discriminator()
     d_adam = torch.optim.Adam(discriminator.parameters(), 2e-4, betas=(0.5, 0.999))
     g_adam = torch.optim.Adam(GENERATOR.parameters(), 1e-3, betas=(0.5, 0.999))
-    d_loss, g_loss = adversarial_losses("nonsaturating")
+    (d_loss, g_loss), nats = adversarial_losses("nonsaturating"), 0.0
     for _ in range(steps):
         real, c = 2 * torch.rand(batch, 1, 16, 16) - 1, SPEC.sample(batch)
         fake = GENERATOR(c.input)
@@ -52,7 +51,8 @@ def train(steps: int, batch: int = 64) -> float:
             adam.zero_grad()
             (loss + info.total).backward()
             adam.step()
-    return float(info.total.item())
+        nats = float(info.total.item())
+    return nats
 
 
 if __name__ == "__main__":

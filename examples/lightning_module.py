@@ -1,8 +1,4 @@
-"""InfoGAN as a LightningModule: manual optimization, one InfoLoss, latents by address.
-
-pip install lightning
-python examples/lightning_module.py
-"""
+"""InfoGAN as a LightningModule (`pip install lightning`): manual optimization, one InfoLoss."""
 
 from typing import Any
 
@@ -46,7 +42,7 @@ class InfoGAN(LightningModule):
             optimizer.zero_grad()
             self.manual_backward(loss + info.total)
             optimizer.step()
-        self.log_dict(info.by_name(SPEC), prog_bar=True)  # nats per code
+            self.log_dict(info.by_name(SPEC), prog_bar=True)  # nats per code
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Return D's and G's Adam."""

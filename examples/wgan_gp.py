@@ -31,6 +31,7 @@ def train(steps: int, batch: int = 64) -> float:
     c_adam = torch.optim.Adam(critic.parameters(), 1e-3, betas=(0.0, 0.9))
     g_adam = torch.optim.Adam(generator.parameters(), 1e-3, betas=(0.0, 0.9))
     d_loss, g_loss = adversarial_losses("wgan")
+    nats = 0.0
     for _ in range(steps):
         turn = 2 * torch.pi * torch.rand(batch)
         real, c = torch.stack((turn.cos(), turn.sin()), 1), SPEC.sample(batch)
@@ -48,7 +49,8 @@ def train(steps: int, batch: int = 64) -> float:
         g_adam.zero_grad()
         (g_loss(out[:, 0]) + info.total).backward()
         g_adam.step()
-    return float(info.total.item())
+        nats = float(info.total.item())
+    return nats
 
 
 if __name__ == "__main__":
