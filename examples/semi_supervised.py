@@ -22,7 +22,7 @@ def real_batch(batch: int, labelled: float) -> tuple[Tensor, Tensor]:
 
 
 def mlp(inputs: int, outputs: int) -> nn.Sequential:
-    """A small network."""
+    """Return a small network."""
     return nn.Sequential(nn.Linear(inputs, 64), nn.LeakyReLU(0.1), nn.Linear(64, outputs))
 
 

@@ -52,7 +52,7 @@ class DataCheckConfig:
 
 
 def check_set(config: DataCheckConfig) -> int:
-    """The command: print the facts and the command to train, and write the sheet."""
+    """Run the command: print the facts and the command to train, and write the sheet."""
     spec = data.absolute(config.spec)
     options = {
         name: getattr(config, name)
@@ -108,7 +108,7 @@ def _command(config: DataCheckConfig, spec: str, side: int, channels: int, censu
 
 
 def main(args: list[str] | None = None) -> int:
-    """`fastinfogan data check`."""
+    """Run `fastinfogan data check`."""
     return run_command(check_set, DataCheckConfig, "fastinfogan data check", args)
 
 

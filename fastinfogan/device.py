@@ -34,7 +34,7 @@ def use_cpu() -> bool:
 
 
 def choose_precision(requested: Precision, cpu: bool) -> tuple[str, str]:
-    """The precision of the networks and the reason. Raises UserError for fp16 on a CPU."""
+    """Return the precision of the networks and the reason. Raises UserError for fp16 on a CPU."""
     if requested == "fp16" and cpu:
         raise UserError("--precision fp16 is for GPUs; use auto, bf16 or fp32 on a CPU")
     if requested != "auto":
@@ -60,12 +60,12 @@ def _cpu_capabilities() -> Mapping[str, Any]:
 
 
 def accelerate_name(precision: str) -> str:
-    """Accelerate's name of a precision."""
+    """Return Accelerate's name of a precision."""
     return _AUTOCAST[precision]
 
 
 def cpu_threads() -> int:
-    """This rank's share of the physical cores, or of those that affinity and container allow."""
+    """Return this rank's share of the physical cores that affinity and container allow."""
     allowed = joblib.cpu_count()
     physical = min(psutil.cpu_count(logical=False) or allowed, allowed)
     return max(physical // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)

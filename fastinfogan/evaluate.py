@@ -68,7 +68,7 @@ def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def main(args: list[str] | None = None) -> int:
-    """`python -m fastinfogan.evaluate`."""
+    """Run `python -m fastinfogan.evaluate`."""
     return run_command(evaluate_run, EvaluateConfig, "fastinfogan evaluate", args)
 
 

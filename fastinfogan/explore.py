@@ -67,7 +67,7 @@ def _serve(folder: Path) -> str:
 
 
 def main(args: list[str] | None = None) -> int:
-    """`python -m fastinfogan.explore`."""
+    """Run `python -m fastinfogan.explore`."""
     return run_command(explore, ExploreConfig, "fastinfogan explore", args)
 
 

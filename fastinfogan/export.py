@@ -65,7 +65,7 @@ def export(config: ExportConfig) -> None:
 
 
 def main(args: list[str] | None = None) -> int:
-    """`python -m fastinfogan.export`."""
+    """Run `python -m fastinfogan.export`."""
     return run_command(export, ExportConfig, "fastinfogan export", args)
 
 

@@ -97,7 +97,7 @@ class Ranks:
     def start_average(self, flat: Tensor) -> Pending:
         """Start averaging a contiguous tensor over the ranks, in place, by one all-reduce.
 
-        Until `wait`, nothing may read or write `flat`; all else goes on beside the all-reduce. D's
+        Until `wait`, nothing may read or write `flat`; all else goes on next to the all-reduce. D's
         average is started before G's latents are drawn and G's images made: neither reads what D's
         update writes (D's parameters, moments and gradients), nor does D's update read what they
         write (G's activations and running buffers), so the weights are those of the update done in
@@ -144,7 +144,7 @@ class Ranks:
                 tensor.copy_(contiguous)
 
     def minimum(self, values: Tensor) -> Tensor:
-        """Elementwise minimum over the ranks."""
+        """Return the elementwise minimum over the ranks."""
         if self.world_size > 1:
             values = values.clone()
             with self._together():
@@ -152,7 +152,7 @@ class Ranks:
         return values
 
     def most_urgent(self, number: int) -> int:
-        """The highest of the ranks' numbers: how ranks agree to stop. Does not touch the device."""
+        """Return the highest of the ranks' numbers, by which ranks agree to stop; leave the device alone."""
         if self.world_size == 1:
             return number
         flag = torch.tensor(number)
@@ -193,7 +193,7 @@ class Ranks:
         raise UserError(said[failed[0]], said_by_main=True)
 
     def _gather(self, mine: Any) -> list[Any]:
-        """Every rank's object, by rank."""
+        """Return every rank's object, by rank."""
         if self.world_size == 1:
             return [mine]
         everyone: list[Any] = [None] * self.world_size
@@ -289,7 +289,7 @@ def is_launched() -> bool:
 
 
 def _launcher_wanted_more() -> bool:
-    """Accelerate's launcher names a master address for several processes, even if it starts one."""
+    """Return True if the launcher named a master address, as for several processes."""
     if not is_launched() or "MASTER_ADDR" not in os.environ or "WORLD_SIZE" in os.environ:
         return False
     try:
@@ -332,7 +332,7 @@ class StopSignal:
         self._received = self._received or number
 
     def check(self) -> int:
-        """The signal received so far, or 0. A launcher that died counts as SIGTERM."""
+        """Return the signal received so far, or 0. A launcher that died counts as SIGTERM."""
         if not self._received and self._parent is not None and os.getppid() != self._parent:
             self._received = signal.SIGTERM
         return int(self._received)

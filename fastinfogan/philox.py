@@ -103,7 +103,7 @@ def words(
     first_row: int = 0,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Uniform 32-bit words, int64 [rows, per_row], at addresses (seed, stream, step, row, word)."""
+    """Return uniform 32-bit words, int64 [rows, per_row], at (seed, stream, step, row, word)."""
     blocks = -(-per_row // 4)
     row = torch.arange(first_row, first_row + rows, device=device).unsqueeze(1)
     block = torch.arange(blocks, device=device).unsqueeze(0)
@@ -118,12 +118,12 @@ def words(
 
 
 def uniform(word: Tensor) -> Tensor:
-    """32-bit words to float32 in [0, 1), a multiple of 2⁻²⁴: exact on every device."""
+    """Map 32-bit words to float32 in [0, 1), a multiple of 2⁻²⁴: exact on every device."""
     return (word >> 8).to(torch.float32) * 2.0**-24
 
 
 def normal(word: Tensor) -> Tensor:
-    """Pairs of 32-bit words [rows, 2k] to standard normals, float32 [rows, 2k] (Box–Muller)."""
+    """Map pairs of 32-bit words [rows, 2k] to standard normals, float32 [rows, 2k] (Box–Muller)."""
     first, second = word[:, 0::2], word[:, 1::2]
     # (0, 1], so that the logarithm is finite
     radius = (uniform(first) + 2.0**-24).log().mul(-2.0).sqrt()
@@ -132,18 +132,18 @@ def normal(word: Tensor) -> Tensor:
 
 
 def signs(word: Tensor) -> Tensor:
-    """32-bit words [rows, n] to as many bits' signs, float32 [rows, 32·n] of ±1."""
+    """Map 32-bit words [rows, n] to as many bits' signs, float32 [rows, 32·n] of ±1."""
     bits = word.unsqueeze(2) >> torch.arange(32, device=word.device)
     return (1 - 2 * (bits & 1)).to(torch.float32).flatten(1)
 
 
 def below(word: Tensor, n: int) -> Tensor:
-    """32-bit words to int64 in [0, n) by multiply-high; biased by less than n/2³²."""
+    """Map 32-bit words to int64 in [0, n) by multiply-high; biased by less than n/2³²."""
     return (word * n) >> 32
 
 
 def choose(word: Tensor, thresholds: Sequence[int]) -> Tensor:
-    """32-bit words to classes, int64: the class k of w has thresholds[k] ≤ w < thresholds[k + 1].
+    """Map 32-bit words w to classes k, int64, with thresholds[k] ≤ w < thresholds[k + 1].
 
     `thresholds` are n + 1 integers that do not fall, from 0 to 2³².
     """
@@ -154,7 +154,7 @@ def choose(word: Tensor, thresholds: Sequence[int]) -> Tensor:
 def permutation(
     n: int, *, seed: int, epoch: int, device: torch.device | str | None = None
 ) -> Tensor:
-    """A permutation of 0 … n-1, int64 [n], that depends on (seed, epoch) alone on any device."""
+    """Return a permutation of 0 … n-1, int64 [n], that depends on (seed, epoch) alone."""
     pair = words(n, 2, seed=seed, step=epoch, stream=Stream.PERMUTATION, device=device)
     return ((pair[:, 0] << 31) | (pair[:, 1] >> 1)).argsort(stable=True)
 
@@ -168,7 +168,7 @@ def permuted(
     epoch: int,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Places start … stop-1 of a permutation of 0 … n-1 keyed by (seed, epoch), int64 [stop-start].
+    """Return places start … stop-1 of the permutation of 0 … n-1 of (seed, epoch), int64.
 
     Up to `MAX_SORTED` it is `permutation`. Beyond, memory and time are those of the requested
     places: they are computed on the CPU, and a GPU is not waited for.
@@ -182,7 +182,7 @@ def permuted(
 
 
 def encipher(places: Tensor, n: int, *, seed: int, epoch: int) -> Tensor:
-    """The values at `places` (int64, in [0, n)) of a permutation of 0 … n-1: int64, as many.
+    """Return the values at `places` (int64, in [0, n)) of a permutation of 0 … n-1: int64, as many.
 
     An alternating Feistel network on pairs (left, right) of [0, a) × [0, b), with a·b just above n,
     whose round function is Philox; what falls outside [0, n) goes through again until it is inside

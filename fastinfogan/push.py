@@ -60,7 +60,7 @@ def push(config: PushConfig) -> None:
 
 
 def main(args: list[str] | None = None) -> int:
-    """`python -m fastinfogan.push`."""
+    """Run `python -m fastinfogan.push`."""
     return run_command(push, PushConfig, "fastinfogan push", args)
 
 

@@ -54,8 +54,9 @@ def find_code(spec: LatentSpec, text: str) -> int:
 def find_order(
     spec: LatentSpec, traverse: str | None, scored: str, matching: list[int | None]
 ) -> int:
-    """The index of the code `scored` that `matching` orders. Raises UserError where that is not
-    the code to traverse, or not of this run.
+    """Return the index of the code `scored`, whose categories `matching` orders.
+
+    Raises UserError where it is not the code to traverse, or not of this run.
     """
     code = spec.names.index(scored) if scored in spec.names else None
     if code is None or getattr(spec.codes[code], "n", None) != len(matching):
@@ -102,7 +103,7 @@ def sample(config: SampleConfig) -> None:
 
 
 def main(args: list[str] | None = None) -> int:
-    """`python -m fastinfogan.sample`."""
+    """Run `python -m fastinfogan.sample`."""
     return run_command(sample, SampleConfig, "fastinfogan sample", args)
 
 

@@ -40,7 +40,7 @@ def save(config: SaveConfig) -> None:
 
 
 def main(args: list[str] | None = None) -> int:
-    """`python -m fastinfogan.save`."""
+    """Run `python -m fastinfogan.save`."""
     return run_command(save, SaveConfig, "fastinfogan save", args)
 
 

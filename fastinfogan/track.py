@@ -73,7 +73,7 @@ def track(config: TrackConfig) -> None:
 
 
 def main(args: list[str] | None = None) -> int:
-    """`python -m fastinfogan.track`."""
+    """Run `python -m fastinfogan.track`."""
     return run_command(track, TrackConfig, "fastinfogan track", args)
 
 

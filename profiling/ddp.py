@@ -1,4 +1,4 @@
-"""Our flat all-reduce beside DDP: `python profiling/ddp.py [--rounds 20]`.
+"""Our flat all-reduce next to DDP: `python profiling/ddp.py [--rounds 20]`.
 
 Two gloo ranks on this machine's CPU train the preset's networks in fp32 three ways, from the same
 weights on the same batches: with one flat average a player; with DDP as it is; and with DDP tuned

@@ -1,7 +1,7 @@
 """Growth of costs on a CPU: `python profiling/growth.py [--families batch side codes]`.
 
 Families: the batch, the image's side, the number of heads, each for the alternating and the shared
-step; `contention`: settings of OpenMP's threads, alone and beside a busy foreign process; `malloc`:
+step; `contention`: settings of OpenMP's threads, alone and with a busy process; `malloc`:
 glibc keeping what is freed; `start`: from the start of the trainer to its first update. A point is
 a process of its own, which waits for its turn on stdin: rounds go over all points of a family,
 forwards and backwards, so that a change of the machine's speed meets all of them. Random images
@@ -88,7 +88,7 @@ class Row:
     ms: list[float] = field(default_factory=list)  # per update
     fixed: list[float] = field(default_factory=list)  # of it for Adam, working copies, average
     kernel: list[float] = field(default_factory=list)  # share of the CPU time
-    busy: list[float] = field(default_factory=list)  # per update beside a busy process
+    busy: list[float] = field(default_factory=list)  # per update next to a busy process
     peak: float = 0.0  # MiB
 
     @property
@@ -211,7 +211,7 @@ def busy_process() -> Iterator[None]:
 
 
 def measure(points: list[Point], rounds: int, images: int, contended: bool = False) -> list[Row]:
-    """All points in turns; `contended`: each turn again beside a busy process."""
+    """All points in turns; `contended`: each turn again next to a busy process."""
     with ExitStack() as stack:
         children = []
         for point in points:
@@ -332,7 +332,7 @@ def table(family: Family, rows: list[Row]) -> str:
             "setting": setting,
             "alone, images/s": lambda r: spread(r.rates),
             "of as it is": lambda r: of_first(r.ms, rows[0].ms),
-            "beside a busy process, images/s": lambda r: spread(
+            "next to a busy process, images/s": lambda r: spread(
                 [1e3 * r.point.batch / ms for ms in r.busy]
             ),
             "of as it is ": lambda r: of_first(r.busy, rows[0].busy),

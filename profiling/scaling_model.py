@@ -6,7 +6,7 @@ rank has its own batch of B images, and N ranks should take no longer than one:
     efficiency(B) = step(B) / (step(B) + exposed_D(B) + exposed_G)
 
 step(B) is one GPU's, measured and put on a line; G's all-reduce is exposed whole, D's as far as
-G's latents, which are drawn beside it, take less.
+G's latents, which are drawn next to it, take less.
 """
 
 from __future__ import annotations

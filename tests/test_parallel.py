@@ -61,16 +61,16 @@ said = {"world_size": ranks.world_size}
 tensors = [torch.tensor([[1.0 + r, 2.0, 3.0 + 4 * r]]).T, torch.full((2, 2), r).double()]
 ranks.average_(tensors)
 said["average"] = [t.tolist() for t in tensors]
-# an average under way, with work beside it
+# an average under way, with work at the same time
 draw = torch.Generator().manual_seed(r)
 flat, factor = torch.randn(100_000, generator=draw), torch.randn(100, 100, generator=draw)
 [alone] = whole = [flat.clone()]
 ranks.average_(whole)
 pending = ranks.start_average(flat)
-beside = factor @ factor
+product = factor @ factor
 pending.wait()
 pending.wait()
-said["start_average"] = [torch.equal(flat, alone), torch.equal(beside, factor @ factor)]
+said["start_average"] = [torch.equal(flat, alone), torch.equal(product, factor @ factor)]
 tensors = [torch.tensor([1.0 + r]), torch.arange(4.0).reshape(2, 2).T.add(r), torch.tensor(7 * r)]
 ranks.broadcast_(tensors)
 said["broadcast"] = [t.tolist() for t in tensors]

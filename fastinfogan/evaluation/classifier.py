@@ -33,13 +33,13 @@ class Classifier(nn.Module):
         self.out = nn.Linear(FEATURES, 10)
 
     def features(self, images: Tensor) -> Tensor:
-        """Images [B, 1, 28, 28] to features [B, 128]."""
+        """Map images [B, 1, 28, 28] to features [B, 128]."""
         x = F.max_pool2d(F.relu(self.conv1(images)), 2)
         x = F.max_pool2d(F.relu(self.conv2(x)), 2)
         return F.relu(self.fc(x.flatten(1)))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images to logits [B, 10]."""
+        """Map images to logits [B, 10]."""
         return self.out(self.features(images))
 
 
@@ -49,14 +49,14 @@ def applies_to(image_size: int, channels: int) -> bool:
 
 
 def load() -> Classifier:
-    """The committed classifier, in eval mode."""
+    """Return the committed classifier, in eval mode."""
     classifier = Classifier()
     classifier.load_state_dict(load_file(WEIGHTS))
     return classifier.eval()
 
 
 def committed_accuracy() -> float:
-    """Its accuracy on the 10,000 MNIST test images, as written beside the weights."""
+    """Return the accuracy on the 10,000 MNIST test images, as written next to the weights."""
     with safe_open(WEIGHTS, "pt") as file:
         return float(file.metadata()["test_accuracy"])
 

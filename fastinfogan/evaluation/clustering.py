@@ -13,7 +13,7 @@ Matching = list[int | None]  # the label of each category; None where labels ran
 def contingency(
     codes: NDArray[np.int64], labels: NDArray[np.int64], categories: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The table [labels, categories] of codes [N], in 0 … categories − 1, against labels [N].
+    """Count codes [N], in 0 … categories − 1, by labels [N]: a table [labels, categories].
 
     Returns (the table, the labels of its rows in rising order). A category that no image got
     has a column of zeros.
@@ -25,7 +25,7 @@ def contingency(
 
 
 def match_labels(table: NDArray[np.int64], names: NDArray[np.int64]) -> Matching:
-    """The label of each category under the best one-to-one matching (Kuhn 1955, "Hungarian").
+    """Return the label of each category under the best one-to-one matching (Kuhn 1955).
 
     `table` [labels, categories] and `names` [labels] are `contingency`'s. Every category gets a
     label as long as there are labels, be its column empty.
@@ -44,12 +44,12 @@ def obeyed(categories: NDArray[np.int64], seen: NDArray[np.int64], matching: Mat
 
 
 def in_order(matching: Sequence[int | None]) -> list[int]:
-    """The categories in the order of their labels, those without one at the end."""
+    """Return the categories in the order of their labels, those without one at the end."""
     return sorted(range(len(matching)), key=lambda i: (matching[i] is None, matching[i] or 0, i))
 
 
 def match(codes: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[str, float]:
-    """Agreement of codes [N] with labels [N]; neither needs to start at 0 or be of one size.
+    """Return the agreement of codes [N] with labels [N], which need not start at 0.
 
     code_accuracy: share of images whose label is their code's under the best one-to-one matching.
     purity: the same where each code may take its most frequent label. nmi: mutual information over

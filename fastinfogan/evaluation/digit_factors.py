@@ -17,7 +17,7 @@ MIN_ROWS = 30  # of a category: below it a rank correlation's standard error pas
 
 
 def slant(images: Images) -> NDArray[np.float64]:
-    """Horizontal shear of the ink in images [N, H, W], light on dark: −μ₁₁ / μ₀₂.
+    """Return the horizontal shear of the ink in images [N, H, W], light on dark: −μ₁₁ / μ₀₂.
 
     μ are the central second moments, x to the right and y down; μ₀₂ is the vertical one. It is
     what deskewing undoes: shearing an image's upper rows to the right by s pixels a row adds s.
@@ -36,7 +36,7 @@ def slant(images: Images) -> NDArray[np.float64]:
 
 
 def stroke_width(images: Images) -> NDArray[np.float64]:
-    """Mean width in pixels of the strokes in images [N, H, W], light on dark: 2 area / perimeter.
+    """Return the mean width of strokes, in pixels, in images [N, H, W]: 2 area / perimeter.
 
     For a stroke of width w and length L this is w·L / (w + L), which is w where the stroke is long.
     On a gray image the area is the sum and the perimeter the total variation (the co-area formula),

@@ -32,11 +32,11 @@ class FactorGrid(Protocol):
         """Return the number of values of each factor, which are counted from 0."""
 
     def images(self, factors: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """The images [B, H, W, C] of factors [B, K]."""
+        """Return the images [B, H, W, C] of factors [B, K]."""
 
 
 def sample_factors(sizes: Sequence[int], n: int, *, seed: int = 0) -> NDArray[np.int64]:
-    """n rows of the grid, uniform and independent, int64 [n, K]."""
+    """Return n rows of the grid, uniform and independent, int64 [n, K]."""
     return np.random.default_rng(seed).integers(0, sizes, (n, len(sizes)))
 
 
@@ -48,7 +48,7 @@ def all_scores(
     classes: Collection[int] = (),
     seed: int = 0,
 ) -> dict[str, float]:
-    """The five scores; of DCI also its completeness and informativeness.
+    """Return the five scores; of DCI also its completeness and informativeness.
 
     nominal: factors whose values have no order; classes: codes that are the number of a category.
     """
@@ -65,7 +65,7 @@ def all_scores(
 
 
 def mig(codes: Codes, factors: Factors, *, bins: int = BINS) -> float:
-    """Mutual information gap, Chen et al. 2018 (arXiv 1802.04942), eq. 6.
+    """Return the mutual information gap, Chen et al. 2018 (arXiv 1802.04942), eq. 6.
 
     Mean over the factors of (I₁ − I₂) / H(v_k), I₁ and I₂ the two largest mutual informations
     of the factor with one code. Each code is cut into `bins` of equal width, so a factor of more
@@ -95,7 +95,7 @@ class Dci(NamedTuple):
 
 
 def dci(codes: Codes, factors: Factors, *, seed: int = 0, trees: int = TREES) -> Dci:
-    """Disentanglement, completeness, informativeness, Eastwood & Williams 2018, section 2.
+    """Return disentanglement, completeness, informativeness, Eastwood & Williams 2018, section 2.
 
     A random forest (as there; 10 trees, every code at each split, 20 rows a leaf) predicts each
     factor on half of the rows, and R[i, k] is the importance of code i for factor k.
@@ -121,7 +121,7 @@ def dci(codes: Codes, factors: Factors, *, seed: int = 0, trees: int = TREES) ->
 
 
 def dci_of(importance: NDArray[np.float64]) -> tuple[float, float]:
-    """Disentanglement and completeness of an importance matrix R [D, K]."""
+    """Return disentanglement and completeness of an importance matrix R [D, K]."""
     share = importance.sum(1) / max(importance.sum(), 1e-300)
     disentangled = 1 - _entropy(importance)
     complete = 1 - _entropy(importance.T)
@@ -129,7 +129,7 @@ def dci_of(importance: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _entropy(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Entropy of each row of weights [N, M], to base M; 1 for a row of zeros."""
+    """Return the entropy of each row of weights [N, M], to base M; 1 for a row of zeros."""
     from scipy.special import entr
 
     n, m = weights.shape
@@ -141,7 +141,7 @@ def _entropy(weights: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def sap(codes: Codes, factors: Factors, *, nominal: Collection[int] = ()) -> float:
-    """Separated attribute predictability, Kumar et al. 2018 (arXiv 1711.00848), section 3.
+    """Return separated attribute predictability, Kumar et al. 2018 (arXiv 1711.00848), section 3.
 
     Mean over the factors of the gap between the two codes that predict it best, each alone. A
     factor whose values are ordered is predicted linearly, scored by R²; one of those in `nominal`
@@ -163,7 +163,7 @@ def _r_squared(code: NDArray[Any], factor: NDArray[Any]) -> float:
 
 
 def _thresholds(code: NDArray[Any], factor: NDArray[Any]) -> float:
-    """Balanced accuracy of one interval of the code for each value."""
+    """Return the balanced accuracy of one interval of the code for each value."""
     from sklearn.metrics import balanced_accuracy_score
     from sklearn.tree import DecisionTreeClassifier
 
@@ -174,7 +174,7 @@ def _thresholds(code: NDArray[Any], factor: NDArray[Any]) -> float:
 
 
 def _gap(scores: Sequence[float]) -> float:
-    """The largest less the second largest; of a single score, itself."""
+    """Return the largest less the second largest; of a single score, itself."""
     first, second = sorted([*scores, 0.0], reverse=True)[:2]
     return first - second
 
@@ -190,7 +190,7 @@ def factorvae_score(
     batch: int = 64,
     least_std: float = LEAST_STD,
 ) -> float:
-    """Accuracy of the majority vote, Kim & Mnih 2018 (arXiv 1802.05983), section 4.
+    """Return the accuracy of the majority vote, Kim & Mnih 2018 (arXiv 1802.05983), section 4.
 
     A vote: a random factor is held at a random value in `batch` rows; the code whose variance
     there is least, relative to its variance over all rows, votes for the factor. Each code is given
@@ -221,7 +221,7 @@ def factorvae_score(
 
 
 def _classes_last(codes: Codes, classes: Collection[int]) -> tuple[Codes, int]:
-    """The codes with those of `classes` last, as numbers from 0, and how many these are."""
+    """Return the codes with those of `classes` last, as numbers from 0, and how many these are."""
     if not set(classes) <= set(range(codes.shape[1])):
         raise ValueError(f"classes: expected columns of {codes.shape[1]} codes, got {classes}")
     classes = sorted(set(classes))
@@ -231,7 +231,7 @@ def _classes_last(codes: Codes, classes: Collection[int]) -> tuple[Codes, int]:
 
 
 def _variance(codes: Codes, classes: int) -> NDArray[np.float64]:
-    """Unbiased variance of codes [..., N, D] over the rows, of the last `classes` Gini's."""
+    """Return the unbiased variance of codes [..., N, D] over rows; Gini's of the last `classes`."""
     variances = codes.var(-2, ddof=1, dtype=np.float64)
     n = codes.shape[-2]
     for column in range(codes.shape[-1] - classes, codes.shape[-1]):
@@ -251,7 +251,7 @@ def betavae_score(
     tests: int = 5_000,
     batch: int = 64,
 ) -> float:
-    """Accuracy of a linear classifier, Higgins et al. 2017 (β-VAE), section 3.
+    """Return the accuracy of a linear classifier, Higgins et al. 2017 (β-VAE), section 3.
 
     A point: a random factor k; `batch` pairs of rows, both of a pair of one random value of k;
     the mean of |c − c'| over the pairs, [D]. A logistic regression, fitted on `points` points, is

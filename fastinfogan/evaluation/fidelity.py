@@ -13,7 +13,7 @@ CHUNK = 1000  # rows of a matrix of distances at once
 
 
 def frechet_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Fréchet distance of the Gaussians fitted to features [N, F] and [M, F].
+    """Return the Fréchet distance of the Gaussians fitted to features [N, F] and [M, F].
 
     |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½), Heusel et al. 2017, eq. 6. The root's trace is the
     sum of the roots of the eigenvalues of Σ₁Σ₂, which are real and not negative.

@@ -242,7 +242,7 @@ def _by_factors(
 
 
 def scored_code(spec: LatentSpec, classes: int) -> int | None:
-    """The categorical code to score: the first of those nearest in size to the labels' classes."""
+    """Return the categorical code to score: the first of those nearest in size to the labels."""
     sizes = [(i, code.n) for i, code in enumerate(spec.codes) if isinstance(code, Categorical)]
     return min(sizes, key=lambda size: (abs(size[1] - classes), size[0]))[0] if sizes else None
 
@@ -437,11 +437,11 @@ def _images_line(result: dict[str, Any]) -> str:
         if value is None:
             continue
         digits = 1 if name == "frechet" else 2
-        beside = [note] if note else []
+        notes = [note] if note else []
         if floor is not None:
-            beside.insert(0, f"real against real {floor:.{digits}f}")
+            notes.insert(0, f"real against real {floor:.{digits}f}")
         label = "Fréchet distance to real ones" if name == "frechet" else name
-        parts.append(f"{label} {value:.{digits}f}" + (f" ({'; '.join(beside)})" if beside else ""))
+        parts.append(f"{label} {value:.{digits}f}" + (f" ({'; '.join(notes)})" if notes else ""))
     if result["frechet"] is None:
         parts.insert(0, "no Fréchet distance (too few test images)")
     return f"images:      {', '.join(parts)}"

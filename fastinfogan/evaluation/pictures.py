@@ -32,7 +32,7 @@ def traversal(
     seed: int = 0,
     matching: Sequence[int | None] | None = None,
 ) -> Image.Image:
-    """One code's picture: a column per value, a row per noise; one block per dim of the code.
+    """Return one code's picture: a column per value, a row per noise, a block per dim.
 
     `matching`, a categorical code's labels, puts its columns in the order of these and heads them
     with them; categories without a label come last, under a dash.
@@ -86,7 +86,7 @@ def grid(
 
 
 def stack(pictures: list[Image.Image]) -> Image.Image:
-    """One below the other."""
+    """Join pictures, one below the other."""
     out = Image.new(
         "RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white"
     )

@@ -500,7 +500,7 @@ def _check_backend(backend: str) -> None:
 
 
 def _kernel(backend: str, device: torch.device | str | None) -> Any:
-    """Return `fastinfogan_kernels.sampling.sample_latents`, or None where PyTorch is to draw."""
+    """Run `fastinfogan_kernels.sampling.sample_latents`, or None where PyTorch is to draw."""
     _check_backend(backend)
     # Inductor fuses the plain PyTorch into a kernel or two of its own.
     if backend == "reference" or (backend == "auto" and torch.compiler.is_compiling()):

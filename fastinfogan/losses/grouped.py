@@ -256,7 +256,7 @@ def _pick(log_p: Tensor, dim: int, c: Tensor) -> Tensor:
 
 
 def _categorical(x: Tensor, run: _Run, c: Tensor, gradient: list[Tensor] | None) -> Tensor:
-    """log Q [B, n] from logits [B, n·K] and classes [B, n]."""
+    """Return log Q [B, n] from logits [B, n·K] and classes [B, n]."""
     narrow = run.width < NARROW
     if narrow and run.n == 1:  # as below, in fewer operations
         log_p, c = x.t().log_softmax(0), c.t()
@@ -278,7 +278,7 @@ def _categorical(x: Tensor, run: _Run, c: Tensor, gradient: list[Tensor] | None)
 
 
 def _bernoulli(x: Tensor, c: Tensor, gradient: list[Tensor] | None) -> Tensor:
-    """log Q [B, n] from logits [B, n] and bits [B, n]."""
+    """Return log Q [B, n] from logits [B, n] and bits [B, n]."""
     if gradient is not None:
         gradient.append(x.sigmoid().sub_(c))
     return _pick(F.logsigmoid(torch.stack((-x, x), 2)), 2, c.unsqueeze(2)).squeeze(2)
@@ -287,7 +287,7 @@ def _bernoulli(x: Tensor, c: Tensor, gradient: list[Tensor] | None) -> Tensor:
 def _fixed(
     x: Tensor, run: _Run, c: Tensor, sigma: float, zero: Tensor, gradient: list[Tensor] | None
 ) -> Tensor:
-    """log Q [B, n], less its constants, from means [B, n·dim] and values [B, n·dim]."""
+    """Return log Q [B, n], less its constants, from means [B, n·dim] and values [B, n·dim]."""
     error = x - c
     if gradient is not None:
         gradient.append(error if sigma == 1 else error * (1 / sigma**2))
@@ -296,7 +296,7 @@ def _fixed(
 
 
 def _learned(x: Tensor, run: _Run, c: Tensor, gradient: list[Tensor] | None) -> Tensor:
-    """log Q [B, n], less its constants, from means and log-variances [B, n·2·dim]."""
+    """Return log Q [B, n], less its constants, from means and log-variances [B, n·2·dim]."""
     mean, raw = x.view(-1, run.n, 2, run.width).unbind(2)
     log_variance = raw.clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)
     error = mean - c.view(-1, run.n, run.width)

@@ -101,9 +101,9 @@ def n_labelled(labelled: Tensor, dtype: torch.dtype) -> Tensor:
 
 def plain_nll(inputs: Inputs) -> Tensor:
     """Return the NLL of each code for each row, [n_codes, B], in fp32 (fp64 for an fp64 q)."""
-    q, spec, categorical, continuous = inputs[:4]
-    dtype = arithmetic_dtype(q)
-    q, continuous = q.to(dtype), continuous.to(dtype)
+    spec, categorical = inputs.spec, inputs.categorical
+    dtype = arithmetic_dtype(inputs.q)
+    q, continuous = inputs.q.to(dtype), inputs.continuous.to(dtype)
     soft = soft_columns(spec) if is_soft(inputs) else None
     rows = []
     for i, (code, columns, target) in enumerate(spec.slots):

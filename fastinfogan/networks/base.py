@@ -19,7 +19,7 @@ class GeneratorModule(Protocol):
     """
 
     def __call__(self, latent: Tensor) -> Tensor:
-        """Latents [B, input_dim] to images [B, channels, image_size, image_size]."""
+        """Map latents [B, input_dim] to images [B, channels, image_size, image_size]."""
         ...
 
 
@@ -27,19 +27,19 @@ class DiscriminatorModule(Protocol):
     """A discriminator of a user's own, with Q: an `nn.Module`."""
 
     def trunk(self, images: Tensor) -> Tensor:
-        """Images [B, C, H, W] in the generator's range to the features that D and Q share."""
+        """Map images [B, C, H, W] in the generator's range to the features that D and Q share."""
         ...
 
     def logit(self, features: Tensor) -> Tensor:
-        """Features to D's logit, [B]; positive means real."""
+        """Map features to D's logit, [B]; positive means real."""
         ...
 
     def q(self, features: Tensor) -> Tensor:
-        """Features to Q's output, [B, q_dim]."""
+        """Map features to Q's output, [B, q_dim]."""
         ...
 
     def q_parameters(self) -> Iterable[nn.Parameter]:
-        """The parameters of Q's own layers; all others are D's."""
+        """Return the parameters of Q's own layers; all others are D's."""
         ...
 
 
@@ -70,7 +70,7 @@ class Generator(nn.Module):
     image_range: tuple[float, float] = (0.0, 1.0)  # what its output spans; real images get it too
 
     def forward(self, latent: Tensor, stats: BatchStats | None = None) -> Tensor:
-        """[B, input_dim] to images [B, channels, H, W] in `image_range`."""
+        """Map [B, input_dim] to images [B, channels, H, W] in `image_range`."""
         raise NotImplementedError
 
 
@@ -78,23 +78,23 @@ class Discriminator(nn.Module):
     """Images to D's logit and Q's output, from features that both share."""
 
     def trunk(self, images: Tensor, stats: StatsPerPart | None = None) -> Tensor:
-        """Images [B, C, H, W] in the generator's range to the shared features, [B, F]."""
+        """Map images [B, C, H, W] in the generator's range to the shared features, [B, F]."""
         raise NotImplementedError
 
     def logit(self, features: Tensor) -> Tensor:
-        """Features to D's logit, [B]; positive means real."""
+        """Map features to D's logit, [B]; positive means real."""
         raise NotImplementedError
 
     def q(self, features: Tensor, stats: StatsPerPart | None = None) -> Tensor:
-        """Features to Q's output, [B, q_dim]."""
+        """Map features to Q's output, [B, q_dim]."""
         raise NotImplementedError
 
     def q_parameters(self) -> list[nn.Parameter]:
-        """The parameters of Q's own layers; all others are D's."""
+        """Return the parameters of Q's own layers; all others are D's."""
         raise NotImplementedError
 
     def forward(self, images: Tensor, stats: StatsPerPart | None = None) -> tuple[Tensor, Tensor]:
-        """Images to (D's logit [B], Q's output [B, q_dim])."""
+        """Map images to (D's logit [B], Q's output [B, q_dim])."""
         features = self.trunk(images, stats)
         return self.logit(features), self.q(features, stats)
 

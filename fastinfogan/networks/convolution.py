@@ -52,7 +52,7 @@ class Conv(nn.Conv2d):
         super().__init__(inputs, outputs, 4, stride=2, padding=1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs, H, W] to [B, outputs, H/2, W/2]."""
+        """Map [B, inputs, H, W] to [B, outputs, H/2, W/2]."""
         return convolve(x, self.weight, self.bias)
 
 
@@ -70,7 +70,7 @@ class Same(nn.Conv2d):
         super().__init__(inputs, outputs, 4, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs, H, W] to [B, outputs, H, W]."""
+        """Map [B, inputs, H, W] to [B, outputs, H, W]."""
         return super().forward(F.pad(x, self.PADDING))
 
 
@@ -81,7 +81,7 @@ class Up(nn.ConvTranspose2d):
         super().__init__(inputs, outputs, 4, stride=2, padding=1, bias=bias)
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """[B, inputs, H, W] to [B, outputs, 2H, 2W]."""
+        """Map [B, inputs, H, W] to [B, outputs, 2H, 2W]."""
         if _is_unsafe(x, 2 * x.shape[3]):  # its input gradient is a convolution of the output
             return _in_fp32(_transposed, x, self.weight, self.bias)
         if _by_products(x):
@@ -233,12 +233,12 @@ _kept = _Kept()  # fresh memory costs more than both copies
 
 
 def _rows(x: Tensor) -> Tensor:
-    """[B, C, H, W] to [B·H·W, C], without a copy in channels_last."""
+    """Map [B, C, H, W] to [B·H·W, C], without a copy in channels_last."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
 def _weight_gradient(small: Tensor, large: Tensor) -> Tensor:
-    """Gradient [C_small, C_large, 4, 4] of a weight between maps of side s and 2s."""
+    """Return the gradient [C_small, C_large, 4, 4] of a weight between maps of side s and 2s."""
     parts = [
         (patches(b).t() @ _rows(a)).float()  # [16·C_large, C_small]
         for a, b in zip(small.split(CHUNK), large.split(CHUNK), strict=True)

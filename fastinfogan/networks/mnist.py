@@ -35,7 +35,7 @@ class MnistGenerator(Generator):
         self.up4 = Up(64, channels)
 
     def forward(self, latent: Tensor, stats: BatchStats | None = None) -> Tensor:
-        """[B, input_dim] to images [B, channels, H, W] in `image_range`."""
+        """Map [B, input_dim] to images [B, channels, H, W] in `image_range`."""
         x = latent.to(self.fc1.weight.dtype)
         x = F.relu(self.bn1(self.fc1(x), stats), inplace=True)
         x = F.relu(self.bn2(self.fc2(x), stats), inplace=True)
@@ -69,20 +69,20 @@ class MnistDiscriminator(Discriminator):
         self.q_fc2 = nn.Linear(128, q_dim)
 
     def trunk(self, images: Tensor, stats: StatsPerPart | None = None) -> Tensor:
-        """Images [B, C, H, W] to the features that D and Q share, [B, 1024]."""
+        """Map images [B, C, H, W] to the features that D and Q share, [B, 1024]."""
         x = lrelu(self.conv1(images.to(self.conv1.weight.dtype)))
         x = lrelu(self.bn2(self.conv2(x), stats))
         x = x.permute(0, 2, 3, 1).flatten(1)
         return lrelu(self.bn3(self.fc3(x), stats))
 
     def logit(self, features: Tensor) -> Tensor:
-        """Features to D's logit, [B]; positive means real."""
+        """Map features to D's logit, [B]; positive means real."""
         return self.head(features).squeeze(1)
 
     def q(self, features: Tensor, stats: StatsPerPart | None = None) -> Tensor:
-        """Features to Q's output, [B, q_dim]."""
+        """Map features to Q's output, [B, q_dim]."""
         return self.q_fc2(lrelu(self.q_bn1(self.q_fc1(features), stats)))
 
     def q_parameters(self) -> list[nn.Parameter]:
-        """The parameters of Q's own layers; all others are D's."""
+        """Return the parameters of Q's own layers; all others are D's."""
         return [p for layer in (self.q_fc1, self.q_bn1, self.q_fc2) for p in layer.parameters()]

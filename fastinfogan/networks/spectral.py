@@ -49,7 +49,7 @@ class SpectralConv(Spectral, Conv):
         self._begin()
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs, H, W] to [B, outputs, H/2, W/2]."""
+        """Map [B, inputs, H, W] to [B, outputs, H/2, W/2]."""
         return convolve(x, self.normalised(), self.bias)
 
 
@@ -61,7 +61,7 @@ class SpectralSame(Spectral, Same):
         self._begin()
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs, H, W] to [B, outputs, H, W]."""
+        """Map [B, inputs, H, W] to [B, outputs, H, W]."""
         return F.conv2d(F.pad(x, self.PADDING), self.normalised(), self.bias)
 
 
@@ -73,5 +73,5 @@ class SpectralLinear(Spectral, nn.Linear):
         self._begin()
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs] to [B, outputs]."""
+        """Map [B, inputs] to [B, outputs]."""
         return F.linear(x, self.normalised(), self.bias)

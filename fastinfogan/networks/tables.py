@@ -189,7 +189,7 @@ class TableGenerator(Generator):
         self.last = Up(self.up.outputs, channels)
 
     def forward(self, latent: Tensor, stats: BatchStats | None = None) -> Tensor:
-        """[B, input_dim] to images [B, channels, H, W] in `image_range`."""
+        """Map [B, input_dim] to images [B, channels, H, W] in `image_range`."""
         x = self.fc(latent.to(self.last.weight.dtype), stats)
         x = x.view(-1, self.side, self.side, self.maps).permute(0, 3, 1, 2)
         x = self.last(self.up(x, stats))
@@ -219,7 +219,7 @@ class TableDiscriminator(Discriminator):
         self.q_head = linear(self.q_fc.outputs, q_dim)
 
     def trunk(self, images: Tensor, stats: StatsPerPart | None = None) -> Tensor:
-        """Images [B, C, H, W] in the generator's range to the shared features, [B, F].
+        """Map images [B, C, H, W] in the generator's range to the shared features, [B, F].
 
         Where weights are spectrally normalised, D's and Q's, their vectors take one power
         iteration in a pass whose statistics (of a part of it) running buffers follow.
@@ -232,13 +232,13 @@ class TableDiscriminator(Discriminator):
         return self.fc(x.permute(0, 2, 3, 1).flatten(1), stats)
 
     def logit(self, features: Tensor) -> Tensor:
-        """Features to D's logit, [B]; positive means real."""
+        """Map features to D's logit, [B]; positive means real."""
         return self.head(features).squeeze(1)
 
     def q(self, features: Tensor, stats: StatsPerPart | None = None) -> Tensor:
-        """Features to Q's output, [B, q_dim]."""
+        """Map features to Q's output, [B, q_dim]."""
         return self.q_head(self.q_fc(features, stats))
 
     def q_parameters(self) -> list[nn.Parameter]:
-        """The parameters of Q's own layers; all others are D's."""
+        """Return the parameters of Q's own layers; all others are D's."""
         return [*self.q_fc.parameters(), *self.q_head.parameters()]

@@ -85,5 +85,5 @@ def show(config: PresetsConfig) -> None:
 
 
 def main(args: list[str] | None = None) -> int:
-    """`fastinfogan presets`."""
+    """Run `fastinfogan presets`."""
     return run_command(show, PresetsConfig, "fastinfogan presets", args)

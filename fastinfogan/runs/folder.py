@@ -59,7 +59,7 @@ class RunDir:
         return lock
 
     def read_config(self) -> TrainConfig | None:
-        """The run's configuration, or None where the folder holds no run."""
+        """Return the run's configuration, or None where the folder holds no run."""
         if not self.config.is_file():
             return None
         stored = config.from_yaml(self.config.read_text(errors="replace"), self.config)
@@ -70,7 +70,7 @@ class RunDir:
         return stored
 
     def read_matching(self, step: int) -> tuple[str, list[int | None]]:
-        """The categorical code that was scored, and the label matched to each of its categories.
+        """Return the categorical code that was scored, and the label of each of its categories.
 
         Raises UserError where no evaluation of update `step` left one.
         """
@@ -150,7 +150,7 @@ def load_all(
 
 
 def networks_of(run_config: TrainConfig, saved: Checkpoint) -> Loaded:
-    """The networks of a checkpoint."""
+    """Return the networks of a checkpoint."""
     spec = run_config.spec()
     sizes = (spec.input_dim, spec.q_dim, run_config.data.image_size, run_config.data.channels)
     name = run_config.adversarial.networks

@@ -26,7 +26,7 @@ class Graphs(Protocol):
         """Run `work` aside from the current stream."""
 
     def capture(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-        """(what replays `work`, the tensor that it writes its result to)."""
+        """Return (what replays `work`, the tensor that it writes its result to)."""
 
 
 class CudaGraphs:

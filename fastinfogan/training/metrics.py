@@ -150,7 +150,7 @@ class Stopwatch:
             self._images += images
 
     def rate(self) -> float | None:
-        """Images a second since the last call, or None when nothing was timed."""
+        """Return images per second since the last call, or None when nothing was timed."""
         running = self._since is not None
         self.pause()
         rate = self._images / self._elapsed if self._images and self._elapsed > 0 else None

@@ -32,7 +32,7 @@ _library.define(
 
 @lru_cache(maxsize=256)
 def _layout(runs: tuple[int, ...]) -> Layout:
-    """A layout from (kind, width, count) of each run, as an op's schema can carry it."""
+    """Return a layout from (kind, width, count) of each run, as an op's schema can carry it."""
     codes: list[tuple[str, int]] = []
     for kind, width, n in zip(runs[::3], runs[1::3], runs[2::3], strict=True):
         codes += [(_NAMES[kind], width)] * n
@@ -145,7 +145,7 @@ def _gradient(ctx: Any, i: int, stored: Tensor, upstream: Tensor | None) -> Tens
 
 
 def _product(stored: Tensor, upstream: Tensor, dtype: torch.dtype) -> Tensor:
-    """stored · upstream in fp32, rounded once to `dtype`: one launch."""
+    """Return stored · upstream in fp32, rounded once to `dtype`: one launch."""
     if torch.compiler.is_compiling():
         return (stored.float() * upstream).to(dtype)
     if stored.dtype == dtype == torch.float32:

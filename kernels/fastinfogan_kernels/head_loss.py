@@ -1,7 +1,7 @@
 """The losses on D's heads and their gradients, in one launch.
 
 The information loss of all codes, and where there are logits the adversarial loss too; the README
-beside this package has the formulas. A program takes blocks of rows; within a block the runs of
+next to this package has the formulas. A program takes blocks of rows; within a block the runs of
 the layout follow one another, a run's equal codes (heads) side by side in one tile [rows, heads,
 width]. Sums over the rows go to the program's own row of `partial`, and the program that ends last
 adds those rows up in a fixed order: the result is the same to the last bit each time.

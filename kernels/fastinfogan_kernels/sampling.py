@@ -533,5 +533,5 @@ def _launch(
 
 
 def _int32(number: int) -> int:
-    """The low 32 bits, as a signed number: one type for Triton, whatever the number."""
+    """Return the low 32 bits, as a signed number: one type for Triton, whatever the number."""
     return (number + 2**31) % 2**32 - 2**31

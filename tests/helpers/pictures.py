@@ -57,7 +57,7 @@ class Echo(nn.Module):
         self.column, self.low, self.high = column, low, high
 
     def forward(self, latent, stats=None):
-        assert stats == "running"  # an image must not depend on those beside it
+        assert stats == "running"  # an image must not depend on those next to it
         gray = (latent[:, self.column] - self.low) / (self.high - self.low)
         return gray.view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
 

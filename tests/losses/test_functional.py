@@ -444,7 +444,7 @@ def test_the_module_equals_the_function_and_its_weights_move_with_it():
 )
 @pytest.mark.parametrize("c", [0, 1])
 def test_extreme_logits_have_their_exact_loss_and_gradient(dtype, logits, c):
-    # beside ordinary and far rows: a maximum over the whole batch would spoil one of them
+    # next to ordinary and far rows: a maximum over the whole batch would spoil one of them
     q = torch.tensor([logits, [0, 1], [200, 199]], dtype=dtype)
     x, classes = q.double().numpy(), np.array([c, 0, 1])
     q.requires_grad_()
