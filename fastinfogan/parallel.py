@@ -152,7 +152,7 @@ class Ranks:
         return values
 
     def most_urgent(self, number: int) -> int:
-        """Return the highest of the ranks' numbers, by which ranks agree to stop; leave the device alone."""
+        """Return the highest of the ranks' numbers, without the device: ranks agree to stop."""
         if self.world_size == 1:
             return number
         flag = torch.tensor(number)

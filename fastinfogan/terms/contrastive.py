@@ -111,7 +111,7 @@ class Critic(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images [2P, C, H, W], first halves in front, to logits of the factors [P, n_factors]."""
+        """Map images [2P, C, H, W], first halves in front, to the factors' logits [P, n]."""
         both = torch.cat(images.chunk(2), dim=1)
         return self.network.q(self.network.trunk(both, "update"), "update")
 
