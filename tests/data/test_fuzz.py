@@ -18,7 +18,7 @@ from fastinfogan import data
 from fastinfogan.errors import UserError
 
 SIDE = 16
-QUICK, LONG = 60, 2500  # files of each kind
+QUICK, LONG, CAMPAIGN = 60, 400, 2500  # files of each kind
 
 
 def picture(kind: str, **options: Any) -> bytes:
@@ -144,3 +144,11 @@ def test_much_damage_gives_images_or_one_line_with_the_files_name(
     tmp_path: Path, kind: str
 ) -> None:
     campaign(kind, tmp_path, LONG)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("kind", SEEDS)
+def test_a_campaign_of_damage_gives_images_or_one_line_with_the_files_name(
+    tmp_path: Path, kind: str
+) -> None:
+    campaign(kind, tmp_path, CAMPAIGN)
