@@ -7,6 +7,7 @@ from dataclasses import fields
 from importlib import import_module
 
 from .requirements import require_trainer
+from .training.openmp import spin_briefly
 
 SHELLS = ("bash", "zsh", "fish")
 # command: (purpose, an example)
@@ -67,6 +68,7 @@ def main(args: list[str]) -> int:
         )
         return 2
     require_trainer()
+    spin_briefly()
     return int(import_module(module_of(name)).main(args[words:]))
 
 

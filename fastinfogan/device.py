@@ -15,6 +15,7 @@ import torch
 
 from .config import Precision
 from .errors import UserError
+from .training import openmp
 
 _BF16_ON_CPU = ("amx_bf16", "avx512_bf16", "bf16", "arm_bf16")
 _AUTOCAST = {"bf16": "bf16", "fp16": "fp16", "fp32": "no"}  # Accelerate's names
@@ -95,4 +96,5 @@ def environment(
         "precision_reason": reason,
         "world_size": world_size,
         "threads": torch.get_num_threads(),
+        "openmp": openmp.settings(),
     }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # before what may not be installed is imported
+if __name__ == "__main__":  # before torch, and what may not be installed, are imported
     from .requirements import require_trainer
+    from .training.openmp import spin_briefly
 
     require_trainer()
+    spin_briefly()
 
 from .cli import guarded, parse
 from .evaluation.hooks import HOOKS
