@@ -5,6 +5,7 @@ disk.
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
@@ -31,6 +32,7 @@ from .options import (
     nearest,
     option,
     parse_call,
+    parse_yaml,
     python_names,
 )
 from .terms.contrastive import ContrastiveOptions
@@ -400,14 +402,14 @@ def from_yaml(text: str, where: object) -> TrainConfig:
     Raises UserError where the text is no configuration, or one of version 0.1.
     """
     try:
-        content = yaml.safe_load(text)
+        content = parse_yaml(text)
         if isinstance(content, dict) and "info_weight" in content:
             raise UserError(
                 f"{where} was written by fastinfogan 0.1, whose options were not grouped; use that "
                 "version for this run, or choose another --out to train it anew"
             )
         return _built(TrainConfig, content, "")
-    except (yaml.YAMLError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{where} is not a configuration of fastinfogan: {reason}") from None
 
@@ -418,7 +420,7 @@ def _built(cls: type[T], content: Any, where: str) -> T:
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     if not isinstance(content, dict):
         expected = f"{where.rstrip('.')}: expected" if where else "expected"
-        raise TypeError(f"{expected} options by name, got {content!r}")
+        raise TypeError(f"{expected} options by name, got {reprlib.repr(content)}")
     values = {}
     for name in names:
         if name not in content:

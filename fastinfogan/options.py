@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import math
 import os
+import reprlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
@@ -195,7 +196,7 @@ def convert(kind: Any, value: Any) -> Any:
         ok, expected = isinstance(value, str | Path | None), "a path or null"
         value = Path(value) if ok and value is not None else value
     if not ok:
-        raise TypeError(f"expected {expected}, got {value!r}")
+        raise TypeError(f"expected {expected}, got {reprlib.repr(value)}")
     return value
 
 
@@ -257,8 +258,6 @@ def parse_call(text: str, option: str) -> tuple[str, dict[str, Any]]:
     Values are read as YAML: 0.1 is a number, true a truth value, [1, 2] a list, all else text.
     Raises UserError where the text is not of that form.
     """
-    import yaml
-
     words = text.split()
     path, pairs = "".join(words[:1]), words[1:]
     if ":" not in path:
@@ -269,10 +268,33 @@ def parse_call(text: str, option: str) -> tuple[str, dict[str, Any]]:
         if not equals or not key.isidentifier() or key in arguments:
             raise UserError(f"{option} {text}: expected key=value, each key once, got {pair!r}")
         try:
-            arguments[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            arguments[key] = parse_yaml(value)
+        except ValueError:
             arguments[key] = value
     return path, arguments
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the content of YAML without aliases. Raises ValueError, in one line, for all else.
+
+    PyYAML raises errors of many types on dates, numbers and nesting that it cannot convert, and
+    aliases let a short text stand for content without bound.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise ValueError("it has an alias (*name)")
+            return super().compose_node(parent, index)
+
+    try:
+        return yaml.load(text, Loader)  # a SafeLoader
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except Exception as error:
+        words = str(error) or type(error).__name__
+        raise ValueError(words.splitlines()[0].partition("; use ")[0]) from None
 
 
 def _one_line(error: Exception) -> str:

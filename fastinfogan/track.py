@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-import yaml
 from PIL import Image
 
 from .cli import run_command
 from .console import say
 from .errors import UserError
+from .options import parse_yaml
 from .runs.folder import RunDir
 from .training import metrics
 from .training.tracking import Tracking, parse_trackers
@@ -50,7 +50,10 @@ def track(config: TrackConfig) -> None:
     records = metrics.read(run.metrics)
     if not records:
         raise UserError(f"{config.run} has no metrics yet; train it first")
-    options = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    try:
+        options = parse_yaml(run.config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{run.config} is not a configuration of fastinfogan: {error}") from None
     if "tensorboard" in names:  # everything is written again
         shutil.rmtree(config.run / "tensorboard", ignore_errors=True)
     errors: list[str] = []

@@ -202,7 +202,7 @@ def _fingerprint(data: bytes) -> dict[str, Any]:
 def _verify(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Return the manifest and the files' bytes, if sizes and checksums match. Raises Damaged."""
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
+        manifest = atomic.parse_json((path / MANIFEST).read_bytes())
         if manifest.get("sha256") != _seal(manifest):
             raise Damaged(f"{path.name}/{MANIFEST}: its checksum does not match")
         contents = {}

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import filelock
 
 from .. import config
-from ..atomic import write_atomically, writing
+from ..atomic import parse_json, write_atomically, writing
 from ..config import TrainConfig
 from ..console import say
 from ..errors import UserError
@@ -75,7 +75,7 @@ class RunDir:
         Raises UserError where no evaluation of update `step` left one.
         """
         try:
-            result = json.loads(self.evaluation.read_text())
+            result = parse_json(self.evaluation.read_text())
             of, code, matching = result["step"], result["code_scored"], result["matching"]
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(

@@ -18,7 +18,7 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from ..atomic import write_atomically, writing
+from ..atomic import parse_json, write_atomically, writing
 from ..errors import UserError
 from ..latents import LatentSpec
 from ..networks import Discriminator, Generator, pair
@@ -73,7 +73,7 @@ def load_saved(source: str | Path, networks: Networks | None = None) -> Loaded:
     else:
         weights, config = Path(source) / WEIGHTS, Path(source) / CONFIG
     try:
-        facts = json.loads(config.read_text(encoding="utf-8"))
+        facts = parse_json(config.read_text(encoding="utf-8"))
         if facts["library"] != "fastinfogan" or facts["format"] != FORMAT:
             raise ValueError(f"library {facts['library']!r}, format {facts['format']!r}")
         spec = LatentSpec.from_dict(facts["spec"])

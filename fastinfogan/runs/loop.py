@@ -6,7 +6,6 @@ The command and `fastinfogan.fit` both run it. Pictures and the evaluation come 
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ import yaml
 from torch import Tensor
 
 from .. import data, device, parallel
+from ..atomic import parse_json
 from ..config import OPTIONS, TrainConfig, check, leaves, to_yaml
 from ..console import say
 from ..data import streaming
@@ -414,7 +414,7 @@ class Training:
 
     def _is_evaluated(self, step: int) -> bool:
         try:
-            result = json.loads(self.dir.evaluation.read_text())
+            result = parse_json(self.dir.evaluation.read_text())
         except (OSError, ValueError):
             return False
         expected = {"step": step, "data": self.config.data.data}

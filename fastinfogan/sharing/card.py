@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..atomic import write_atomically
+from ..atomic import parse_json, write_atomically
 from ..evaluation import pictures
 from ..runs.folder import RunDir, load_all
 from ..runs.hub import save_networks
@@ -133,7 +133,7 @@ An InfoGAN's codes as controls. The page runs in the browser; nothing is sent an
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

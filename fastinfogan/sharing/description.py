@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..atomic import parse_json
 from ..errors import UserError
 from ..latents import Angle, Bernoulli, Categorical, Gaussian, LatentSpec, Uniform
 from ..runs.folder import Loaded, RunDir, load_all
@@ -34,7 +34,7 @@ def load_described(path: Path) -> Described:
 def read_evaluation(run: RunDir, step: int) -> dict[str, Any]:
     """Return eval.json if it is of update `step`, else an empty dict."""
     try:
-        evaluation = json.loads(run.evaluation.read_text(encoding="utf-8"))
+        evaluation = parse_json(run.evaluation.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     current = isinstance(evaluation, dict) and evaluation.get("step") == step

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..atomic import write_atomically, writing
+from ..atomic import parse_json, write_atomically, writing
 from ..errors import NonFiniteLoss
 from ..latents import Continuous, LatentSpec
 from ..losses import information
@@ -173,7 +173,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     records = []
     for line in path.read_text(errors="replace").splitlines():
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError:
             continue
         if isinstance(record, dict) and isinstance(record.get("step"), int):
