@@ -6,6 +6,7 @@ import sys
 from dataclasses import fields
 from importlib import import_module
 
+from .console import prepare, say
 from .requirements import require_trainer
 from .training.openmp import spin_briefly
 
@@ -47,13 +48,14 @@ def overview() -> str:
 
 def main(args: list[str]) -> int:
     """Hand the rest of the line to the command; return its exit code."""
+    prepare()
     if args[:1] in ([], ["-h"], ["--help"]):
-        print(overview())
+        say(overview())
         return 0
     if args[0] == "--version":
         from fastinfogan import __version__
 
-        print(__version__)
+        say(__version__)
         return 0
     if args[0] == "completion":
         require_trainer()
@@ -61,10 +63,10 @@ def main(args: list[str]) -> int:
     words = 2 if " ".join(args[:2]) in COMMANDS else 1
     name = " ".join(args[:words])
     if name not in COMMANDS:
-        print(
+        say(
             f"error: expected one of {', '.join(COMMANDS)}, got {args[0]!r}; "
             "`fastinfogan` alone explains them",
-            file=sys.stderr,
+            sys.stderr,
         )
         return 2
     require_trainer()
@@ -122,9 +124,9 @@ def print_completion(args: list[str]) -> int:
     """Print a shell's completion script: `fastinfogan completion bash`."""
     if len(args) != 1 or args[0] not in SHELLS:
         got = " ".join(args) or "none"
-        print(f"error: expected one shell of {', '.join(SHELLS)}, got {got}", file=sys.stderr)
+        say(f"error: expected one shell of {', '.join(SHELLS)}, got {got}", sys.stderr)
         return 2
-    print(completion(args[0]))
+    say(completion(args[0]))
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from inspect import getdoc
@@ -18,7 +19,8 @@ from tyro.constructors import (
 )
 
 from .config import OPTIONS, TrainConfig
-from .console import say
+from .console import prepare, say
+from .data.splits import expanded
 from .errors import Stop, UserError
 from .options import Group, Option, own_options
 from .presets import PRESETS
@@ -34,11 +36,12 @@ def run_command(
     work: Callable[[C], Any], config_type: type[C], prog: str, args: list[str] | None
 ) -> int:
     """Parse `args` into the config, do the work, and return the exit code."""
-    return guarded(lambda: work(tyro.cli(config_type, args=args, prog=prog)))
+    return guarded(lambda: work(tyro.cli(config_type, args=expanded_words(args), prog=prog)))
 
 
 def guarded(work: Callable[[], Any]) -> int:
     """Do the work; return its result if that is an exit code, else 0, or the code of its error."""
+    prepare()
     try:
         code = work()
     except Stop as error:
@@ -50,6 +53,22 @@ def guarded(work: Callable[[], Any]) -> int:
         say("interrupted", sys.stderr)
         return INTERRUPTED
     return code if isinstance(code, int) else 0
+
+
+_TILDE = re.compile(r"(?P<option>--?[^=]+=)?(?P<path>~[^/=\s]*(?:/.*)?)", re.DOTALL)
+
+
+def expanded_words(args: Sequence[str] | None = None) -> list[str]:
+    """Return a command line with ~ and ~user, at the start of a value, as folders.
+
+    A shell leaves the tilde of --out=~/x, and of a quoted one, as it is. Raises UserError for a
+    user who is not there.
+    """
+    words = []
+    for word in sys.argv[1:] if args is None else args:
+        match = _TILDE.fullmatch(word)
+        words.append(f"{match['option'] or ''}{expanded(match['path'])}" if match else word)
+    return words
 
 
 # The command line of a training, made from the options' metadata
@@ -96,7 +115,7 @@ def parse(args: Sequence[str] | None = None) -> TrainConfig:
     Raises SystemExit with code 2 for bad arguments, 0 after --help; UserError where a text option
     cannot be read.
     """
-    words = list(sys.argv[1:] if args is None else args)
+    words = expanded_words(args)
     default = PRESETS.get(_preset_in(words) or "mnist", PRESETS["mnist"])
     default, words = _take_texts(default, words)
     with _registry:
@@ -121,7 +140,18 @@ def _spellings() -> dict[str, Option]:
 
 def _preset_in(words: Sequence[str]) -> str | None:
     """Return the first word that is neither an option nor an option's value."""
+    return _read(words)[0]
+
+
+def given_in(args: Sequence[str] | None = None) -> frozenset[str]:
+    """Return the spellings of the options that a command line gives."""
+    return _read(sys.argv[1:] if args is None else args)[1]
+
+
+def _read(words: Sequence[str]) -> tuple[str | None, frozenset[str]]:
+    """Return the preset's name and the spellings of the options on a command line."""
     known, skip, remaining = _spellings(), False, list(words)
+    preset, given = None, set()
     while remaining:
         word = remaining.pop(0)
         if skip:
@@ -129,12 +159,14 @@ def _preset_in(words: Sequence[str]) -> str | None:
         elif word == "--term":
             _take_term(remaining)
         elif word.startswith("-"):
-            name, _, value = word.replace("_", "-").partition("=")
-            option = known.get(name)
-            skip = option is not None and option.kind is not bool and not value
-        else:
-            return word
-    return None
+            name = word.partition("=")[0].replace("_", "-")
+            option = known.get(name) or known.get(name.replace("--no-", "--", 1))
+            if option is not None:
+                given.add(option.spelling)
+                skip = option.kind is not bool and "=" not in word
+        elif preset is None:
+            preset = word
+    return preset, frozenset(given)
 
 
 def _take_texts(config: TrainConfig, words: list[str]) -> tuple[TrainConfig, list[str]]:

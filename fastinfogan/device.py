@@ -17,6 +17,8 @@ from .config import Precision
 from .errors import UserError
 from .training import openmp
 
+# Variables that `accelerate launch` and torchrun set.
+LAUNCHED = frozenset({"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"})
 _BF16_ON_CPU = ("amx_bf16", "avx512_bf16", "bf16", "arm_bf16")
 _AUTOCAST = {"bf16": "bf16", "fp16": "fp16", "fp32": "no"}  # Accelerate's names
 
@@ -66,10 +68,28 @@ def accelerate_name(precision: str) -> str:
 
 
 def cpu_threads() -> int:
-    """Return this rank's share of the physical cores that affinity and container allow."""
+    """Return OMP_NUM_THREADS where the user set it, else this rank's share of the physical cores
+    that affinity and container allow.
+    """
+    if wanted := _omp_threads():
+        return wanted
     allowed = joblib.cpu_count()
     physical = min(psutil.cpu_count(logical=False) or allowed, allowed)
     return max(physical // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+
+
+def _omp_threads() -> int:
+    """Return the user's OMP_NUM_THREADS, or 0. Launchers set it too, to 1, which is not the user's
+    wish: then the launcher's own environment tells.
+    """
+    variables: Mapping[str, str] = os.environ
+    if not LAUNCHED.isdisjoint(os.environ):
+        try:
+            variables = psutil.Process(os.getppid()).environ()
+        except (psutil.Error, OSError):
+            return 0
+    text = variables.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # of nested levels
+    return int(text) if text.isdecimal() else 0
 
 
 def environment(

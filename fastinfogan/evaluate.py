@@ -59,7 +59,7 @@ def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
     splits = data.load(name, **size, stream=reading, advise=False, **of.reading())
     measured = measure.evaluate(loaded, splits, seed=config.seed, extractor=extractor)
     result = measure.as_written(checkpoint.step, name, measured)
-    print(json.dumps(result, indent=2), flush=True)
+    say(json.dumps(result, indent=2))
     try:
         measure.write(RunDir(config.run), result, measured["contingency"])
     except UserError as error:

@@ -14,6 +14,7 @@ import tyro
 
 from .atomic import write_atomically, writing
 from .cli import run_command
+from .console import say
 from .errors import UserError
 from .sharing import graphs, page
 from .sharing.description import load_described
@@ -52,14 +53,14 @@ def explore(config: ExploreConfig) -> None:
     assert generator is not None
     if config.folder is not None:
         page.write_folder(config.folder, facts, generator, reader)
-        print(f"wrote {config.folder / 'index.html'}; serve it: {_serve(config.folder)}")
+        say(f"wrote {config.folder / 'index.html'}; serve it: {_serve(config.folder)}")
         if config.out is None:
             return
     content_of_page = page.single_page(facts, generator, reader)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, content_of_page)
-    print(f"wrote {out}: {out.stat().st_size / 1e6:.1f} MB; open it in a browser")
+    say(f"wrote {out}: {out.stat().st_size / 1e6:.1f} MB; open it in a browser")
 
 
 def _serve(folder: Path) -> str:

@@ -15,6 +15,7 @@ import tyro
 
 from .atomic import write_atomically, writing
 from .cli import run_command
+from .console import say
 from .sharing import graphs
 from .sharing.description import load_described
 from .sharing.graphs import Part
@@ -61,7 +62,7 @@ def export(config: ExportConfig) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     for path, (content, checked) in files.items():  # all or none: written when all are right
         write_atomically(path, content)
-        print(f"wrote {path}: {len(content) / 1e6:.1f} MB{checked}")
+        say(f"wrote {path}: {len(content) / 1e6:.1f} MB{checked}")
 
 
 def main(args: list[str] | None = None) -> int:

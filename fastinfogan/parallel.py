@@ -21,6 +21,7 @@ import torch.distributed as dist
 from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor
 
+from .device import LAUNCHED
 from .errors import LostRank, UserError
 
 T = TypeVar("T")
@@ -285,7 +286,7 @@ def start_alone(mixed_precision: str, cpu_only: bool) -> Ranks:
 
 def is_launched() -> bool:
     """Return True if `accelerate launch` or torchrun is the parent process."""
-    return "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
+    return not LAUNCHED.isdisjoint(os.environ)
 
 
 def _launcher_wanted_more() -> bool:

@@ -15,6 +15,7 @@ import tyro
 
 from .atomic import write_atomically
 from .cli import run_command
+from .console import say
 from .runs.hub import split_name, upload
 from .sharing import graphs, page
 from .sharing.card import save_run, space_card
@@ -56,7 +57,7 @@ def push(config: PushConfig) -> None:
         else:
             save_run(config.run, folder, onnx=config.onnx)
         address = upload(folder, config.name, private=config.private, space=config.space)
-    print(f"pushed {config.run} to {address}")
+    say(f"pushed {config.run} to {address}")
 
 
 def main(args: list[str] | None = None) -> int:

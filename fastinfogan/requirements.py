@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import sys
 
+from .console import prepare, say
+
 # The extra "train" of pyproject.toml: distribution -> the module that it brings.
 TRAIN = {
     "accelerate": "accelerate",
@@ -36,7 +38,8 @@ def advice(names: list[str]) -> str:
 
 def require_trainer() -> None:
     """End a command with exit code 2 and one line on stderr where a package is missing."""
+    prepare()
     names = missing()
     if names:
-        print(f"error: {advice(names)}", file=sys.stderr)
+        say(f"error: {advice(names)}", sys.stderr)
         raise SystemExit(2)

@@ -13,6 +13,7 @@ from pathlib import Path
 import tyro
 
 from .cli import run_command
+from .console import say
 from .errors import UserError
 from .evaluation.pictures import save, stack, traversal
 from .latents import LatentSpec
@@ -93,13 +94,13 @@ def sample(config: SampleConfig) -> None:
     }
     if config.out.suffix.lower() == ".png":
         save(stack(list(pictures.values())), config.out)
-        print(f"wrote {config.out}")
+        say(f"wrote {config.out}")
         return
     if config.out.suffix:
         raise UserError(f"--out {config.out}: expected a .png file or a folder")
     for name, picture in pictures.items():
         save(picture, config.out / f"{name}.png")
-    print(f"wrote {', '.join(str(config.out / f'{name}.png') for name in pictures)}")
+    say(f"wrote {', '.join(str(config.out / f'{name}.png') for name in pictures)}")
 
 
 def main(args: list[str] | None = None) -> int:

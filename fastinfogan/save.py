@@ -13,6 +13,7 @@ from pathlib import Path
 import tyro
 
 from .cli import run_command
+from .console import say
 from .sharing.card import save_run
 
 
@@ -36,7 +37,7 @@ class SaveConfig:
 def save(config: SaveConfig) -> None:
     """Run the command."""
     files = save_run(config.run, config.out, onnx=config.onnx, with_page=config.page)
-    print(f"wrote {config.out}: {', '.join(files)}")
+    say(f"wrote {config.out}: {', '.join(files)}")
 
 
 def main(args: list[str] | None = None) -> int:

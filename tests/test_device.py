@@ -82,9 +82,29 @@ class TestThreads:
     ):
         monkeypatch.setattr(psutil, "cpu_count", lambda logical: None if logical else physical)
         monkeypatch.setattr(joblib, "cpu_count", lambda: allowed)
-        monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+        for name in ("LOCAL_WORLD_SIZE", "OMP_NUM_THREADS"):
+            monkeypatch.delenv(name, raising=False)
         if ranks is not None:
             monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+        assert device.cpu_threads() == expected
+
+    @pytest.mark.parametrize(("text", "expected"), [("3", 3), (" 5,2", 5), ("", 8), ("many", 8)])
+    def test_omp_num_threads_counts_where_the_user_set_it(self, monkeypatch, text, expected):
+        monkeypatch.setattr(psutil, "cpu_count", lambda logical: 8)
+        monkeypatch.setattr(joblib, "cpu_count", lambda: 8)
+        for name in ("LOCAL_WORLD_SIZE", *device.LAUNCHED):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("OMP_NUM_THREADS", text)
+        assert device.cpu_threads() == expected
+
+    @pytest.mark.parametrize(("users", "expected"), [({}, 8), ({"OMP_NUM_THREADS": "3"}, 3)])
+    def test_a_launchers_omp_num_threads_is_not_the_users(self, monkeypatch, users, expected):
+        monkeypatch.setattr(psutil, "cpu_count", lambda logical: 8)
+        monkeypatch.setattr(joblib, "cpu_count", lambda: 8)
+        monkeypatch.setattr(psutil.Process, "environ", lambda self: users)
+        monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
         assert device.cpu_threads() == expected
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from ..console import say
 from ..errors import UserError
 from .formats import ZIP_DAMAGE
 from .splits import Images, Split, cache, missing, places, whole_grid
@@ -175,7 +176,7 @@ def _decoded(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> Pat
                     f"{out.parent}: {size / 1e9:.1f} GB are needed to decode {path.name}, "
                     f"{free / 1e9:.1f} GB are free; set XDG_CACHE_HOME to a larger disk"
                 )
-            print(f"decoding {path} once, {size / 1e9:.1f} GB, to {out}", file=sys.stderr)
+            say(f"decoding {path} once, {size / 1e9:.1f} GB, to {out}", sys.stderr)
             # read to its end, where zipfile holds it to the archive's checksum
             try:
                 with archive.open(info) as member, partial.open("wb") as file:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..console import is_terminal
 from ..errors import UserError
 from .sprites import Grid
 from .streaming import HELD_OUT_EVERY, Mode, Source, Streamed, split_rows, wanted
@@ -155,7 +156,7 @@ def progress_bar(total: int, task: str) -> Any:
         desc=task,
         unit=" images",
         delay=SILENT,
-        mininterval=0.1 if sys.stderr is not None and sys.stderr.isatty() else 30,
+        mininterval=0.1 if is_terminal(sys.stderr) else 30,
         disable=sys.stderr is None or os.environ.get("LOCAL_RANK", "0") != "0",
     )
 

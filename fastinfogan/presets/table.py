@@ -12,6 +12,7 @@ import yaml
 from .. import presets
 from ..cli import run_command
 from ..config import TrainConfig, to_yaml
+from ..console import say
 from ..errors import UserError
 from ..presets import PRESETS
 
@@ -81,7 +82,7 @@ def _changes(options: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any
 
 def show(config: PresetsConfig) -> None:
     """Run the command."""
-    print(details(config.name) if config.name else table())
+    say(details(config.name) if config.name else table())
 
 
 def main(args: list[str] | None = None) -> int:

@@ -14,6 +14,7 @@ from .. import config
 from ..atomic import parse_json, write_atomically, writing
 from ..config import TrainConfig
 from ..console import say
+from ..data.splits import expanded
 from ..errors import UserError
 from ..latents import LatentSpec
 from ..networks import Discriminator, Generator, pair
@@ -25,10 +26,10 @@ LOCK_SECONDS = 10.0
 
 
 class RunDir:
-    """The paths of a run's files."""
+    """The paths of a run's files; ~ and ~user are folders."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path = expanded(path)
         self.config = path / "config.yaml"
         self.environment = path / "environment.json"
         self.metrics = path / "metrics.jsonl"

@@ -8,7 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..config import TrainConfig
-from ..console import say
+from ..console import is_terminal, say
 from ..latents import LatentSpec
 from ..parallel import Ranks
 from .calibration import CONVENTION, is_calibrated
@@ -21,7 +21,7 @@ class Progress:
         self._names = spec.names
         calibrated = any(map(is_calibrated, spec.codes))
         self._unit = f"nats ({CONVENTION})" if calibrated else "nats"
-        self._lines = ranks.is_main and not sys.stderr.isatty()
+        self._lines = ranks.is_main and not is_terminal(sys.stderr)
         self._bar = tqdm(
             total=config.steps,
             initial=start,
