@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import reprlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
@@ -61,6 +62,7 @@ __all__ = [
     "check",
     "differences",
     "from_yaml",
+    "given_by",
     "to_yaml",
 ]
 
@@ -262,7 +264,8 @@ class TrainConfig(Group):
     )
     threads: int = option(
         0,
-        "CPU threads of this rank; 0: physical cores over local ranks.",
+        "CPU threads of this rank; 0: OMP_NUM_THREADS where it is set, else physical cores over "
+        "local ranks.",
         at_least=0,
         may_change=True,
         of_each_rank=True,
@@ -319,6 +322,11 @@ class TrainConfig(Group):
 
 OPTIONS: dict[str, Option] = {item.spelling: item for item in all_options(TrainConfig)}
 _NAMES = python_names(OPTIONS.values())
+
+
+def given_by(options: Iterable[str]) -> frozenset[str]:
+    """Return the spellings of options by their Python names; what has no option is left out."""
+    return frozenset(_NAMES[name].spelling for name in options if name in _NAMES)
 
 
 def leaves(config: TrainConfig) -> dict[str, Any]:

@@ -9,14 +9,20 @@ if __name__ == "__main__":  # before torch, and what may not be installed, are i
     require_trainer()
     spin_briefly()
 
-from .cli import guarded, parse
+from .cli import given_in, guarded, parse
 from .evaluation.hooks import HOOKS
+from .presets.adapting import adapted
 from .runs.loop import run
 
 
 def main(args: list[str] | None = None) -> int:
     """Train as the command line says, and return the exit code."""
-    return guarded(lambda: run(parse(args), HOOKS))
+    return guarded(lambda: _train(args))
+
+
+def _train(args: list[str] | None) -> int:
+    config, notes = adapted(parse(args), given_in(args))
+    return run(config, HOOKS, notes=notes)
 
 
 if __name__ == "__main__":

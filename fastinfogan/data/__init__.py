@@ -1,7 +1,7 @@
 """Image sets: readers, renderers, batches; see `specs`."""
 
 from .sampler import BatchSampler, Order, batches, from_range, to_range
-from .specs import absolute, can_stream, choose, load, open_set
+from .specs import absolute, can_stream, choose, load, open_set, own_size
 from .splits import Images, Split
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "from_range",
     "load",
     "open_set",
+    "own_size",
     "to_range",
 ]

@@ -18,7 +18,7 @@ import psutil
 from numpy.typing import NDArray
 
 from ..errors import UserError
-from .arrays import NpyFile, as_images, open_npy
+from .arrays import NpyFile, as_images, open_npy, with_channels_last
 from .reading import Reading
 from .splits import Images, Labels, Split, check_labels, halves, held_out
 
@@ -281,6 +281,11 @@ class _Npz:
         shape, _, dtype = read(member)
         return shape, dtype, member.tell()
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of an array."""
+        with self.archive.open(f"{name}.npy") as member:
+            return self._header(member)[0]
+
     def describe(self, name: str) -> str:
         """Return the type and shape of an array, such as "uint8 [40, 32, 32, 3]"."""
         with self.archive.open(f"{name}.npy") as member:
@@ -312,6 +317,40 @@ def _npz(path: Path) -> Iterator[_Npz]:
     except ZIP_DAMAGE as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not a readable .npz file ({reason})") from None
+
+
+# Sizes
+
+
+def array_size(kind: str, path: Path) -> tuple[int, int, int] | None:
+    """Return H, W, C of the images of an idx, npz or npy file, from its header alone.
+
+    None where it is not there or damaged in a way that reading it whole tells. Raises UserError.
+    """
+    try:
+        if kind == "npy":
+            shape = open_npy(path).shape
+        elif kind == "npz":
+            with _npz(path) as arrays:
+                names = ("images", *(names[0] for names in _SPLIT_NAMES))
+                shape = arrays.shape(next(name for name in names if name in arrays))
+        else:
+            shape = _idx_shape(path)
+        images, _ = with_channels_last(np.broadcast_to(np.uint8(0), shape), path)
+    except (StopIteration, IndexError, *DAMAGE):
+        return None
+    _, height, width, channels = images.shape
+    return height, width, channels
+
+
+def _idx_shape(path: Path) -> tuple[int, ...]:
+    """Return the sizes that the header of an idx file, or of a folder's training images, says."""
+    if path.is_dir():
+        parts = (_idx_files(path / below) for below in _IDX_FOLDERS)
+        path = next(part["train"] for part in parts if "train" in part)
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        header = file.read(4 + 4 * MAX_RANK)
+    return tuple(int(size) for size in np.frombuffer(header, ">u4", header[3], 4))
 
 
 # npy

@@ -31,6 +31,16 @@ _STREAMED = frozenset({"celeba", "dsprites", "chairs-like", "dsprites-like", "st
 FILE_SIZE, FILE_CHANNELS = 32, 3  # of image files, where `open_set` is not told
 _NAMED_CLASSES = 10  # in a line
 _PRESENT = {"svhn": known.find_svhn, "dsprites": dsprites.find_archive}
+_SIZES = {  # H, W, C of the sets that have a name, but for celeba, which is resized
+    "mnist": (28, 28, 1),
+    "fashion-mnist": (28, 28, 1),
+    "svhn": (32, 32, 3),
+    "street-digits-like": (32, 32, 3),
+    "faces-3d": (32, 32, 1),
+    "chairs-like": (64, 64, 1),
+    "dsprites": (64, 64, 1),
+    "dsprites-like": (64, 64, 1),
+}
 # Sets that are drawn where the one that they stand in for is missing, and what is drawn.
 _STAND_INS = {
     "street-digits-like": "MNIST's digits, composed into coloured street scenes",
@@ -184,6 +194,15 @@ def _read(spec: str, reading: Reading) -> dict[Split, Images]:
         case "folder", _, path if path:
             return read_folder(expanded(path), reading)
     raise UserError(f"--data {spec}: expected {SPECS}")
+
+
+def own_size(spec: str) -> tuple[int, int, int] | None:
+    """Return H, W, C of a set whose images are not resized; None where they are, or are unknown."""
+    spec, _ = choose(spec)
+    kind, _, path = spec.partition(":")
+    if kind in ("idx", "npz", "npy") and path:
+        return formats.array_size(kind, expanded(path))
+    return _SIZES.get(spec)
 
 
 def can_stream(spec: str) -> bool:

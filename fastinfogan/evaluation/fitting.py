@@ -6,11 +6,12 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..config import TrainConfig
+from ..config import TrainConfig, given_by
 from ..data.memory import NAME, from_memory
 from ..errors import UserError
 from ..options import nearest, register
 from ..presets import PRESETS
+from ..presets.adapting import adapted
 from ..runs.folder import Loaded, load
 from ..runs.loop import STOPPED, Callback, Splits, run
 from ..terms import Term
@@ -51,6 +52,9 @@ def fit(
             metrics.jsonl; one that returns True stops the run after saving.
         **options: the command's options by their Python names, such as `lr_d=1e-3`, `vat=3.0`.
 
+    The preset's own values that these options, data or networks rule out are changed, as the
+    command does, and a line says which.
+
     The number of CPU threads is the caller's, unless `threads` is given, which sets it for the
     whole process. Signal handlers are installed in the main thread alone: there Ctrl-C saves and
     raises KeyboardInterrupt.
@@ -75,10 +79,13 @@ def fit(
         options["networks"] = networks if isinstance(networks, str) else register(networks)
     if terms:
         options["term"] = tuple(text_of(term) for term in terms)
-    config = config.with_options(**options)
+    config, given = config.with_options(**options), given_by(options)
     if splits is not None:
         _check_size(config, splits)
-    code = run(config, HOOKS, splits=splits, callbacks=callbacks, in_callers_process=True)
+    config, notes = adapted(config, given)
+    code = run(
+        config, HOOKS, splits=splits, callbacks=callbacks, in_callers_process=True, notes=notes
+    )
     received = code - 128 if code else 0
     if received == signal.SIGINT:
         raise KeyboardInterrupt

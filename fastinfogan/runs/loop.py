@@ -63,6 +63,7 @@ def run(
     splits: Splits | None = None,
     callbacks: Sequence[Callback] = (),
     in_callers_process: bool = False,
+    notes: Sequence[str] = (),
 ) -> int:
     """Run or resume the training that `config` describes, and return its exit code.
 
@@ -74,6 +75,7 @@ def run(
             stops the run after saving. A KeyboardInterrupt from one saves, then goes on.
         in_callers_process: leave process-wide settings as they are: Accelerate's state, unless
             several ranks were launched, and the number of threads, unless --threads says one.
+        notes: lines to print at the start.
     """
     check(config)
     parse_trackers(config.logging.track)
@@ -91,8 +93,8 @@ def run(
         if threads:
             torch.set_num_threads(threads)
         environment = device.environment(ranks.device, precision, reason, ranks.world_size)
-        if stand_in and ranks.is_main:
-            say(stand_in)
+        for line in filter(None, (*notes, stand_in)) if ranks.is_main else ():
+            say(line)
         return Training(config, ranks, stop, environment, hooks, splits, callbacks).run()
     finally:
         ranks.close()

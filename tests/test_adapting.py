@@ -1,0 +1,216 @@
+"""Presets with other codes, data and networks than they were made for."""
+
+from __future__ import annotations
+
+import gzip
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from helpers.runs import COMMON
+
+import fastinfogan
+from fastinfogan import data, train
+from fastinfogan.cli import given_in, parse
+from fastinfogan.config import TrainConfig, check, from_yaml
+from fastinfogan.errors import UserError
+from fastinfogan.networks import check_image_size
+from fastinfogan.presets import PRESETS
+from fastinfogan.presets.adapting import adapted
+from fastinfogan.terms.warp import Warp
+
+CODES = (
+    "cat10,uniform",
+    "uniform,uniform",
+    "cat5",
+    "gaussian2",
+    "bernoulli",
+    "bernoulli,cat3,uniform:learned",
+    "uniform3",
+)
+SHAPES = ((8, 1), (28, 1), (28, 3), (32, 1), (32, 3), (48, 2), (64, 4), (128, 3))
+
+
+def read(*args: str) -> tuple[TrainConfig, tuple[str, ...]]:
+    """What the command would train, and what it would say."""
+    config, notes = adapted(parse(args), given_in(args))
+    check(config)
+    return config, notes
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], str]:
+    folder = tmp_path_factory.mktemp("sets")
+    specs = {}
+    for side, channels in (*SHAPES, (30, 3)):
+        path = folder / f"{side}-{channels}.npz"
+        np.savez_compressed(path, images=np.zeros((12, side, side, channels), np.uint8))
+        specs[side, channels] = f"npz:{path}"
+    return specs
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_alone_is_not_changed(preset):
+    assert adapted(PRESETS[preset], frozenset()) == (PRESETS[preset], ())
+
+
+@pytest.mark.quick_cases(6)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_any_codes_and_any_side_that_networks_take_are_trained_without_a_correction(preset, sets):
+    for codes in CODES:
+        for side, channels in SHAPES:
+            spec = sets[side, channels]
+            asked = PRESETS[preset].with_options(codes=codes, data=spec)
+            config, notes = adapted(asked, frozenset({"codes", "data"}))
+            check(config)
+            assert (config.data.image_size, config.data.channels) == (side, channels)
+            assert config.codes.codes == codes
+            check_image_size(side, config.adversarial.networks)
+            assert len(notes) <= 1
+            assert all("\n" not in line for line in notes)
+
+
+@pytest.mark.quick_cases(6)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_is_changed_is_in_the_line_and_nothing_else_is(preset, sets):
+    before = PRESETS[preset].with_options(codes="gaussian2", data=sets[28, 3])
+    after, notes = adapted(before, frozenset({"codes", "data"}))
+    changes = fastinfogan.config.differences(before, after)
+    assert bool(notes) == bool(changes)
+    for change in changes:
+        name, _, value = change.replace("0.0", "0").rpartition(" -> ")
+        name = name.split()[0]
+        spoken = {"True": name, "False": name.replace("--", "--no-")}.get(value, f"{name} {value}")
+        assert spoken in notes[0]
+
+
+class TestTerms:
+    @pytest.mark.parametrize(
+        ("args", "off"),
+        [
+            (["mnist", "--codes", "uniform,uniform"], {"invariance", "vat"}),
+            (["mnist", "--codes", "cat5"], {"follow"}),
+            (["mnist", "--codes", "bernoulli"], {"invariance", "vat", "follow"}),
+            (["dsprites", "--codes", "uniform5"], {"upright"}),
+            (["dsprites", "--codes", "cat3"], {"follow"}),
+            (["dsprites", "--invariance.weight", "3"], {"upright"}),
+            (["mnist", "--upright", "2"], {"invariance"}),
+            (["mnist", "--routing", "generator-step"], {"invariance", "vat", "follow"}),
+            (["mnist", "--warp", "flip=0.5"], {"follow"}),
+            (["own", "--codes", "uniform"], {"invariance"}),
+        ],
+    )
+    def test_those_that_cannot_act_are_switched_off_and_the_rest_stays(self, args, off):
+        config, (line,) = read(*args)
+        asked = parse(args)
+        for name in ("invariance", "vat", "upright", "follow"):
+            weight = getattr(config, name).weight
+            assert weight == (0 if name in off else getattr(asked, name).weight)
+            assert (f"--{name}.weight 0" in line) == (name in off)
+
+    def test_a_term_that_is_given_is_refused_not_switched_off(self):
+        with pytest.raises(UserError, match=r"^--vat.weight: needs a categorical code"):
+            read("mnist", "--codes", "uniform", "--vat", "3")
+
+    def test_a_warp_that_makes_the_changes_keeps_the_following(self):
+        assert read("mnist", "--warp", "shear=0.3,thickness=0.5")[1] == ()
+
+
+class TestSizes:
+    def test_a_side_of_no_networks_is_refused_once_with_what_works(self, sets):
+        for preset in PRESETS.values():
+            with pytest.raises(UserError, match="folder:PATH") as caught:
+                adapted(preset.with_options(data=sets[30, 3]), frozenset({"data"}))
+            assert "\n" not in str(caught.value)
+
+    def test_given_sizes_that_contradict_the_images_are_refused_together(self, sets):
+        args = ["mnist", "--data", sets[32, 3]]
+        with pytest.raises(
+            UserError, match=r"leave out --image-size 28 and --channels 1$"
+        ) as caught:
+            read(*args, "--image-size", "28", "--channels=1")
+        assert "32x32 with 3 channels" in str(caught.value)
+        assert read(*args)[0].data.image_size == 32
+
+    def test_given_networks_that_do_not_take_the_images_are_refused_with_those_that_do(self, sets):
+        with pytest.raises(UserError, match="leave it out, or give --networks mnist"):
+            read("mnist", "--networks", "svhn")
+        assert read("svhn", "--data", sets[28, 1], "--networks", "mnist")[0].data.channels == 1
+
+    def test_networks_for_another_side_keep_spectral_normalisation(self, sets):
+        config, (line,) = read("dsprites", "--data", sets[28, 1])
+        assert config.adversarial.networks == "mnist"
+        assert config.adversarial.spectral_norm
+        assert "--networks mnist --spectral-norm" in line
+
+    def test_networks_of_ones_own_go_without_the_presets_spectral_norm(self):
+        config, (line,) = read("own", "--networks", "mine:pair")
+        assert not config.adversarial.spectral_norm
+        assert "--no-spectral-norm" in line
+
+    def test_image_files_are_resized_to_the_presets_size(self):
+        assert read("own", "--data", "folder:pictures")[1] == ()
+        assert read("own", "--data", "hf:some/set")[1] == ()
+
+    def test_a_missing_file_is_told_as_such(self, tmp_path):
+        with pytest.raises(UserError, match="no such file"):
+            read("own", "--data", f"npz:{tmp_path / 'none.npz'}")
+
+
+class TestOwnSize:
+    def test_it_is_that_of_the_images_read(self, tmp_path):
+        rng = np.random.default_rng(0)
+        chw = rng.integers(0, 256, (12, 3, 16, 16), np.uint8)
+        np.save(tmp_path / "x.npy", chw)
+        np.savez(tmp_path / "keras.npz", x_train=chw.transpose(0, 2, 3, 1), y_train=np.arange(12))
+        header = bytes([0, 0, 8, 3]) + np.array([12, 16, 16], ">u4").tobytes()
+        with gzip.open(tmp_path / "train-images-idx3-ubyte.gz", "wb") as file:
+            file.write(header + bytes(12 * 16 * 16))
+        for spec, channels in (
+            (f"npy:{tmp_path / 'x.npy'}", 3),
+            (f"npz:{tmp_path / 'keras.npz'}", 3),
+            (f"idx:{tmp_path}", 1),
+            (f"idx:{tmp_path / 'train-images-idx3-ubyte.gz'}", 1),
+        ):
+            assert data.own_size(spec) == (16, 16, channels)
+            splits = data.load(spec, image_size=16, channels=channels)
+            assert splits["train"].images.shape[1:] == (16, 16, channels)
+
+    @pytest.mark.parametrize("name", ["mnist", "faces-3d", "chairs-like", "dsprites-like"])
+    def test_sets_that_come_along_have_the_size_that_is_stated(self, name):
+        assert data.open_set(name, None, None)["test"].images.shape[1:] == data.own_size(name)
+
+
+def test_a_run_says_what_was_changed_and_keeps_it(tmp_path, sets, capsys, monkeypatch, one_thread):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setattr("fastinfogan.runs.loop.Training._evaluate", lambda *_: None)
+    words = ["--data", sets[8, 1], "--out", str(tmp_path / "run"), *COMMON, "--steps", "1"]
+    words += ["--batch-size", "8", "--codes", "uniform,uniform"]
+    for _ in range(2):  # the same line goes on
+        assert train.main(words) == 0
+        said = capsys.readouterr().out.splitlines()
+        assert said[0] == (
+            "mnist is changed: --invariance.weight 0 --vat.weight 0 (no categorical code)"
+        )
+    text = (tmp_path / "run" / "config.yaml").read_text()
+    assert from_yaml(text, "here").invariance.warp != Warp()
+    stored = yaml.safe_load(text)
+    assert stored["invariance"]["weight"] == stored["vat"]["weight"] == 0
+    assert stored["follow"]["weight"] == 3
+
+
+def test_from_python_a_preset_is_changed_the_same_way(tmp_path, capsys, monkeypatch, one_thread):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setattr("fastinfogan.runs.loop.Training._evaluate", lambda *_: None)
+    images = np.random.default_rng(0).integers(0, 256, (30, 12, 12, 3), np.uint8)
+    options: dict[str, Any] = {
+        "codes": "uniform",
+        "noise": 2,
+        "batch_size": 8,
+        "steps": 1,
+        "sample_every": 0,
+    }
+    spec = fastinfogan.fit("own", data=images, out=tmp_path / "run", **options)[2]
+    assert spec.names == ("c1_uniform",)
+    assert capsys.readouterr().out.startswith("own is changed: --networks mnist (")
