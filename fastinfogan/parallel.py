@@ -247,8 +247,37 @@ def _losing_ranks() -> Iterator[None]:
         raise LostRank(f"lost another rank ({reason})") from None
 
 
+# What `accelerate launch` may ask for by these variables, and no training here does.
+_ENGINES = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism configuration",
+}
+
+
+def _refuse_what_would_be_ignored() -> None:
+    """Raise UserError for settings of the launcher that the training cannot follow."""
+    advice = "answer `accelerate config` anew, or pass --config_file with a plain configuration"
+    for name, engine in _ENGINES.items():
+        if os.environ.get(name, "").lower() in ("1", "true", "yes", "on"):
+            raise UserError(f"the launcher asks for {engine}, expected data parallelism; {advice}")
+    steps = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    if steps not in ("", "1"):
+        raise UserError(
+            f"the launcher asks for {steps} gradient accumulation steps, expected 1: BatchNorm "
+            f"couples the rows of a batch; use a larger --batch-size, and {advice}"
+        )
+    backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
+    if backend.lower() not in ("", "no"):
+        raise UserError(
+            f"the launcher asks for the compiler {backend}, expected none; use --compile on"
+        )
+
+
 def start(mixed_precision: str, cpu_only: bool) -> Ranks:
     """Join the other ranks. Raises UserError where the launch is not what it seems."""
+    _refuse_what_would_be_ignored()
     requested = int(os.environ.get("WORLD_SIZE", "1"))
     if requested == 1 and _launcher_wanted_more():
         raise UserError(

@@ -15,6 +15,8 @@ import pytest
 import torch
 from helpers.runs import command, launch, tensors, write_images
 
+from fastinfogan import parallel
+from fastinfogan.errors import UserError
 from fastinfogan.parallel import Ranks
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
@@ -180,7 +182,7 @@ from fastinfogan import data, parallel
 from fastinfogan.latents import LatentSpec, parse_codes
 from fastinfogan.networks import BatchNorm, initialise, mnist_pair
 from fastinfogan.philox import Stream
-from fastinfogan.step import Networks, Objective, d_grads, g_grads
+from fastinfogan.training.step import Networks, Objective, d_grads, g_grads
 
 STEPS, B = 10, 6
 spec = LatentSpec(4, parse_codes("cat3,uniform"))
@@ -343,7 +345,7 @@ POISON = """
 import os, pathlib, sys
 import torch
 from fastinfogan import train
-from fastinfogan.step import Step
+from fastinfogan.training.step import Step
 
 inner = Step.__call__
 
@@ -474,3 +476,36 @@ def test_a_rank_that_hangs_is_given_up_after_the_timeout(data: Path, tmp_path: P
         ranks[1].communicate()
     assert code == 1
     assert "lost another rank (Timed out waiting 3000ms" in lost(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("ACCELERATE_USE_DEEPSPEED", "true", "asks for DeepSpeed, expected data parallelism"),
+        ("ACCELERATE_USE_FSDP", "1", "asks for FSDP"),
+        ("ACCELERATE_USE_MEGATRON_LM", "True", "asks for Megatron-LM"),
+        ("ACCELERATE_USE_PARALLELISM_CONFIG", "true", "asks for a parallelism configuration"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", "4 gradient accumulation steps"),
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "use --compile on"),
+    ],
+)
+def test_settings_of_the_launcher_that_would_be_ignored_are_refused(
+    name, value, message, monkeypatch
+):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message):
+        parallel.start("no", cpu_only=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ACCELERATE_USE_FSDP", "false"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1"),
+        ("ACCELERATE_DYNAMO_BACKEND", "NO"),
+    ],
+)
+def test_the_launcher_s_plain_settings_are_accepted(name, value, monkeypatch, cpu_ranks):
+    monkeypatch.setenv(name, value)
+    assert cpu_ranks().world_size == 1
+    assert parallel.start("no", cpu_only=True).world_size == 1

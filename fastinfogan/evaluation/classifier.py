@@ -1,6 +1,6 @@
 """The fixed evaluation classifier: a small LeNet on MNIST whose features the Fréchet distance uses.
 
-`python -m fastinfogan.classifier` trains it and writes assets/classifier.safetensors, which is
+`python -m fastinfogan.evaluation.classifier` trains it and writes assets/classifier.safetensors, which is
 committed, so that every score is measured with the same weights.
 """
 
@@ -118,4 +118,4 @@ def train(config: ClassifierConfig) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_command(train, ClassifierConfig, "python -m fastinfogan.classifier", None))
+    raise SystemExit(run_command(train, ClassifierConfig, "python -m fastinfogan.evaluation.classifier", None))
