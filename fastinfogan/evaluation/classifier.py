@@ -1,7 +1,7 @@
 """The fixed evaluation classifier: a small LeNet on MNIST whose features the Fréchet distance uses.
 
-`python -m fastinfogan.evaluation.classifier` trains it and writes assets/classifier.safetensors, which is
-committed, so that every score is measured with the same weights.
+`python -m fastinfogan.evaluation.classifier` trains it and writes assets/classifier.safetensors,
+which is committed, so that every score is measured with the same weights.
 """
 
 from __future__ import annotations
@@ -118,4 +118,6 @@ def train(config: ClassifierConfig) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_command(train, ClassifierConfig, "python -m fastinfogan.evaluation.classifier", None))
+    raise SystemExit(
+        run_command(train, ClassifierConfig, "python -m fastinfogan.evaluation.classifier", None)
+    )

@@ -58,7 +58,9 @@ def save_run(run: Path, folder: Path, *, onnx: bool = False, with_page: bool = F
             write_atomically(folder / "index.html", text)
             files.append("index.html")
     environment = _read_json(RunDir(run).environment)
-    write_atomically(folder / "README.md", card(facts, evaluation, environment, config.data.data))
+    write_atomically(
+        folder / "README.md", card(facts, evaluation, environment, _public(config.data.data))
+    )
     return files
 
 
@@ -129,6 +131,13 @@ pinned: false
 
 An InfoGAN's codes as controls. The page runs in the browser; nothing is sent anywhere.
 """
+
+
+def _public(data: str) -> str:
+    """Return a data specification without its path, which is nobody else's concern."""
+    kind, colon, place = data.partition(":")
+    on_the_hub = kind == "hf" and not place.startswith(("/", ".", "~"))
+    return data if not colon or on_the_hub else f"images of its own ({kind})"
 
 
 def _read_json(path: Path) -> dict[str, Any]:
