@@ -630,3 +630,23 @@ def test_a_second_writer_is_refused(
         assert run(data, tmp_path) == 2
     assert "in use by another run" in last_line(capsys)
     assert run(data, tmp_path, "--steps", "2") == 0
+
+
+@pytest.mark.parametrize("which", ["ema", "d"])
+def test_weights_that_are_not_finite_are_never_saved_though_the_losses_are(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch, which: str
+) -> None:
+    update = Step.__call__
+
+    def poisoned(self: Step, step: int, real: torch.Tensor) -> Any:
+        record = update(self, step, real)
+        if step + 1 == 6:  # the last update: no later loss can show it
+            weights = self.ema.flat.value if which == "ema" else self.d.flat.value
+            weights.detach()[3] = float("inf")
+        return record
+
+    monkeypatch.setattr(Step, "__call__", poisoned)
+    assert run(data, tmp_path, "--steps", "6", "--checkpoint-every", "2") == 3
+    assert "non-finite weights after update 6" in last_line(capsys)
+    saved = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert saved == {"step-00000002", "step-00000004"}
