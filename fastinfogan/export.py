@@ -18,7 +18,7 @@ from .cli import run_command
 from .console import say
 from .sharing import graphs
 from .sharing.description import load_described
-from .sharing.graphs import Part
+from .sharing.graphs import Part, Weights
 
 PARTS: tuple[Part, ...] = ("generator", "reader")
 
@@ -42,6 +42,7 @@ def export(config: ExportConfig) -> None:
     networks, facts = load_described(config.run)
     folder = config.out or config.run / "export"
     image_range = facts["image"]["range"]
+    weights: Weights = "full" if config.full else "half"
     files = {}
     for part in PARTS:
         graph = graphs.graph(part, networks)
@@ -49,8 +50,8 @@ def export(config: ExportConfig) -> None:
         if config.format == "pt2":
             content = graphs.to_program(graph, facts)
         else:
-            content = graphs.to_onnx(graph, facts, full=config.full)
-            error = graphs.check(graph, content, image_range, full=config.full)
+            content = graphs.to_onnx(graph, facts, weights)
+            error = graphs.check(graph, content, image_range, weights)
             checked = (
                 ", not checked (onnxruntime is not installed)"
                 if error is None

@@ -48,10 +48,7 @@ def push(config: PushConfig) -> None:
         folder = Path(temporary)
         if config.space:
             networks, facts = load_described(config.run)
-            models = [
-                graphs.to_onnx(graphs.graph(part, networks), facts)
-                for part in ("generator", "reader")
-            ]
+            models = [graphs.for_page(networks, facts, part) for part in ("generator", "reader")]
             write_atomically(folder / "index.html", page.single_page(facts, *models))
             write_atomically(folder / "README.md", space_card(facts["title"]))
         else:

@@ -44,19 +44,16 @@ def save_run(run: Path, folder: Path, *, onnx: bool = False, with_page: bool = F
     ]
     pictures.save(pictures.stack(tiles), folder / PICTURE)
     files = ["model.safetensors", "config.json", PICTURE, "README.md"]
-    if onnx or with_page:
-        models = {
-            part: graphs.to_onnx(graphs.graph(part, networks), facts)
-            for part in ("generator", "reader")
-        }
-        if onnx:
-            for part, model in models.items():
-                write_atomically(folder / f"{part}.onnx", model)
-            files += ["generator.onnx", "reader.onnx"]
-        if with_page:
-            text = page.single_page(facts, models["generator"], models["reader"])
-            write_atomically(folder / "index.html", text)
-            files.append("index.html")
+    parts: tuple[graphs.Part, ...] = ("generator", "reader")
+    if onnx:
+        for part in parts:
+            model = graphs.to_onnx(graphs.graph(part, networks), facts)
+            write_atomically(folder / f"{part}.onnx", model)
+            files.append(f"{part}.onnx")
+    if with_page:
+        generator, reader = (graphs.for_page(networks, facts, part) for part in parts)
+        write_atomically(folder / "index.html", page.single_page(facts, generator, reader))
+        files.append("index.html")
     environment = _read_json(RunDir(run).environment)
     write_atomically(
         folder / "README.md", card(facts, evaluation, environment, _public(config.data.data))

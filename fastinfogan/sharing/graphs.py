@@ -12,7 +12,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple
@@ -27,11 +27,21 @@ from ..runs.folder import Loaded
 from .description import need
 
 Part = Literal["generator", "reader"]
+Weights = Literal["full", "half", "integer"]
 OPSET = 20
 MIN_HALVED = 256  # elements; smaller tensors stay fp32, they save nothing
 MAX_HALF = 65504.0  # the largest fp16 number
-TOLERANCE_FULL = 1e-4  # of onnxruntime's outputs from torch's, relative to the image range or to 1
-TOLERANCE_HALF = 0.05
+BITS: dict[Part, int] = {"generator": 12, "reader": 8}  # of a weight stored as an integer
+# Of onnxruntime's outputs from torch's, relative to the image range or to 1. With integers: one
+# grey level, and .02 of a probability, of a mean or of the greatest number in `q` and `logit`.
+TOLERANCE: dict[tuple[Weights, Part], float] = {
+    ("full", "generator"): 1e-4,
+    ("full", "reader"): 1e-4,
+    ("half", "generator"): 0.05,
+    ("half", "reader"): 0.05,
+    ("integer", "generator"): 1 / 255,
+    ("integer", "reader"): 0.02,
+}
 CHECKED = 16  # rows
 
 
@@ -97,14 +107,16 @@ def graph(part: Part, networks: Loaded) -> Graph:
     return Graph(part, module, images, "images", ["logit", "q", *spec.names])
 
 
-def to_onnx(graph: Graph, facts: dict[str, Any], *, full: bool = False) -> bytes:
+def to_onnx(graph: Graph, facts: dict[str, Any], weights: Weights = "half") -> bytes:
     """Return an ONNX file with a free batch dimension.
 
     Args:
         graph: the network.
         facts: the run's description; its entries become the file's metadata, as JSON.
-        full: keep weights in fp32. By default large weights are stored as fp16 and cast to fp32
-            when the file is loaded: half the size, the arithmetic stays fp32.
+        weights: "full" keeps weights in fp32. "half" stores large weights as fp16 and casts them to
+            fp32 when the file is loaded: half the size, the arithmetic stays fp32. "integer" stores
+            them as integers of 12 bits (generator) or 8 bits (reader) with one scale per row, from
+            which the fp32 weights are made when the file is loaded.
 
     Raises UserError where the extra `export` is not installed or the network cannot be exported.
     """
@@ -130,8 +142,10 @@ def to_onnx(graph: Graph, facts: dict[str, Any], *, full: bool = False) -> bytes
         del node.metadata_props[:]
         node.doc_string = ""
     del model.metadata_props[:], model.graph.metadata_props[:]
-    if not full:
+    if weights == "half":
         _halve(model)
+    elif weights == "integer":
+        _quantize(model, BITS[graph.part])
     for key in ("spec", "names", "matching", "image", "codes", "versions", "title", "step"):
         model.metadata_props.add(key=key, value=json.dumps(facts[key], ensure_ascii=False))
     onnx.checker.check_model(model, full_check=True)
@@ -141,21 +155,83 @@ def to_onnx(graph: Graph, facts: dict[str, Any], *, full: bool = False) -> bytes
 def _halve(model: Any) -> None:
     """Store large fp32 weights as fp16, each followed by a cast to fp32."""
     import numpy as np
-    from onnx import TensorProto, helper, numpy_helper
 
-    kept, casts = [], []
+    def halve(name: str, array: np.ndarray) -> tuple[dict[str, np.ndarray], list[Any]]:
+        if np.abs(array).max() > MAX_HALF:
+            return {name: array}, []
+        stored = f"{name}.fp16"
+        return {stored: array.astype(np.float16)}, [_cast(stored, name)]
+
+    _store(model, halve)
+
+
+def _quantize(model: Any, bits: int) -> None:
+    """Store large fp32 weights as integers, each followed by a cast and a product with its scale.
+
+    A weight's rows, along its first dim, have a scale each, so that the greatest number of a row is
+    the greatest integer of `bits` bits.
+    """
+    import numpy as np
+    from onnx import helper
+
+    most = 2 ** (bits - 1) - 1
+
+    def quantize(name: str, array: np.ndarray) -> tuple[dict[str, np.ndarray], list[Any]]:
+        scale = np.abs(array).max(tuple(range(1, array.ndim)), keepdims=True) / most
+        scale[scale == 0] = 1
+        integers = np.round(array / scale).astype(np.int8 if bits <= 8 else np.int16)
+        stored, cast, scales = f"{name}.integer", f"{name}.cast", f"{name}.scale"
+        nodes = [_cast(stored, cast), helper.make_node("Mul", [cast, scales], [name])]
+        return {stored: integers, scales: scale}, nodes
+
+    _store(model, quantize)
+
+
+def _cast(source: str, target: str) -> Any:
+    from onnx import TensorProto, helper
+
+    return helper.make_node("Cast", [source], [target], to=TensorProto.FLOAT)
+
+
+def _store(model: Any, encode: Callable[[str, Any], tuple[dict[str, Any], list[Any]]]) -> None:
+    """Replace large fp32 weights by what `encode` returns: arrays to store, and nodes before use.
+
+    onnxruntime computes these nodes once, when it loads the file.
+    """
+    import numpy as np
+    from onnx import numpy_helper
+
+    kept, nodes = [], []
     for weight in model.graph.initializer:
         array = numpy_helper.to_array(weight)
-        if array.dtype != np.float32 or array.size < MIN_HALVED or np.abs(array).max() > MAX_HALF:
+        if array.dtype != np.float32 or array.size < MIN_HALVED:
             kept.append(weight)
             continue
-        stored = f"{weight.name}.fp16"
-        kept.append(numpy_helper.from_array(array.astype(np.float16), stored))
-        casts.append(helper.make_node("Cast", [stored], [weight.name], to=TensorProto.FLOAT))
-    nodes = [*casts, *model.graph.node]
+        arrays, decode = encode(weight.name, array)
+        kept += [numpy_helper.from_array(stored, name) for name, stored in arrays.items()]
+        nodes += decode
+    nodes += model.graph.node
     del model.graph.initializer[:], model.graph.node[:]
     model.graph.initializer.extend(kept)
     model.graph.node.extend(nodes)
+
+
+def for_page(networks: Loaded, facts: dict[str, Any], part: Part, *, full: bool = False) -> bytes:
+    """Return a network's ONNX file for a page in a browser, checked against torch.
+
+    Weights are integers, which take the least room, or fp16 where integers would be off by more
+    than `TOLERANCE`; with `full`, fp32.
+    """
+    network = graph(part, networks)
+    if not full:
+        content = to_onnx(network, facts, "integer")
+        error = max_error(network, content, facts["image"]["range"])
+        if error is None or error <= TOLERANCE["integer", part]:
+            return content
+    weights: Weights = "full" if full else "half"
+    content = to_onnx(network, facts, weights)
+    check(network, content, facts["image"]["range"], weights)
+    return content
 
 
 def to_program(graph: Graph, facts: dict[str, Any]) -> bytes:
@@ -187,6 +263,14 @@ def max_error(graph: Graph, model: bytes, image_range: list[float]) -> float | N
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    angles: set[str] = set()
+    if isinstance(graph.module, _Read):
+        spec = graph.module.spec
+        angles = {
+            name
+            for name, code in zip(spec.names, spec.codes, strict=True)
+            if isinstance(code, Angle)
+        }
     errors = []
     for rows in (1, CHECKED):
         example = graph.example[:rows]
@@ -199,16 +283,23 @@ def max_error(graph: Graph, model: bytes, image_range: list[float]) -> float | N
                 size = image_range[1] - image_range[0]
             else:
                 size = max(1.0, float(ours.abs().max()))
-            errors.append(float((torch.from_numpy(theirs) - ours).abs().max()) / size)
+            difference = torch.from_numpy(theirs) - ours
+            if name in angles:  # +π is next to -π
+                difference = torch.atan2(difference.sin(), difference.cos())
+            errors.append(float(difference.abs().max()) / size)
     return max(errors)
 
 
-def check(graph: Graph, model: bytes, image_range: list[float], *, full: bool) -> float | None:
+def check(graph: Graph, model: bytes, image_range: list[float], weights: Weights) -> float | None:
     """Raise UserError where onnxruntime's outputs are not torch's; else return `max_error`."""
     error = max_error(graph, model, image_range)
-    allowed = TOLERANCE_FULL if full else TOLERANCE_HALF
+    allowed = TOLERANCE[weights, graph.part]
     if error is not None and not error <= allowed:
-        advice = "report this as a bug" if full else "use --full, which keeps the weights in fp32"
+        advice = (
+            "report this as a bug"
+            if weights == "full"
+            else "use --full, which keeps the weights in fp32"
+        )
         raise UserError(
             f"{graph.part}: onnxruntime's outputs differ from torch's by {error:.2g}, expected at "
             f"most {allowed:g}; {advice}"

@@ -40,13 +40,13 @@ class Pages:
         self.networks = untrained(channels)
         self.facts = describe(self.networks, EVALUATION, title="a <b> & c", step=7)
         self.models = {
-            part: graphs.to_onnx(graphs.graph(part, self.networks), self.facts, full=True)
+            part: graphs.to_onnx(graphs.graph(part, self.networks), self.facts, "full")
             for part in ("generator", "reader")
         }
         self.file = folder / "explore.html"
         self.folder = folder / "site"
         files = (self.models["generator"], self.models["reader"])
-        self.file.write_text(page.single_page(self.facts, *files), encoding="utf-8")
+        self.file.write_bytes(page.single_page(self.facts, *files))
         page.write_folder(self.folder, self.facts, *files)
 
 
@@ -56,11 +56,30 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Pages:
 
 
 def test_the_page_loads_nothing_from_elsewhere(pages: Pages):
-    text = pages.file.read_text("utf-8")
+    text = pages.file.read_text("utf-16")
     markup = re.sub(r"<script\b[^>]*>.*?</script>", "", text, flags=re.DOTALL)
     assert not re.findall(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=[\"']?https?:", text)
     assert "http" not in re.sub(r"http-equiv|http://www.w3.org/2000/svg", "", markup)
     assert "<title>a &lt;b&gt; &amp; c" in text
+
+
+@pytest.mark.parametrize("length", [0, 1, 14, 15, 16, 1000])
+def test_a_character_of_the_page_holds_15_bits(length: int):
+    content = np.random.default_rng(length).bytes(length)
+    text = page.as_text(content)
+    assert len(text) == -(-8 * length // 15)
+    number = 0
+    for character in text:
+        assert 0 <= ord(character) - page.FIRST < 2**15
+        number = (number << 15) | (ord(character) - page.FIRST)
+    assert (number >> (15 * len(text) - 8 * length)).to_bytes(length, "big") == content
+
+
+def test_the_page_is_7_percent_larger_than_what_it_holds(pages: Pages):
+    held = re.findall(r'data-bytes="(\d+)"', pages.file.read_text("utf-16"))
+    code = 2 * sum(len(page._read(name)) for name in (*page._RUNTIME, "explore.css"))
+    assert len(held) == 4
+    assert pages.file.stat().st_size < 1.07 * sum(map(int, held)) + code + 20_000
 
 
 def test_the_description_names_what_the_evaluation_knows(pages: Pages):
@@ -88,7 +107,7 @@ def test_the_command_writes_one_file_and_says_how_large(small_run: Path, tmp_pat
     out = tmp_path / "new" / "page.html"
     assert explore.main([str(small_run), "--out", str(out), "--no-reader"]) == 0
     assert f"wrote {out}: {out.stat().st_size / 1e6:.1f} MB" in capsys.readouterr().out
-    text = out.read_text("utf-8")
+    text = out.read_text("utf-16")
     assert 'id="part-generator"' in text
     assert 'id="part-reader"' not in text
 

@@ -7,21 +7,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.networks import untrained
 
 import fastinfogan
 from fastinfogan import export
 from fastinfogan.errors import UserError
 from fastinfogan.latents import Angle
 from fastinfogan.sharing import graphs
+from fastinfogan.sharing.description import describe
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 
-def session(path: Path) -> Any:
+def session(path: Path | bytes) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def facts_shape(facts: dict[str, Any]) -> tuple[int, int, int]:
+    image = facts["image"]
+    return image["channels"], image["height"], image["width"]
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +101,47 @@ def test_half_weights_halve_the_file_and_cost_at_most_a_grey_level(
     assert np.abs(levels[0] - levels[1]).max() <= 1
 
 
+@pytest.mark.parametrize("networks", ["conv", "trained"])
+def test_integer_weights_keep_pixels_to_a_grey_level_and_codes_to_two_hundredths(
+    networks: str, small_run: Path
+):
+    pair = untrained(3) if networks == "conv" else fastinfogan.load(small_run)
+    facts = describe(pair, {}, title="test", step=0)
+    generator = graphs.for_page(pair, facts, "generator")
+    reader = graphs.for_page(pair, facts, "reader")
+    half = len(graphs.to_onnx(graphs.graph("reader", pair), facts))
+    assert len(reader) < half
+
+    spec = pair.spec
+    latent = spec.sample(200, seed=1).input
+    pictures = torch.rand(200, *facts_shape(facts), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        images = pair.generator(latent)
+        logit, q = pair.discriminator(pictures)
+    drawn = session(generator).run(None, {"latent": latent.numpy()})[0]
+    levels = [np.round(255 * image) for image in (drawn, images.numpy())]
+    assert np.abs(levels[0] - levels[1]).max() <= 1
+    read = session(reader).run(["logit", "q", *spec.names], {"images": pictures.numpy()})
+    for name, ours, theirs in zip(
+        ["logit", "q", *spec.names], [logit, q, *graphs.read_codes(q, spec)], read, strict=True
+    ):
+        if name == "turn":  # the direction is read from q, and is anything where q is near zero
+            continue
+        bound = 0.02 * max(1.0, float(ours.abs().max()))
+        np.testing.assert_allclose(theirs, ours.numpy(), atol=bound, rtol=0, err_msg=name)
+
+
+def test_weights_that_integers_do_not_hold_are_stored_as_fp16(
+    small_run: Path, monkeypatch: pytest.MonkeyPatch
+):
+    networks = fastinfogan.load(small_run)
+    facts = describe(networks, {}, title="test", step=0)
+    half = graphs.to_onnx(graphs.graph("reader", networks), facts)
+    assert graphs.for_page(networks, facts, "reader") != half
+    monkeypatch.setitem(graphs.TOLERANCE, ("integer", "reader"), 0.0)
+    assert graphs.for_page(networks, facts, "reader") == half
+
+
 def test_a_pt2_file_is_loaded_by_torch_alone(small_run: Path, tmp_path: Path):
     assert export.main([str(small_run), "--out", str(tmp_path), "--format", "pt2"]) == 0
     generator, _, spec = fastinfogan.load(small_run)
@@ -109,13 +157,13 @@ def test_a_graph_that_computes_something_else_is_refused(small_run: Path, export
     networks = fastinfogan.load(small_run)
     graph = graphs.graph("generator", networks)
     content = (exported / "generator.onnx").read_bytes()
-    error = graphs.check(graph, content, [0.0, 1.0], full=True)
+    error = graphs.check(graph, content, [0.0, 1.0], "full")
     assert error is not None
     assert error < 1e-5
     with torch.no_grad():
         networks.generator.up4.bias += 0.01  # type: ignore[union-attr, operator]
     with pytest.raises(UserError, match="generator: onnxruntime's outputs differ from torch's"):
-        graphs.check(graph, content, [0.0, 1.0], full=True)
+        graphs.check(graph, content, [0.0, 1.0], "full")
 
 
 def test_a_missing_exporter_is_named_with_its_extra(

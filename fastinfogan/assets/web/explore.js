@@ -18,14 +18,29 @@
   const short = x => String(+x.toFixed(2)).replace('-', '−');
   const status = $('status');
 
-  // Parts of the page: inside it as gzip in base64, or files next to it.
+  // Parts of the page: files next to it, or inside it as gzip. There a character from U+3400 on
+  // holds 15 bits, and "apart" has the bytes at even places before those at odd ones (page.py).
+  function bytesOf(text, size) {
+    const bytes = new Uint8Array(size);
+    for (let i = 0, n = 0, held = 0, bits = 0; n < size; i++) {
+      held = (held << 15) | (text.charCodeAt(i) - 0x3400);
+      for (bits += 15; bits >= 8 && n < size; held &= (1 << bits) - 1) { bits -= 8; bytes[n++] = held >> bits; }
+    }
+    return bytes;
+  }
+  function together(bytes) {
+    const whole = new Uint8Array(bytes.length), odd = Math.ceil(bytes.length / 2);
+    for (let i = 0; i < bytes.length; i++) whole[i] = bytes[(i % 2 ? odd : 0) + (i >> 1)];
+    return whole;
+  }
   async function part(name) {
-    const node = $('part-' + name);
-    if (node.dataset.src) return new Uint8Array(await (await fetch(node.dataset.src)).arrayBuffer());
-    const packed = Uint8Array.from(atob(node.textContent), c => c.charCodeAt(0));
+    const node = $('part-' + name), { src, bytes, order } = node.dataset;
+    if (src) return new Uint8Array(await (await fetch(src)).arrayBuffer());
+    const packed = bytesOf(node.textContent, +bytes);
     node.textContent = '';
     const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream('gzip'));
-    return new Uint8Array(await new Response(stream).arrayBuffer());
+    const whole = new Uint8Array(await new Response(stream).arrayBuffer());
+    return order === 'apart' ? together(whole) : whole;
   }
 
   const started = performance.now();
