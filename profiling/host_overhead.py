@@ -52,7 +52,7 @@ launch: Any = fastinfogan_kernels.launch  # whose kernel is exchanged below
 SPEC = LatentSpec(62, (Categorical(10), Uniform(), Uniform()))
 LAYOUT = layout_of(SPEC)
 RUNS = [number for run in LAYOUT.runs for number in (run.kind, run.width, run.n)]
-SCHEMA = str(torch.ops.fastinfogan.head_loss.default._schema).partition("head_loss")[2]
+SCHEMA = str(torch.ops.fastinfogan_kernels.head_loss.default._schema).partition("head_loss")[2]
 
 
 class NoKernel:
@@ -91,7 +91,7 @@ class OverAnOp(functional._InfoLoss):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, layout: Any, *args: Any) -> tuple[Tensor, Tensor]:
-        total, per_code, dq, _, _ = torch.ops.fastinfogan.head_loss(q, RUNS, *args)
+        total, per_code, dq, _, _ = torch.ops.fastinfogan_kernels.head_loss(q, RUNS, *args)
         ctx.save_for_backward(dq)
         functional._remember(ctx, q)
         ctx.mark_non_differentiable(per_code)

@@ -7,6 +7,8 @@ works without a GPU, without a driver and without triton.
 from __future__ import annotations
 
 import importlib.util
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from .layout import Layout, make_layout
@@ -15,6 +17,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["Layout", "available", "info_loss_forward_backward", "make_layout"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import `functional` or `sampling` when it is first used."""
+    if name in ("functional", "sampling"):
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def available() -> bool:

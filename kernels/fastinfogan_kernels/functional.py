@@ -20,7 +20,9 @@ from .launch import Call, Losses, launch
 from .layout import KINDS, Layout, make_layout
 
 _NAMES = {number: name for name, number in KINDS.items()}
-_library = torch.library.Library("fastinfogan", "FRAGMENT")
+# The package's name, so that a copy of the package under another name loads in the same process.
+NAMESPACE = __name__.rpartition(".")[0].replace(".", "_")
+_library = torch.library.Library(NAMESPACE, "FRAGMENT")
 _library.define(
     "head_loss(Tensor q, int[] runs, Tensor categorical, Tensor continuous, Tensor weights, "
     "Tensor? logits, float sigma, str reduction, str adversarial, str player, bool grad, "
@@ -68,7 +70,8 @@ def _fake(q: Tensor, runs: list[int], *args: Any) -> tuple[Tensor, ...]:
 
 for _key in ("CPU", "CUDA"):
     _library.impl("head_loss", _op, _key)
-torch.library.register_fake("fastinfogan::head_loss", _fake, lib=_library)
+torch.library.register_fake(f"{NAMESPACE}::head_loss", _fake, lib=_library)
+_head_loss = getattr(torch.ops, NAMESPACE).head_loss
 
 
 def _run(call: Call) -> Losses:
@@ -76,7 +79,7 @@ def _run(call: Call) -> Losses:
     if not torch.compiler.is_compiling() and type(call.q) in (Tensor, torch.nn.Parameter):
         return launch(call)
     runs = [number for run in call.layout.runs for number in (run.kind, run.width, run.n)]
-    return Losses(*torch.ops.fastinfogan.head_loss(call.q, runs, *call[2:]))
+    return Losses(*_head_loss(call.q, runs, *call[2:]))
 
 
 class _InfoLoss(torch.autograd.Function):

@@ -545,7 +545,7 @@ def test_the_op_passes_opcheck(reduction, grad, n_real, dtype, masked):
         grad=grad,
         labelled=torch.ones(4, 3, dtype=torch.bool) if masked else None,
     )
-    opcheck(torch.ops.fastinfogan.head_loss.default, (call.q, runs, *call[2:]))
+    opcheck(torch.ops.fastinfogan_kernels.head_loss.default, (call.q, runs, *call[2:]))
 
 
 class NoSync(TorchDispatchMode):
@@ -579,7 +579,7 @@ def test_traced_with_fake_tensors_nothing_syncs_and_backward_is_one_product(dtyp
             total = info_loss(
                 q, MNIST, categorical, continuous, weights, backend="triton", validate=False
             ).total
-        assert forward.launches == ["fastinfogan.head_loss.default"]
+        assert forward.launches == ["fastinfogan_kernels.head_loss.default"]
         upstream = torch.ones_like(total)
         with NoSync() as backward:
             torch.autograd.grad(total, q, upstream)
