@@ -1,12 +1,16 @@
 """The console script teaches its commands, lists experiments and completes words."""
 
+import json
 import shutil
+import statistics
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from fastinfogan import __main__
 from fastinfogan.presets import PRESETS, table
+from fastinfogan.presets.measured import MEASURED
 
 
 def test_alone_it_names_every_command_with_an_example(capsys):
@@ -30,7 +34,7 @@ def test_an_unknown_command_is_refused_with_the_known_ones(capsys):
 def test_presets_lists_each_experiment_on_a_line(capsys):
     assert __main__.main(["presets"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[1:]] == list(PRESETS)
+    assert [line.split()[0] for line in lines[1 : 1 + len(PRESETS)]] == list(PRESETS)
     mnist = next(line for line in lines if line.startswith("mnist "))
     assert "28×28" in mnist
     assert "cat10, 2 × uniform" in mnist
@@ -74,3 +78,24 @@ def test_bash_completes_a_command_and_its_options():
         ["bash", "-c", script + ask], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.split() == ["evaluate", "--full"]
+
+
+def test_what_presets_calls_measured_is_what_the_record_of_runs_holds():
+    record = Path(__file__).parents[1] / "docs" / "quality.jsonl"
+    runs = [json.loads(line) for line in record.read_text("utf-8").splitlines()]
+    assert MEASURED.keys() <= PRESETS.keys()
+    for name, config in PRESETS.items():
+        own = [r for r in runs if r["name"] == name and r["updates"] == config.steps]
+        assert (name in MEASURED) == bool(own), name
+        if own:
+            seeds, accuracy, minutes = MEASURED[name]
+            assert {run["threads"] for run in own} == {1}
+            assert seeds == len({run["seed"] for run in own})
+            scores = [run["result"]["code_accuracy"] for run in own]
+            assert accuracy == (min(scores), max(scores))
+            images = config.steps * config.batch_size
+            times = [images / run["images_per_second"] / 60 for run in own]
+            assert minutes == pytest.approx(statistics.median(times), abs=0.1)
+            assert f"{minutes:.0f}  " in next(
+                line for line in table.table().splitlines() if line.startswith(f"{name} ")
+            )

@@ -15,9 +15,7 @@ from ..config import TrainConfig, to_yaml
 from ..console import say
 from ..errors import UserError
 from ..presets import PRESETS
-
-# Shares of test images that a run's categories sort by their label, of docs/quality.md.
-MEASURED = {"mnist": "98.6 to 98.8 % (ten seeds)", "fashion-mnist": "69.6 to 71.2 % (five seeds)"}
+from .measured import MEASURED, NOTE
 
 
 @dataclass(frozen=True)
@@ -29,19 +27,27 @@ class PresetsConfig:
 
 
 def table() -> str:
-    """Return a line per experiment: data, size, codes, updates, measured code accuracy."""
-    rows = [("preset", "data", "images", "codes", "updates", "code accuracy, measured")]
+    """Return a line per experiment, with minutes and code accuracy where they were measured."""
+    rows = [("preset", "data", "images", "codes", "updates", "minutes", "code accuracy")]
     for name, config in PRESETS.items():
         size, channels = config.data.image_size, config.data.channels
         images = f"{size}×{size}{' colour' if channels == 3 else ''}"
         codes = _shortened(config.codes.codes)
-        measured = MEASURED.get(name, "–")
-        rows.append((name, config.data.data, images, codes, f"{config.steps:,}", measured))
+        rows.append((name, config.data.data, images, codes, f"{config.steps:,}", *_measured(name)))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
+    lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
-    )
+    ]
+    return "\n".join((*lines, "", NOTE))
+
+
+def _measured(name: str) -> tuple[str, str]:
+    """Return minutes and code accuracy as text; a dash where they were not measured."""
+    if name not in MEASURED:
+        return "–", "–"
+    seeds, (least, greatest), minutes = MEASURED[name]
+    return f"{minutes:.0f}", f"{100 * least:.1f} to {100 * greatest:.1f} % ({seeds} seeds)"
 
 
 def _shortened(codes: str) -> str:
