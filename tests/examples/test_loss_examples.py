@@ -14,7 +14,7 @@ import pytest
 import torch
 
 FOLDER = Path(__file__).parents[2] / "examples"
-EXAMPLES = ("angles", "dcgan_heads", "semi_supervised", "wgan_gp")
+EXAMPLES = ("acgan", "angles", "dcgan_heads", "semi_supervised", "wgan_gp")
 
 
 def load(name: str) -> dict[str, Any]:
@@ -45,6 +45,11 @@ def test_the_direction_of_a_bar_is_read_to_a_tenth_of_a_radian():
     information, error = load("angles")["train"](150)
     assert information > 1.5
     assert error < 0.1
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_generator_of_acgan_draws_the_class_it_is_given():
+    assert load("acgan")["train"](120) > 0.9  # chance: .25
 
 
 @pytest.mark.slow
