@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -29,6 +30,7 @@ T = TypeVar("T")
 # wait for rank 0's evaluation; on the device, only for each other's updates.
 DEVICE_TIMEOUT = timedelta(minutes=10)
 HOST_TIMEOUT = timedelta(minutes=30)
+PATIENCE = 10  # seconds that a signal gives a rank for images that all ranks wait for
 TWO_RANKS = (
     "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 -m fastinfogan.train"
 )
@@ -340,6 +342,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self._received = 0
+        self._seen = 0.0  # time at which a waiting rank noticed
         self._parent = os.getppid() if is_launched() else None
         self._previous: dict[int, object] = {}
 
@@ -360,6 +363,13 @@ class StopSignal:
         if self._received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._received = self._received or number
+
+    def is_overdue(self) -> bool:
+        """Return True from `PATIENCE` seconds after this method first sees a signal."""
+        if not self.check():
+            return False
+        self._seen = self._seen or time.monotonic()
+        return time.monotonic() - self._seen >= PATIENCE
 
     def check(self) -> int:
         """Return the signal received so far, or 0. A launcher that died counts as SIGTERM."""

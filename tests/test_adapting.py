@@ -29,7 +29,7 @@ CODES = (
     "bernoulli,cat3,uniform:learned",
     "uniform3",
 )
-SHAPES = ((8, 1), (28, 1), (28, 3), (32, 1), (32, 3), (48, 2), (64, 4), (128, 3))
+SHAPES = ((8, 1), (28, 1), (28, 3), (32, 1), (32, 3), (48, 2), (64, 4), (128, 3), (256, 1))
 
 
 def read(*args: str) -> tuple[TrainConfig, tuple[str, ...]]:

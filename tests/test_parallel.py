@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers.runs import command, launch, tensors, write_images
 
+import fastinfogan
 from fastinfogan import parallel
 from fastinfogan.errors import UserError
-from fastinfogan.parallel import Ranks
+from fastinfogan.parallel import Ranks, StopSignal
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 CPU = {"ACCELERATE_USE_CPU": "true"}
@@ -300,6 +304,64 @@ def test_a_signal_to_the_launcher_saves_on_two_ranks(data: Path, tmp_path: Path)
     match = re.search(r"SIGTERM: saved after update (\d+)", said)
     assert match is not None, said + errors
     assert tensors(tmp_path, int(match[1]))
+
+
+def test_a_signal_gives_a_rank_some_seconds_for_images_that_all_wait_for(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("fastinfogan.parallel.time.monotonic", lambda: now)
+    with StopSignal() as stop:
+        assert not stop.is_overdue()
+        signal.raise_signal(signal.SIGTERM)
+        assert not stop.is_overdue()
+        now += parallel.PATIENCE - 1
+        assert not stop.is_overdue()
+        now += 1
+        assert stop.is_overdue()
+
+
+STUCK = """
+import sys, time
+from fastinfogan import parallel, train
+from fastinfogan.data.workers import Stream
+
+parallel.PATIENCE = 1
+real = Stream.__call__
+
+def call(self, step):
+    if step == 3 and self._rows.indices.__self__.first:  # on the second rank
+        print("waiting", file=sys.stderr, flush=True)
+        while not self.interrupted():
+            time.sleep(0.1)
+        raise __import__("fastinfogan.data.workers", fromlist=["x"]).Interrupted
+    return real(self, step)
+
+Stream.__call__ = call
+sys.exit(train.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_ends_ranks_of_which_one_waits_for_its_images(tmp_path: Path) -> None:
+    script = tmp_path / "stuck.py"
+    script.write_text(STUCK)
+    images = np.load(write_images(tmp_path / "x.npz"))["images"]
+    np.save(tmp_path / "x.npy", images)
+    options = command(tmp_path / "x.npz", tmp_path / "run", "--steps", "10", "--stream", "always")
+    options[options.index("--data") + 1] = f"npy:{tmp_path / 'x.npy'}"
+    words = [sys.executable, *TORCHRUN, str(script), *options, "--checkpoint-every", "2"]
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        process = subprocess.Popen(words, env={**os.environ, **CPU}, stdout=file, stderr=file)
+    for _ in range(1200):
+        if "waiting" in log.read_text():
+            break
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) != 0
+    text = log.read_text()
+    assert list(tmp_path.glob("run/checkpoints/step-*")), text
+    assert f'File "{fastinfogan.__path__[0]}' not in text  # no traceback of ours
 
 
 BUFFERS = """

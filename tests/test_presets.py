@@ -14,7 +14,7 @@ from fastinfogan.config import NetworksName, Preset, StepMode, TrainConfig, chec
 from fastinfogan.errors import UserError
 from fastinfogan.latents import Categorical, LatentSpec, Uniform
 from fastinfogan.losses import functional
-from fastinfogan.networks import TABLES
+from fastinfogan.networks import TABLES, pair
 from fastinfogan.presets import PRESETS
 from fastinfogan.training import step
 from fastinfogan.training.step import Step, build
@@ -256,6 +256,30 @@ class TestSizes:
         assert f"multiple of {factor} " in message
         assert f"got {size}" in message
         assert "\n" not in message
+
+    @pytest.mark.parametrize("channels", [1, 2, 3, 4])
+    @pytest.mark.parametrize("networks", ["svhn", "dsprites"])
+    def test_sides_up_to_256_and_up_to_four_channels_are_taken(self, networks, channels):
+        for side in (32, 144, 256):
+            config = PRESETS["own"].with_options(
+                networks=networks, image_size=side, channels=channels, codes="cat2", noise=2
+            )
+            check(config)
+            with torch.device("meta"):
+                generator, discriminator = pair(networks, 4, 2, side, channels)
+                images = generator(torch.zeros(2, 4))
+                logits, q = discriminator(images)
+            assert images.shape == (2, channels, side, side)
+            assert (logits.shape, q.shape) == ((2,), (2, 2))
+
+    @pytest.mark.parametrize(
+        ("networks", "side", "largest"),
+        [("svhn", 272, 256), ("dsprites", 512, 256), ("mnist", 132, 128), ("faces", 256, 128)],
+    )
+    def test_a_larger_side_is_refused_with_the_largest(self, networks, side, largest):
+        config = PRESETS["own"].with_options(networks=networks, image_size=side)
+        with pytest.raises(UserError, match=f"to {largest}, got {side}"):
+            check(config)
 
     def test_networks_can_be_chosen_apart_from_the_preset(self):
         config = parse(["mnist", "--networks", "svhn", "--image-size", "32", "--channels", "2"])

@@ -30,7 +30,8 @@ class DataOptions(Group):
     image_size: int = option(
         28,
         "Side of the images, in pixels: a multiple of 4 for mnist's and faces' networks, of 8 for "
-        "chairs', of 16 for svhn's and dsprites'. Image files are cropped and scaled to it.",
+        "chairs', up to 128; of 16 for svhn's and dsprites', up to 256. Image files are cropped "
+        "and scaled to it.",
     )
     channels: int = option(
         1, "Channels of the images: 1 gray, 3 colour, 4 colour and alpha.", at_least=1

@@ -20,6 +20,14 @@ from .splits import Images, Split, expanded, held_out
 from .streaming import Rows
 
 _LABEL_SUFFIXES = (".cls", ".label")
+_PACKED_TARS = (".tgz", ".tbz", ".tbz2", ".txz", ".tlz", ".tzst")
+_UNPACKERS = {  # by the first bytes of a compressed file
+    b"\x1f\x8b": "gunzip",
+    b"BZh": "bunzip2",
+    b"\xfd7zXZ": "unxz",
+    b"\x28\xb5\x2f\xfd": "unzstd",
+    b"\x04\x22\x4d\x18": "unlz4",
+}
 MAX_LABEL = 32  # bytes of a file that holds a label
 
 
@@ -96,22 +104,36 @@ def read_tar(reference: str, reading: Reading) -> dict[Split, Images]:
 
 def _shards(path: Path, where: str) -> list[Path]:
     if path.is_dir():
-        paths = sorted(p for p in path.iterdir() if p.is_file() and ".tar" in p.suffixes)
+        paths = sorted(p for p in path.iterdir() if p.is_file() and _is_tar(p.name))
     elif path.is_file():
         paths = [path]
     else:
         paths = sorted(p for p in map(Path, glob.glob(str(path))) if p.is_file())
     if not paths:
         raise UserError(f"{where}: no .tar file there; expected a file, a folder or a pattern")
-    packed = next(
-        (p for p in paths if p.name.endswith((".gz", ".tgz", ".bz2", ".xz", ".zst"))), None
-    )
-    if packed is not None:
-        raise UserError(
-            f"{where}: {packed.name} is compressed, and its images cannot be addressed; unpack it "
-            "(gunzip), its images are compressed anyway"
-        )
+    for packed in paths:
+        if (tool := _unpacker(packed)) is not None:
+            raise UserError(
+                f"{where}: {shown(packed.name)} is compressed, and its images cannot be addressed; "
+                f"unpack it ({tool}), its images are compressed anyway"
+            )
     return paths
+
+
+def _is_tar(name: str) -> bool:
+    """Return True for the name of a .tar file, compressed or not."""
+    suffixes = Path(name.lower()).suffixes[-2:]
+    return ".tar" in suffixes or (bool(suffixes) and suffixes[-1] in _PACKED_TARS)
+
+
+def _unpacker(path: Path) -> str | None:
+    """Return the tool that unpacks a compressed file, by its first bytes; None for another file."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(max(map(len, _UNPACKERS)))
+    except OSError:
+        return None  # reading it tells
+    return next((tool for magic, tool in _UNPACKERS.items() if start.startswith(magic)), None)
 
 
 def _members(path: Path, shard: int) -> list[Member]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .batchnorm import BatchStats, StatsPerPart
 
-LARGEST = 128  # side of an image
+LARGEST = 128  # side of an image, where networks do not say another
 
 
 class GeneratorModule(Protocol):
@@ -99,14 +99,14 @@ class Discriminator(nn.Module):
         return self.logit(features), self.q(features, stats)
 
 
-def check_side(image_size: int, halvings: int) -> None:
-    """Networks that halve the image so often take sides that leave 2 pixels or more.
+def check_side(image_size: int, halvings: int, largest: int = LARGEST) -> None:
+    """Raise ValueError for a side that networks do not take.
 
-    Raises ValueError.
+    Networks that halve the image so often take sides that leave 2 pixels or more, up to `largest`.
     """
     factor = 2**halvings
-    if image_size % factor or not 2 * factor <= image_size <= LARGEST:
+    if image_size % factor or not 2 * factor <= image_size <= largest:
         raise ValueError(
-            f"expected images whose side is a multiple of {factor} from {2 * factor} to {LARGEST}, "
+            f"expected images whose side is a multiple of {factor} from {2 * factor} to {largest}, "
             f"got {image_size} (the networks halve it {halvings} times)"
         )

@@ -72,7 +72,10 @@ def check_image_size(image_size: int, networks: str = "mnist") -> None:
     if ":" in networks:
         return
     table = TABLES.get(networks)
-    check_side(image_size, networks_mnist.HALVINGS if table is None else table.halvings)
+    if table is None:
+        check_side(image_size, networks_mnist.HALVINGS)
+    else:
+        check_side(image_size, table.halvings, table.largest)
 
 
 def mnist_pair(

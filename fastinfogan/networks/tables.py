@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Discriminator, Generator, check_side
+from .base import LARGEST, Discriminator, Generator, check_side
 from .batchnorm import BatchNorm, BatchStats, StatsPerPart, follows
 from .convolution import Conv, Same, Up
 from .spectral import Spectral, SpectralConv, SpectralLinear, SpectralSame
@@ -46,6 +46,7 @@ class Table:
     slope: float = 0.1  # of D's and Q's leaky ReLU
     up_slope: float = 0.0  # of the up-convolutions'; 0 is ReLU
     spectral: bool = False  # D's and Q's weights are spectrally normalised
+    largest: int = LARGEST  # side: a hidden layer on all maps grows with its square
 
     def normalised_spectrally(self) -> Table:
         """Return the table with spectral normalisation instead of BatchNorm in D and Q."""
@@ -81,6 +82,7 @@ SVHN = Table(
     g_maps=448,
     ups=(Row(256), Row(128, bn=False), Row(64, bn=False)),
     output="tanh",
+    largest=256,
 )
 
 # Table 1, whose networks have classes of their own (`networks_mnist`) unless spectrally normalised.
@@ -125,6 +127,7 @@ DSPRITES = Table(
     slope=0.2,
     up_slope=0.2,
     spectral=True,
+    largest=256,
 )
 
 
@@ -178,7 +181,7 @@ class TableGenerator(Generator):
 
     def __init__(self, table: Table, input_dim: int, image_size: int, channels: int) -> None:
         super().__init__()
-        check_side(image_size, table.halvings)
+        check_side(image_size, table.halvings, table.largest)
         self.output = table.output
         self.image_range = (-1.0, 1.0) if table.output == "tanh" else (0.0, 1.0)
         self.side = image_size // 2**table.doublings
@@ -207,7 +210,7 @@ class TableDiscriminator(Discriminator):
 
     def __init__(self, table: Table, q_dim: int, image_size: int, channels: int) -> None:
         super().__init__()
-        check_side(image_size, table.halvings)
+        check_side(image_size, table.halvings, table.largest)
         linear: type[nn.Linear] = SpectralLinear if table.spectral else nn.Linear
         conv: type[Conv] = SpectralConv if table.spectral else Conv
         same: type[Same] = SpectralSame if table.spectral else Same

@@ -29,6 +29,7 @@ from ..losses import info_loss
 from ..networks import Generator
 from ..parallel import Ranks, StopSignal
 from ..training import metrics
+from ..training.cost import cost_line
 from ..training.metrics import Metrics, Stopwatch
 from ..training.progress import Progress
 from ..training.step import Step
@@ -178,8 +179,9 @@ class Training:
             rank=ranks.rank,
             world_size=ranks.world_size,
         )
-        if isinstance(self.batches, Stream) and ranks.world_size == 1:
-            self.batches.interrupted = self.stop.check
+        if isinstance(self.batches, Stream):
+            alone = ranks.world_size == 1
+            self.batches.interrupted = self.stop.check if alone else self.stop.is_overdue
         return streaming.checksum(images)
 
     # From start to end
@@ -280,15 +282,16 @@ class Training:
         self.watch.start()  # after the first update, which pays for the start
 
     def _batch(self, done: int) -> Tensor | None:
-        """Return the next images; None where a signal to stop came while one rank waited for them.
+        """Return the next images; None where a signal to stop came while they were waited for.
 
-        Then, and where a streamed image cannot be read, save what one rank has so far.
+        Then, and where a streamed image cannot be read, save what a single rank has so far. Several
+        ranks cannot: the others are in an update that this rank does not come to.
         """
         held = 0 if self.good is None else checkpoint.step_of(self.good)
         try:
             return self.batches(done)
         except Interrupted:
-            if done != held:
+            if self.ranks.world_size == 1 and done != held:
                 self.save(done)
             return None
         except UserError as error:
@@ -442,6 +445,7 @@ class Training:
             f"{e['device']}, {e['threads']} threads, {e['precision']} ({e['precision_reason']})",
             f"{config.execution.step} step, {self.step.policy.name} ({e['step_reason']})"
             f", {e['memory_format']}",
+            *filter(None, [cost_line(config, e["world_size"])]),
             *self.splits["train"].notes,
         )
 

@@ -88,10 +88,26 @@ def test_a_damaged_image_in_a_shard_is_named(tmp_path: Path) -> None:
     assert f"{tmp_path / 'x.tar'}: a.png: not a readable image" in refused(f"tar:{tmp_path}/x.tar")
 
 
-@pytest.mark.parametrize("name", ["x.tar.gz", "x.tgz"])
-def test_a_compressed_shard_is_answered_with_what_to_do(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).touch()
-    assert "gunzip" in refused(f"tar:{tmp_path / name}")
+@pytest.mark.parametrize(
+    ("name", "start", "tool"),
+    [
+        ("x.tar.gz", b"\x1f\x8b\x08", "gunzip"),
+        ("x.tgz", b"\x1f\x8b\x08", "gunzip"),
+        ("x.tar", b"\x1f\x8b\x08", "gunzip"),  # as its content says
+        ("X.TBZ2", b"BZh91AY", "bunzip2"),
+        ("x.tar.xz", b"\xfd7zXZ\0", "unxz"),
+        ("x.tar.zst", b"\x28\xb5\x2f\xfd", "unzstd"),
+    ],
+)
+def test_a_compressed_shard_is_answered_with_what_to_do(
+    tmp_path: Path, name: str, start: bytes, tool: str
+) -> None:
+    shards(tmp_path / "x")
+    (tmp_path / "x" / name).write_bytes(start + bytes(100))
+    for reference in (tmp_path / "x", tmp_path / "x" / name, tmp_path / "x" / "*"):
+        message = refused(f"tar:{reference}")
+        assert f"{name} is compressed" in message
+        assert f"unpack it ({tool})" in message
 
 
 def test_shards_that_are_not_there_or_empty_are_refused(tmp_path: Path) -> None:

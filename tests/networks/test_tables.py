@@ -303,9 +303,10 @@ def takes(name: str, side: int) -> bool:
 
 class TestSizes:
     @pytest.mark.parametrize("name", TABLES)
-    def test_they_take_what_they_can_halve_up_to_128(self, name):
-        taken = [side for side in range(-16, 200) if takes(name, side)]
-        assert taken == list(range(LEAST[name], 129, FACTOR[name]))
+    def test_they_take_what_they_can_halve_up_to_their_largest(self, name):
+        taken = [side for side in range(-16, 300) if takes(name, side)]
+        largest = 256 if name in ("svhn", "dsprites") else 128
+        assert taken == list(range(LEAST[name], largest + 1, FACTOR[name]))
 
     @pytest.mark.parametrize("name", TABLES)
     @pytest.mark.parametrize("channels", [1, 2, 3])

@@ -1,0 +1,76 @@
+"""The arithmetic of an update: products of matrices and convolutions, from the networks' shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import StepMode, TrainConfig
+from ..networks import pair
+
+# Passes of G and of D per image and update. Backward takes two passes, one where weights get no
+# gradient. Alternating: G forward for D; D forward and backward on a real and a generated image;
+# then G, and D on its image, whose weights stay.
+_PASSES: dict[StepMode, tuple[int, int]] = {
+    "alternating": (1 + 3, 6 + 2),
+    "reused": (3, 6 + 2),
+    "shared": (3, 6),
+}
+
+
+def flop_per_image(config: TrainConfig) -> tuple[int, int] | None:
+    """Return the FLOP of G and of D with Q for one image, forward.
+
+    An addition and a multiplication count as two. Nothing is computed: the networks are built
+    without memory. None for a user's networks, which may need more than that.
+    """
+    if ":" in config.adversarial.networks:
+        return None
+    spec, size = config.spec(), config.data
+    with torch.device("meta"), torch.no_grad():
+        generator, discriminator = pair(
+            config.adversarial.networks,
+            spec.input_dim,
+            spec.q_dim,
+            size.image_size,
+            size.channels,
+            spectral_norm=config.adversarial.spectral_norm,
+        )
+        generator.eval()
+        discriminator.eval()
+        of_g, of_d = _Counter(generator), _Counter(discriminator)
+        discriminator(generator(torch.zeros(1, spec.input_dim)))
+    return of_g.flop, of_d.flop
+
+
+class _Counter:
+    """Counts the FLOP of a network's layers as they are passed. torch.utils.flop_counter would do,
+    and takes seconds to import what it needs.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.flop = 0
+        for layer in network.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+                layer.register_forward_hook(self._count)
+
+    def _count(self, layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Add two per weight and place: of the output, or of the input that is spread over it."""
+        places = inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output
+        self.flop += 2 * layer.weight.numel() * places.shape[2:].numel() * len(places)
+
+
+def cost_line(config: TrainConfig, ranks: int = 1) -> str:
+    """Return a line that says what an update costs, or "" where that is not known."""
+    flop = flop_per_image(config)
+    if flop is None:
+        return ""
+    passes = _PASSES[config.execution.step]
+    image = sum(part * n for part, n in zip(flop, passes, strict=True))
+    update = image * config.batch_size * ranks
+    return (
+        f"an update takes about {update / 1e9:,.3g} GFLOP, {image / 1e9:,.3g} per image, without "
+        "terms on further images"
+    )

@@ -1,0 +1,42 @@
+"""The arithmetic of an update, in the line that a run begins with."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from fastinfogan.presets import PRESETS
+from fastinfogan.training.cost import cost_line, flop_per_image
+from fastinfogan.training.step import build
+
+
+@pytest.mark.parametrize("name", ["mnist", "own", "faces", "dsprites"])
+def test_it_is_what_torch_counts(name):
+    config = PRESETS[name]
+    generator, discriminator = (network.eval() for network in build(config, config.spec()))
+    with torch.no_grad():
+        with FlopCounterMode(display=False) as of_g:
+            images = generator(torch.zeros(1, config.spec().input_dim))
+        with FlopCounterMode(display=False) as of_d:
+            discriminator(images)
+    assert flop_per_image(config) == (of_g.get_total_flops(), of_d.get_total_flops())
+
+
+def test_an_update_is_some_passes_of_each_network_for_every_image():
+    config = PRESETS["mnist-paper"]
+    g, d = flop_per_image(config) or (0, 0)
+    for step, passes in (("alternating", 4 * g + 8 * d), ("shared", 3 * g + 6 * d)):
+        line = cost_line(config.with_options(step=step), ranks=2)
+        assert f"{passes / 1e9:.3g} per image" in line
+        assert f"about {passes * 256 / 1e9:.3g} GFLOP" in line
+
+
+def test_twice_the_side_is_about_four_times_the_arithmetic():
+    own = PRESETS["own"]
+    small, large = (
+        sum(flop_per_image(own.with_options(image_size=side)) or ()) for side in (128, 256)
+    )
+    assert 3.9 < large / small < 4.1
+
+
+def test_networks_of_ones_own_are_not_counted():
+    assert cost_line(PRESETS["mnist-paper"].with_options(networks="mine:pair")) == ""
