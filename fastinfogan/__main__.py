@@ -131,7 +131,7 @@ def print_completion(args: list[str]) -> int:
 
 
 def entry() -> None:
-    """The entry point in pyproject.toml."""
+    """Run `fastinfogan`, the entry point in pyproject.toml."""
     raise SystemExit(main(sys.argv[1:]))
 
 

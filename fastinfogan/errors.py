@@ -1,4 +1,4 @@
-"""Ends that are no bug of ours."""
+"""Expected ways for a command to end, with exit codes."""
 
 
 class Stop(Exception):

@@ -240,7 +240,7 @@ def _losing_ranks() -> Iterator[None]:
         yield
     except RuntimeError as error:
         words = str(error)
-        # gloo's transport raises plain RuntimeErrors; a failed `enforce` is a mistake of ours
+        # gloo's transport raises plain RuntimeErrors; a failed `enforce` is a bug here
         transport = "/gloo/" in words and "enforce fail" not in words
         if not isinstance(error, dist.DistError) and not transport:
             raise

@@ -74,7 +74,7 @@ def find_order(
 
 
 def sample(config: SampleConfig) -> None:
-    """The command."""
+    """Run the command."""
     if config.rows < 1:
         raise UserError(f"--rows: expected at least 1, got {config.rows}")
     (generator, _, spec), _, checkpoint = load_all(config.run)

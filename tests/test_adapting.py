@@ -33,7 +33,7 @@ SHAPES = ((8, 1), (28, 1), (28, 3), (32, 1), (32, 3), (48, 2), (64, 4), (128, 3)
 
 
 def read(*args: str) -> tuple[TrainConfig, tuple[str, ...]]:
-    """What the command would train, and what it would say."""
+    """Return what the command would train, and what it would say."""
     config, notes = adapted(parse(args), given_in(args))
     check(config)
     return config, notes

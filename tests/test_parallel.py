@@ -361,7 +361,7 @@ def test_a_signal_ends_ranks_of_which_one_waits_for_its_images(tmp_path: Path) -
     assert process.wait(timeout=60) != 0
     text = log.read_text()
     assert list(tmp_path.glob("run/checkpoints/step-*")), text
-    assert f'File "{fastinfogan.__path__[0]}' not in text  # no traceback of ours
+    assert f'File "{fastinfogan.__path__[0]}' not in text  # no traceback of this package
 
 
 BUFFERS = """

@@ -144,7 +144,7 @@ def _count_rows(census: Census, part: Images, split: Split, done: Callable[[int]
 
 
 def _readable(part: Images, rows: Rows, census: Census) -> list[NDArray[np.uint8] | None]:
-    """The images at `rows`, None for one that cannot be read."""
+    """Return the images at `rows`, None for one that cannot be read."""
     try:
         return [*part.images[rows]]
     except UserError:

@@ -85,7 +85,7 @@ def _shapes() -> tuple[Shape, ...]:
 
 
 def _shape(u: Sequence[float]) -> Shape:
-    """The shape of random numbers in [0, 1)."""
+    """Return the shape of random numbers in [0, 1)."""
 
     def between(i: int, low: float, high: float) -> float:
         return low + (high - low) * u[i]
@@ -115,7 +115,7 @@ def _shape(u: Sequence[float]) -> Shape:
 
 
 def _pick(u: float, shares: Iterable[float]) -> int:
-    """The class that a number in [0, 1) falls into, where each has its share."""
+    """Return the class that a number in [0, 1) falls into, where each has its share."""
     return sum(u >= bound for bound in list(itertools.accumulate(shares))[:-1])
 
 
@@ -135,14 +135,14 @@ class _Part:
 
 
 def _box(low: Vector, high: Vector, tone: float, shift: Vector = (0.0, 0.0, 0.0)) -> _Part:
-    """The box between two corners; its upper side is moved by `shift`."""
+    """Return the box between two corners; its upper side is moved by `shift`."""
     (x0, y0, z0), (x1, y1, z1) = low, high
     base = np.array([(x0, y0, z0), (x1, y0, z0), (x1, y1, z0), (x0, y1, z0)])
     return _Part(base, np.array([0.0, 0.0, z1 - z0]) + shift, tone)
 
 
 def _cylinder(radii: tuple[float, float], low: float, high: float, tone: float) -> _Part:
-    """An upright one around the z axis, with an ellipse for its base."""
+    """Return an upright cylinder around the z axis, with an ellipse for its base."""
     angles = 2 * np.pi * (np.arange(_CORNERS) + 0.5) / _CORNERS
     flat = np.full(_CORNERS, low)
     base = np.stack((radii[0] * np.cos(angles), radii[1] * np.sin(angles), flat), 1)
@@ -168,7 +168,7 @@ def _back(s: Shape) -> Iterator[_Part]:
     lean = -math.tan(s.tilt)  # of y per z
 
     def piece(left: float, right: float, low: float, high: float, tone: float) -> _Part:
-        """Between heights above the seat in parts of the back's."""
+        """Return the part between two heights above the seat, in parts of the back's."""
         low, high = low * s.back_height, high * s.back_height
         y, z = rear + lean * low, s.seat_height
         shift = (0.0, lean * (high - low), 0.0)
@@ -289,7 +289,7 @@ class _Solid:
     orders: dict[tuple[bool, bool], NDArray[np.int64]] = field(default_factory=dict)
 
     def order(self, viewer: Points) -> NDArray[np.int64]:
-        """All faces, part by part, such that no part hides one that is drawn after it.
+        """Return all faces, part by part, such that no part hides one that is drawn after it.
 
         Where a plane of constant x, y or z parts two boxes, the box on the viewer's side is in
         front: which it is depends on the signs of the viewer's direction alone.
@@ -304,7 +304,7 @@ class _Solid:
 
 
 def _back_to_front(one: Points, other: Points) -> list[int]:
-    """The order in which to draw boxes, given two of their corners [N, 3] towards a viewer."""
+    """Return the order in which to draw boxes, given two corners [N, 3] towards a viewer."""
     low, high = np.minimum(one, other), np.maximum(one, other)
     # [i, j]: i is on the viewer's side of j
     beyond: NDArray[np.bool_] = np.any(low[:, None] >= high[None] - 1e-6, -1)
@@ -356,7 +356,7 @@ def _solid(chair: int) -> _Solid:
 
 @functools.cache
 def _axes(view: int) -> Points:
-    """The viewer's axes, right, up and towards the viewer, in a chair's: [3, 3]."""
+    """Return the viewer's axes, right, up and towards the viewer, in a chair's: [3, 3]."""
     elevation, azimuth = divmod(view, AZIMUTHS)
     turn, rise = 2 * math.pi * azimuth / AZIMUTHS, math.radians(ELEVATIONS[elevation])
     # At azimuth 0 the chair's front, +y, looks at the viewer.

@@ -192,7 +192,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _deep(image: Image.Image, turn: Image.Transpose | None, mode: str, frames: int) -> Picture:
-    """Gray beyond 8 bits per pixel: Pillow's own conversion would clip it."""
+    """Convert gray beyond 8 bits per pixel, which Pillow's own conversion would clip."""
     levels = np.asarray(image)
     if levels.dtype.kind == "u" and levels.dtype.itemsize == 2:
         levels = levels.astype(np.uint16)  # of either byte order

@@ -29,7 +29,7 @@ _LOCAL_HEADER = 30  # bytes of a zip member's own header, before its name
 
 
 def dsprites(mode: Mode) -> dict[Split, Images]:
-    """dSprites, whole in both splits; the labels are its shapes.
+    """Read dSprites, whole in both splits; the labels are its shapes.
 
     Images that lie compressed in the archive, as the original's do, are decoded once into the
     cache, 3 GB, and mapped from there.
@@ -137,7 +137,7 @@ def _grid_sizes(classes: NDArray[np.int64], path: Path) -> tuple[int, ...]:
 def _images_header(
     archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path
 ) -> tuple[tuple[int, int, int, int], int]:
-    """The shape of the images, and the bytes before them in their .npy."""
+    """Return the shape of the images, and the bytes before them in their .npy."""
     with archive.open(info) as member:
         version = np.lib.format.read_magic(member)
         read = np.lib.format.read_array_header_1_0
@@ -162,7 +162,7 @@ def _start(path: Path, info: zipfile.ZipInfo) -> int:
 
 
 def _decoded(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> Path:
-    """The member as a file of its own in the cache, decoded once for all runs and ranks."""
+    """Return the member as a file of its own in the cache, decoded once for all runs and ranks."""
     out = cache() / f"dsprites-{info.CRC:08x}.npy"
     partial = out.with_suffix(".partial")
     try:

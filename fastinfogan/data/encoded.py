@@ -158,7 +158,7 @@ class EncodedImages:
         self.notes += [*survey.notes(self.reading, self.shape[0]), *lines]
 
     def file_rows(self) -> NDArray[np.int64]:
-        """The file of each row, int64 [N]."""
+        """Return the file of each row, int64 [N]."""
         return np.arange(self.files) if self._index is None else self._index[:, 0]
 
     def place(self, row: int) -> tuple[int, int]:
@@ -219,5 +219,5 @@ class EncodedImages:
         return out
 
     def of_rows(self, values: NDArray[Any] | None) -> NDArray[Any] | None:
-        """Values of files, such as labels, as values of rows."""
+        """Return the values of files, such as labels, for each row."""
         return values if values is None or self._index is None else values[self._index[:, 0]]

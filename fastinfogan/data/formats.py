@@ -49,7 +49,7 @@ _SPLIT_NAMES: tuple[tuple[str, str, str, str], ...] = (
 
 
 def read_idx(path: Path, reading: Reading) -> dict[Split, Images]:
-    """A folder with MNIST's file names, or torchvision's root of one, or a single file of images.
+    """Read a folder with MNIST's file names, torchvision's root of one, or one file of images.
 
     Without t10k or test files, and of a single file, every tenth image is held out.
     """
@@ -66,7 +66,7 @@ def read_embedded_mnist() -> dict[Split, Images]:
 
 
 def read_idx_folder(folder: Path, reading: Reading) -> dict[Split, Images]:
-    """Both splits, from a folder with MNIST's file names or others' spellings of them."""
+    """Read both splits from a folder with MNIST's file names or others' spellings of them."""
     parts = next(filter(None, (_idx_files(folder / below) for below in _IDX_FOLDERS)), {})
     if "train" not in parts:
         raise UserError(
@@ -81,7 +81,7 @@ def read_idx_folder(folder: Path, reading: Reading) -> dict[Split, Images]:
 
 
 def _idx_files(folder: Path) -> dict[Split, Path]:
-    """The files of training and of test images in a folder. Raises UserError for several sets."""
+    """Return the files of training and of test images. Raises UserError for several sets."""
     if not folder.is_dir():
         return {}
     places: dict[Split, dict[str, Path]] = {"train": {}, "test": {}}
@@ -99,12 +99,12 @@ def _idx_files(folder: Path) -> dict[Split, Path]:
 
 
 def find_idx(folder: Path, stem: str) -> Path | None:
-    """The file of that name, plain or compressed, if there is one."""
+    """Return the file of that name, plain or compressed, if there is one."""
     return next((p for p in (folder / stem, folder / f"{stem}.gz") if p.is_file()), None)
 
 
 def _idx_labels(path: Path) -> Path | None:
-    """The file of labels that belongs to a file of images, by any spelling of its name."""
+    """Return the file of labels that belongs to a file of images, by any spelling of its name."""
     own = path.name.removesuffix(".gz")
     at = own.lower().rfind("images")
     if at < 0:
@@ -116,15 +116,15 @@ def _idx_labels(path: Path) -> Path | None:
 
 
 def _idx_images(path: Path, reading: Reading) -> Images:
-    """A file of images, with the file of labels that lies next to it."""
+    """Read a file of images, with the file of labels that lies next to it."""
     images, notes = as_images(_read_idx(path), reading, path)
-    beside = _idx_labels(path)
-    labels = None if beside is None else _labels(_read_idx(beside), len(images), beside)
+    label_file = _idx_labels(path)
+    labels = None if label_file is None else _labels(_read_idx(label_file), len(images), label_file)
     return Images(images, labels, notes=tuple(notes))
 
 
 def _read_idx(path: Path) -> NDArray[np.uint8]:
-    """An idx file of unsigned bytes: magic 0, 0, 8, rank; then big-endian sizes; then values.
+    """Read an idx file of unsigned bytes: magic 0, 0, 8, rank; big-endian sizes; values.
 
     No more is read than the header promises, and one byte.
     """
@@ -182,7 +182,7 @@ def check_memory(nbytes: int, path: Path) -> None:
 
 
 def read_npz(path: Path, reading: Reading) -> dict[Split, Images]:
-    """An .npz of `images` [N, H, W], [N, H, W, C] or [N, C, H, W], and perhaps more.
+    """Read an .npz of `images` [N, H, W], [N, H, W, C] or [N, C, H, W], and perhaps more.
 
     Labels [N] are `labels`, label, y, targets, target or classes; `factors` [N, K] with
     `factor_names` [K] are known factors. x_train and x_test with y_train and y_test, as Keras
@@ -357,9 +357,11 @@ def _idx_shape(path: Path) -> tuple[int, ...]:
 
 
 def open_npy_set(path: Path, reading: Reading) -> dict[Split, Images]:
-    """images.npy, and images.labels.npy if it is there, mapped as they are."""
-    file, beside = NpyFile(path, reading), path.with_suffix(".labels.npy")
-    labels = check_labels(open_npy(beside), file.shape[0], beside) if beside.is_file() else None
+    """Map images.npy, and images.labels.npy if it is there."""
+    file, label_file = NpyFile(path, reading), path.with_suffix(".labels.npy")
+    labels = None
+    if label_file.is_file():
+        labels = check_labels(open_npy(label_file), file.shape[0], label_file)
     splits = held_out(file, labels, reading.stream)
     return {split: images.with_facts(file.notes) for split, images in splits.items()}
 

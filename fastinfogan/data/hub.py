@@ -22,7 +22,7 @@ _LABELS = ("label", "labels", "fine_label")
 
 
 def local(reference: str) -> tuple[Path, str] | None:
-    """PATH[:CONFIG] as the path that is there, and the configuration; None for an ID of the hub."""
+    """Split PATH[:CONFIG] into the path and the configuration; None for an ID of the hub."""
     whole, (path, _, config) = expanded(reference), reference.rpartition(":")
     if whole.exists():
         return whole, ""
@@ -31,7 +31,7 @@ def local(reference: str) -> tuple[Path, str] | None:
 
 
 def read_hub(reference: str, reading: Reading, kind: str = "hf") -> dict[Split, Images]:
-    """The set that ID[:CONFIG] or PATH[:CONFIG] names, cropped to squares and scaled.
+    """Read the set that ID[:CONFIG] or PATH[:CONFIG] names, cropped to squares and scaled.
 
     A path is what `save_to_disk` wrote, a .parquet file, or a folder that `load_dataset` takes; of
     `kind` "parquet" a .parquet file, a folder of such files, or a pattern of their names. The
@@ -82,7 +82,7 @@ def _datasets(where: str) -> Any:
 
 
 def _parquet(reference: str, where: str) -> dict[str, Dataset]:
-    """The splits of .parquet files: those whose names begin with train and test, else one."""
+    """Return the splits of .parquet files, by names that begin with train and test, else one."""
     path = expanded(reference)
     if path.is_file():
         files = [path]

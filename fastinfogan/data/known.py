@@ -20,7 +20,7 @@ _PARTITIONS = ("list_eval_partition.txt", "list_eval_partition.csv")  # CelebA's
 
 
 def fashion_mnist(reading: Reading) -> dict[Split, Images]:
-    """Fashion-MNIST (Xiao et al. 2017): idx files, in torchvision's layout too, or Debian's."""
+    """Read Fashion-MNIST (Xiao et al. 2017): idx files in torchvision's layout or Debian's."""
     tried = (*places("fashion-mnist", "FashionMNIST/raw"), _DEBIAN)
     for place in tried:
         if find_idx(place, "train-images-idx3-ubyte") is not None:
@@ -35,9 +35,9 @@ def fashion_mnist(reading: Reading) -> dict[Split, Images]:
 
 
 def svhn() -> dict[Split, Images]:
-    """SVHN's cropped digits (Netzer et al. 2011), 32x32 in colour; extra_32x32.mat is not read.
+    """Read SVHN's cropped digits (Netzer et al. 2011), 32x32 in colour, without the extra ones.
 
-    Where test_32x32.mat does not lie beside train_32x32.mat, every tenth image is held out.
+    Where test_32x32.mat does not lie next to train_32x32.mat, every tenth image is held out.
     """
     train = find_svhn()
     if train is None:
@@ -65,7 +65,7 @@ def _svhn_places() -> tuple[Path, ...]:
 
 
 def _read_mat(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Images [N, H, W, 3] and digits [N] of a Matlab file of X [H, W, 3, N] and y [N, 1]."""
+    """Read images [N, H, W, 3] and digits [N] of a Matlab file of X [H, W, 3, N] and y [N, 1]."""
     from scipy.io import loadmat
 
     try:
@@ -91,7 +91,7 @@ def _read_mat(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 
 def celeba(reading: Reading) -> dict[Split, Images]:
-    """CelebA's aligned faces (Liu et al. 2015), the central 178x178 scaled.
+    """Read CelebA's aligned faces (Liu et al. 2015), the central 178x178 scaled.
 
     list_eval_partition.txt tells training images (0) from test images (2); validation images (1)
     are in neither split. Without that file every tenth image is held out. There are no labels:
@@ -139,7 +139,7 @@ def celeba(reading: Reading) -> dict[Split, Images]:
 
 
 def _partition(path: Path) -> Iterator[tuple[str, str]]:
-    """Each image's name with its part, "0", "1" or "2"."""
+    """Yield each image's name with its part, "0", "1" or "2"."""
     try:
         lines = path.read_text().splitlines()
     except (OSError, ValueError) as error:

@@ -16,14 +16,14 @@ ORDERED_AT_ONCE = 2**14  # places of a long epoch's order
 
 
 def to_range(images: Tensor, image_range: tuple[float, float]) -> Tensor:
-    """uint8 [B, H, W, C] to float32 [B, C, H, W] (channels_last) in the generator's range."""
+    """Map uint8 [B, H, W, C] to float32 [B, C, H, W], channels_last, in the generator's range."""
     low, high = image_range
     scaled = images.permute(0, 3, 1, 2).float() * ((high - low) / 255.0)
     return scaled + low if low else scaled
 
 
 def from_range(images: Tensor, image_range: tuple[float, float]) -> Tensor:
-    """The inverse of `to_range`: float [B, C, H, W] to uint8 [B, H, W, C]."""
+    """Invert `to_range`: float [B, C, H, W] to uint8 [B, H, W, C]."""
     low, high = image_range
     scaled = (images.float() - low) * (255.0 / (high - low))
     return scaled.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
@@ -61,7 +61,7 @@ class Order:
         self._held, self._part = (-1, -1), torch.empty(0, dtype=torch.int64)
 
     def indices(self, step: int) -> Tensor:
-        """This rank's image indices in update `step` (from 0), int64 [batch_size]."""
+        """Return this rank's image indices in update `step` (from 0), int64 [batch_size]."""
         epoch, batch = divmod(step, self.per_epoch)
         part, batch = divmod(batch, self._per_part)
         if (epoch, part) != self._held:
@@ -98,7 +98,7 @@ class BatchSampler(Order):
         self.images = images
 
     def __call__(self, step: int) -> Tensor:
-        """The images themselves, uint8 [batch_size, H, W, C]."""
+        """Return the images themselves, uint8 [batch_size, H, W, C]."""
         return self.images.index_select(0, self.indices(step))
 
     def close(self) -> None:

@@ -67,7 +67,7 @@ def held_out(
     *,
     factors: NDArray[Any] | None = None,
 ) -> dict[Split, Images]:
-    """Both splits of a source that has one: every tenth image is held out."""
+    """Return both splits of a source that has one: every tenth image is held out."""
     train, test = Streamed(source, False), Streamed(source, True)
     return opened(train, test, (labels, labels), mode, factors=(factors, factors))
 
@@ -75,7 +75,7 @@ def held_out(
 def opened(
     train: Streamed, test: Streamed, labels: Pair, mode: Mode, *, factors: Pair = (None, None)
 ) -> dict[Split, Images]:
-    """Both splits, streamed or read into memory; labels and factors are of each split's source."""
+    """Return both splits, streamed or in memory, with the labels and factors of their sources."""
     streamed = wanted(mode, train.nbytes + test.nbytes)
     splits: dict[Split, Images] = {}
     parts: tuple[tuple[Split, Streamed, int], ...] = (("train", train, 0), ("test", test, 1))
@@ -95,7 +95,7 @@ def opened(
 
 
 def whole_grid(grid: Grid, mode: Mode) -> dict[Split, Images]:
-    """A factor grid, whole in both splits: what disentanglement is measured on in the literature.
+    """Return a factor grid, whole in both splits, as disentanglement is measured.
 
     Every tenth image would not do for a test split: along a grid, factors have periods too. The
     labels are the first factor's classes.
@@ -112,7 +112,7 @@ def whole_grid(grid: Grid, mode: Mode) -> dict[Split, Images]:
 
 
 def halves(whole: Images) -> dict[Split, Images]:
-    """Both splits of images in memory: every tenth is held out."""
+    """Return both splits of images in memory: every tenth is held out."""
 
     def part(held_out: bool) -> Images:
         rows = split_rows(len(whole), held_out)
@@ -135,7 +135,7 @@ def _of_split(values: NDArray[Any] | None, split: Streamed) -> NDArray[Any] | No
 
 
 def _read(split: Streamed) -> NDArray[np.uint8]:
-    """All of a split; where it takes a while, with a bar."""
+    """Read all of a split; where it takes a while, with a bar."""
     if not split.source.slow:
         return split[:]
     out, n = np.empty(split.shape, np.uint8), len(split)
@@ -174,7 +174,7 @@ def check_labels(labels: NDArray[Any], n: int, path: object) -> Labels:
 
 
 def cache() -> Path:
-    """The user's folder for what this package keeps between runs."""
+    """Return the user's folder for what this package keeps between runs."""
     return Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache") / "fastinfogan"
 
 
@@ -202,5 +202,5 @@ def places(*names: str) -> tuple[Path, ...]:
 
 
 def missing(name: str, file: str, tried: Sequence[Path], advice: str) -> UserError:
-    """The line that says that a named set is nowhere, and what to do."""
+    """Return the line that says that a named set is nowhere, and what to do."""
     return UserError(f"--data {name}: no {file} in any of {', '.join(map(str, tried))}; {advice}")

@@ -42,13 +42,13 @@ class Grid:
     names: tuple[str, ...] = FACTORS
 
     def factors(self, rows: Rows) -> NDArray[np.int64]:
-        """The classes int64 [B, factors] of the images at `rows` [B] of the whole set."""
+        """Return the classes int64 [B, factors] of the images at `rows` [B] of the whole set."""
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < math.prod(self.sizes):
             raise ValueError(f"rows must lie in 0 … {math.prod(self.sizes) - 1}")
         return np.stack(np.unravel_index(rows, self.sizes), axis=-1).astype(np.int64)
 
     def rows(self, factors: NDArray[np.int64]) -> Rows:
-        """The inverse: which images, int64 [B], have the classes [B, factors].
+        """Return the rows, int64 [B], of the images that have the classes [B, factors].
 
         Raises ValueError where one is outside its factor's.
         """
@@ -57,7 +57,7 @@ class Grid:
         return np.asarray(np.ravel_multi_index(columns, self.sizes), np.int64)
 
     def images(self, factors: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """The images [B, H, W, C] of the classes [B, factors]."""
+        """Return the images [B, H, W, C] of the classes [B, factors]."""
         return self.source.read(self.rows(factors))
 
 
@@ -73,7 +73,7 @@ def _check(factors: NDArray[np.int64], sizes: tuple[int, ...]) -> None:
 
 
 def render(factors: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Sprites uint8 [B, 64, 64, 1], 0 and 255, of the classes [B, 5] in `FACTORS`' order.
+    """Return sprites uint8 [B, 64, 64, 1], 0 and 255, of the classes [B, 5] in `FACTORS`' order.
 
     x grows to the right, y downwards, the orientation counter-clockwise. Raises ValueError where a
     class is outside its factor's.
@@ -104,7 +104,7 @@ class Sprites:
 
 @functools.cache
 def _masks() -> NDArray[np.uint8]:
-    """Every shape at every scale and orientation, uint8 [3, 6, 40, 33, 33] of 0 and 255.
+    """Return every shape at every scale and orientation, uint8 [3, 6, 40, 33, 33] of 0 and 255.
 
     A pixel is white where its centre lies inside the outline: the original is not anti-aliased.
     """

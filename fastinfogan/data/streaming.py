@@ -38,7 +38,7 @@ class Source(Protocol):
         """Expect reads of rows here and there from now on."""
 
     def read(self, rows: Rows) -> NDArray[np.uint8]:
-        """The images [B, H, W, C] at `rows` [B]. Raises UserError, naming the file."""
+        """Return the images [B, H, W, C] at `rows` [B]. Raises UserError, naming the file."""
 
 
 class Streamed:
@@ -72,7 +72,7 @@ def split_size(n: int, held_out: bool | None) -> int:
 
 
 def in_whole(rows: Rows, held_out: bool | None) -> Rows:
-    """Rows of a split as rows of the whole set."""
+    """Return rows of a split as rows of the whole set."""
     if held_out is None:
         return rows
     if held_out:
@@ -81,12 +81,12 @@ def in_whole(rows: Rows, held_out: bool | None) -> Rows:
 
 
 def split_rows(n: int, held_out: bool | None) -> Rows:
-    """All rows of a split of n images, as rows of the whole set."""
+    """Return all rows of a split of n images, as rows of the whole set."""
     return in_whole(np.arange(split_size(n, held_out)), held_out)
 
 
 def evenly(n: int, most: int) -> Rows:
-    """Up to `most` rows of n, evenly spaced from the first on, int64."""
+    """Return up to `most` rows of n, evenly spaced from the first on, int64."""
     count = min(n, most)
     return np.arange(count) * n // max(count, 1)
 

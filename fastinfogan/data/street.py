@@ -86,14 +86,14 @@ class _Draws:
         self._next = 0
 
     def take(self, n: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """The next n of each image, between `low` and `high`: [B, n]."""
+        """Return the next n of each image, between `low` and `high`: [B, n]."""
         numbers = self._numbers[:, self._next : self._next + n]
         assert numbers.shape[1] == n
         self._next += n
         return low + (high - low) * numbers
 
     def one(self, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """The next of each image, to be multiplied with maps: [B, 1, 1, 1]."""
+        """Return the next of each image, to be multiplied with maps: [B, 1, 1, 1]."""
         return self.take(1, low, high).view(-1, 1, 1, 1)
 
 
@@ -112,7 +112,7 @@ def _picture(digits: Tensor, draws: _Draws) -> NDArray[np.uint8]:
 
 
 def _colours(draws: _Draws) -> tuple[Tensor, Tensor]:
-    """Ground and digit [B, 3, 1, 1]; one is clearly brighter than the other."""
+    """Return ground and digit [B, 3, 1, 1]; one is clearly brighter than the other."""
     bright = draws.one(0.1, 0.9)
     contrast = draws.one(0.3, 0.65)
     # towards the side on which there is room; in the middle towards either
@@ -124,7 +124,7 @@ def _colours(draws: _Draws) -> tuple[Tensor, Tensor]:
 
 
 def _ground(colour: Tensor, draws: _Draws) -> Tensor:
-    """A wall [B, 3, 32, 32]: spots of a similar colour, an edge and bars of others."""
+    """Return a wall [B, 3, 32, 32]: spots of a similar colour, an edge and bars of others."""
     spots = F.interpolate(
         _texture(draws)[:, :, :5, :5], size=(SIDE, SIDE), mode="bicubic", align_corners=True
     )
@@ -141,7 +141,7 @@ def _ground(colour: Tensor, draws: _Draws) -> Tensor:
 
 
 def _across(draws: _Draws) -> Tensor:
-    """Each pixel's distance, signed, from a line through the middle: [B, 1, 32, 32].
+    """Return each pixel's distance, signed, from a line through the middle: [B, 1, 32, 32].
 
     Walls and shadows are upright or level, more often than not.
     """
@@ -182,14 +182,14 @@ def _digits(digits: Tensor, draws: _Draws) -> Tensor:
 
 
 def _light(draws: _Draws) -> Tensor:
-    """The light on each pixel, about 1: [B, 1, 32, 32]."""
+    """Return the light on each pixel, about 1: [B, 1, 32, 32]."""
     slope = 1 + draws.one(0.0, 0.02) * _across(draws)
     shaded = (_across(draws) - draws.one(-10.0, 14.0)).mul(1.5).sigmoid()
     return slope * (1 - (draws.one() < 0.3) * draws.one(0.15, 0.5) * shaded)
 
 
 def _blurred(image: Tensor) -> Tensor:
-    """Blurred over 5×5 pixels, by binomial weights."""
+    """Blur over 5×5 pixels, by binomial weights."""
     # slices, because a convolution may round otherwise for another number of images
     padded = F.pad(image, (2,) * 4, mode="replicate")
     rows = torch.zeros_like(padded[:, :, :SIDE])
@@ -202,7 +202,7 @@ def _blurred(image: Tensor) -> Tensor:
 
 
 def _texture(draws: _Draws) -> Tensor:
-    """Noise [B, 3, 32, 32] of variance 1, cut from a fixed sheet."""
+    """Return noise [B, 3, 32, 32] of variance 1, cut from a fixed sheet."""
     sheet = _sheet()
     place = (draws.take(2) * (_TEXTURE - SIDE)).long()
     offsets = torch.arange(SIDE)

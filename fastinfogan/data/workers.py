@@ -83,7 +83,7 @@ class Stream:
         self._next = 0
 
     def __call__(self, step: int) -> Tensor:
-        """The images of update `step` (from 0) on the device, uint8 [batch_size, H, W, C].
+        """Return the images of update `step` (from 0) on the device, uint8 [batch_size, H, W, C].
 
         Raises UserError, in one line, where they cannot be read; Interrupted where `interrupted`
         becomes true while they are waited for.
@@ -105,7 +105,7 @@ class Stream:
         return batch.to(self.device, non_blocking=True)
 
     def _wait(self) -> Batch:
-        """The next batch. A signal to stop ends the waiting."""
+        """Wait for the next batch. A signal to stop ends the waiting."""
         assert self._batches is not None
         while True:
             try:
@@ -164,7 +164,7 @@ def _as_it_is(batch: Batch) -> Batch:
 
 
 def _ignore_signals(worker: int) -> None:
-    """A signal to the process group is the trainer's, which saves before it ends its workers.
+    """Ignore signals to the process group: the trainer saves before it ends its workers.
 
     Workers end with the trainer, however it ends: DataLoader's own look for it every 5 s.
     """
@@ -174,7 +174,7 @@ def _ignore_signals(worker: int) -> None:
 
 
 def _workers(source: Source, device: torch.device) -> int:
-    """None, where there is no disk to wait for: a worker costs some 400 MB.
+    """Return the number of workers: 0 where there is no disk to wait for, as each costs 400 MB.
 
     One, where reading is copying, or where training itself takes the cores: on a CPU a batch is
     decoded in a fraction of an update. On a GPU decoding gets this rank's cores, up to eight.

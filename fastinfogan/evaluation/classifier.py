@@ -85,7 +85,7 @@ class ClassifierConfig:
 
 
 def train(config: ClassifierConfig) -> None:
-    """The command."""
+    """Run the command."""
     torch.manual_seed(config.seed)
     splits = {
         split: (

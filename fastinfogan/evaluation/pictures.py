@@ -111,7 +111,7 @@ def draw_contingency(
     code: str,
     path: Path,
 ) -> None:
-    """The table [labels, categories] as a PNG: categories in the order of their labels.
+    """Write the table [labels, categories] as a PNG, categories in the order of their labels.
 
     A cell's shade is its share of its label's images; its number is the count. A perfect code
     shows one dark diagonal.

@@ -49,7 +49,7 @@ class CudaGraphs:
 
 
 class CaptureFailed(Exception):
-    """Why a function is not replayed; its state is as it was."""
+    """The reason why a function is not replayed; its state is as it was."""
 
 
 @contextmanager

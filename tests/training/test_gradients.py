@@ -155,7 +155,7 @@ class TestPasses:
 
 
 class TestRouting:
-    """Whom λ = 0 instead of λ = 1 leaves with another gradient."""
+    """Return the parameters whose gradient differs between λ = 0 and λ = 1."""
 
     none = (0.0,) * 4
 
