@@ -32,7 +32,7 @@ AdversarialPair = tuple[Callable[..., Tensor], Callable[..., Tensor]]
 
 @dataclass(frozen=True)
 class Objective:
-    """The game V(D, G) − λ·L_I (arXiv 1606.03657, eq. 5), and the routing of its second term's gradient."""
+    """The game V(D, G) − λ·L_I (arXiv 1606.03657, eq. 5), and the routing of L_I's gradient."""
 
     spec: LatentSpec
     weights: Tensor  # [n_codes] on the device: λ times each code's own weight
