@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +161,68 @@ def test_a_run_with_track_sends_its_records_and_continues_after_a_resume(
     assert [e.step for e in seen.Scalars("d_loss")] == [r["step"] for r in written] == [1, 2, 3]
     values = [e.value for e in seen.Scalars("d_loss")]
     assert values == pytest.approx([r["d_loss"] for r in written])
+
+
+def train_and_resume(folder: Path, tracker: str) -> list[dict[str, Any]]:
+    """Train 2 updates, resume to 3, in processes of their own; return metrics.jsonl's records."""
+    images = write_images(folder / "images.npz")
+    for steps in ("2", "3"):
+        options = ("--log-every", "1", "--track", tracker, "--steps", steps)
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "fastinfogan",
+                "train",
+                *command(images, folder / "run", *options),
+            ],
+            cwd=folder,
+            env=os.environ | {"ACCELERATE_USE_CPU": "true"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "switched off" not in done.stdout + done.stderr
+    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.slow
+def test_trackio_keeps_one_curve_over_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("trackio")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    written = train_and_resume(tmp_path, "trackio")
+    (database,) = (tmp_path / "trackio").glob("*.db")
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        rows = connection.execute(
+            "SELECT run_name, step, metrics FROM metrics ORDER BY id"
+        ).fetchall()
+    assert {name for name, _, _ in rows} == {"run"}
+    logged = [(step, json.loads(metrics)) for _, step, metrics in rows]
+    curve = [(step, metrics["d_loss"]) for step, metrics in logged if "d_loss" in metrics]
+    assert curve == [(r["step"], pytest.approx(r["d_loss"])) for r in written]
+    assert [step for step, _ in curve] == [1, 2, 3]
+    assert any(key.startswith("samples/") for _, metrics in logged for key in metrics)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # mlflow's own
+def test_mlflow_keeps_one_curve_over_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    written = train_and_resume(tmp_path, "mlflow")
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("fastinfogan")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_name == "run"
+    assert run.info.status == "FINISHED"
+    assert run.data.params["batch_size"] == "16"
+    curve = [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "d_loss")]
+    assert curve == [(r["step"], pytest.approx(r["d_loss"])) for r in written]
+    assert [step for step, _ in curve] == [1, 2, 3]
+    assert client.list_artifacts(run.info.run_id)
 
 
 def test_an_unknown_tracker_ends_a_run_before_it_starts(tmp_path: Path, capsys):
