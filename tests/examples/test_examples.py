@@ -97,7 +97,9 @@ def test_the_notebook_runs_as_it_stands_and_holds_no_outputs(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stdout
-    assert (tmp_path / "runs" / "tour" / "explore.html").stat().st_size > 10_000_000
+    run = tmp_path / "runs" / "tour"  # a shell line that fails ends no cell, so by its files
+    assert "code_accuracy" in json.loads((run / "eval.json").read_text("utf-8"))
+    assert (run / "explore.html").stat().st_size > 10_000_000
 
 
 @pytest.mark.slow
