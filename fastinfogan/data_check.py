@@ -74,7 +74,8 @@ def check_set(config: DataCheckConfig) -> int:
     if config.out is not None:
         _draw_sheet(train, spec, config.out)
         say(f"contact sheet in {config.out}")
-    say(f"train with: {_command(config, spec, side, channels, census)}")
+    trained = len(train) - len(census.damaged)
+    say(f"train with: {_command(config, spec, side, channels, trained, census)}")
     if census.damaged:
         n = len(census.damaged)
         raise UserError(
@@ -93,11 +94,16 @@ def _draw_sheet(train: data.Images, spec: str, out: Path) -> None:
     pictures.save(pictures.grid(images, min(10, len(images)), spec), out)
 
 
-def _command(config: DataCheckConfig, spec: str, side: int, channels: int, census: Census) -> str:
+def _command(
+    config: DataCheckConfig, spec: str, side: int, channels: int, trained: int, census: Census
+) -> str:
+    """Return the command that trains on the set; `trained` is the number of training images."""
     from .presets import PRESETS
 
     words = ["fastinfogan", "train", *(["own"] if "own" in PRESETS else []), "--data", spec]
     words += ["--image-size", str(side), "--channels", str(channels)]
+    if trained < PRESETS["own"].batch_size:
+        words += ["--batch-size", str(max(2, 2 ** (trained.bit_length() - 1)))]
     defaults = DataCheckConfig("")
     for name in ("background", "frames", "fit", "value_range", "factors"):
         if getattr(config, name) != getattr(defaults, name):

@@ -54,8 +54,10 @@ def test_a_sound_folder_is_described_with_the_command_to_train(
     command = shlex.split(lines[-1].removeprefix("train with: "))
     own = ["own"] if "own" in PRESETS else []
     assert command[: 2 + len(own)] == ["fastinfogan", "train", *own]
-    assert command[2 + len(own) :: 2] == ["--data", "--image-size", "--channels", "--fit"]
-    assert command[3 + len(own) :: 2] == [f"folder:{root}", "28", "1", "pad"]
+    options = ["--data", "--image-size", "--channels", "--batch-size", "--fit"]
+    assert command[2 + len(own) :: 2] == options
+    # 36 images to train on are fewer than a batch of the preset
+    assert command[3 + len(own) :: 2] == [f"folder:{root}", "28", "1", "32", "pad"]
 
 
 def test_every_damaged_file_and_duplicate_is_named_and_the_exit_code_is_2(
@@ -91,7 +93,7 @@ def test_an_array_needs_no_size(
     text = "\n".join(lines)
     assert "exact duplicates: 1" in text
     assert ("images of each class: 0 25, 1 25" in text) is (kind == "npz")
-    assert lines[-1].endswith("--image-size 12 --channels 3")
+    assert lines[-1].endswith("--image-size 12 --channels 3 --batch-size 32")
 
 
 def test_the_contact_sheet_shows_evenly_spaced_images(

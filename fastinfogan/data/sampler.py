@@ -50,7 +50,8 @@ class Order:
         if n < global_batch:
             raise UserError(
                 f"{n} training images are fewer than one global batch of {global_batch}"
-                f" ({batch_size} x {world_size} ranks); lower --batch-size"
+                f" ({batch_size} x {world_size} ranks); lower --batch-size to {n // world_size} or "
+                "less"
             )
         self.n, self._device = n, device
         self.batch_size, self.global_batch = batch_size, global_batch
