@@ -145,7 +145,8 @@ class TestSizes:
         assert "--networks mnist --spectral-norm" in line
 
     def test_networks_of_ones_own_go_without_the_presets_spectral_norm(self):
-        config, (line,) = read("own", "--networks", "mine:pair")
+        asked = PRESETS["own"].with_options(networks="mine:pair", spectral_norm=True)
+        config, (line,) = adapted(asked, frozenset({"networks"}))
         assert not config.adversarial.spectral_norm
         assert "--no-spectral-norm" in line
 

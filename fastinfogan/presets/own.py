@@ -1,7 +1,9 @@
 """Any pictures of your own, 32×32 RGB: `train own --data folder:PATH`.
 
-Defaults that are meant to be safe, not tuned to a set: SVHN's networks; the hinge loss and spectral
-normalisation, which keep D from running ahead of G; a ten-way code and two continuous ones. The
+Defaults that are meant to be safe, not tuned to a set: SVHN's networks; the hinge loss, which keeps
+D from running ahead of G; a ten-way code and two continuous ones. No spectral normalisation: it
+bounds Q's slope too, and on letters of 12×12 pixels no code was told after 240 updates of 32 (0.00
+nats of the ten-way code, 1.56 without it, one run each). The
 ten-way code must give a picture and a copy of it the same category (`invariance`), where the copy
 is mirrored, moved, scaled and made brighter or darker: what most pictures show does not change by
 that. Where it does, as a letter does when it is mirrored, change `--warp`. The number of updates is
@@ -20,7 +22,6 @@ CONFIG = TrainConfig().with_options(
     codes="cat10,uniform,uniform",
     info_weight=1.0,
     objective="hinge",
-    spectral_norm=True,
     real_info=1.0,
     warp="flip=0.5,shift=0.1,scale=0.1,gamma=0.3",
     lr_d=4e-4,
