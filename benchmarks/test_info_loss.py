@@ -12,6 +12,7 @@ and some more. The ways:
     CE + MSE         F.cross_entropy and ½·d·F.mse_loss on slices of q; codes with fixed σ only
     CE + MSE, heads  the same on heads that are tensors of their own: no slice is differentiated
     reference        info_loss(backend="reference")
+    reference, heads the same on heads that are tensors of their own
     compiled         info_loss(backend="compiled")
     triton           info_loss(backend="triton"), on a GPU; never interpreted
 
@@ -158,6 +159,7 @@ WAYS: dict[str, Way] = {
     "CE + MSE": on_slices,
     "CE + MSE, heads": on_slices,  # see `call_of`
     "reference": ours("reference"),
+    "reference, heads": ours("reference"),  # see `call_of`
     "compiled": ours("compiled"),
 }
 if GPU and os.environ.get("TRITON_INTERPRET", "0") == "0":
@@ -173,14 +175,16 @@ def has_way(spec: LatentSpec, way: str) -> bool:
 def call_of(way: str, q: Tensor, spec: LatentSpec, batch: LatentBatch) -> Call:
     """Return one forward and backward pass, which gives the total and the gradient's parts."""
     leaves = [q]
-    if way == "CE + MSE, heads":
+    if way.endswith(", heads"):
         leaves = [q.detach()[:, slot.q].clone().requires_grad_() for slot in spec.slots]
 
     def call() -> tuple[Tensor, list[Tensor | None]]:
         for leaf in leaves:
             leaf.grad = None
-        if len(leaves) > 1:
+        if way == "CE + MSE, heads":
             total = cross_entropy_and_mse(leaves, spec, batch)
+        elif way.endswith(", heads"):
+            total = info_loss(leaves, spec, batch, backend="reference").total
         else:
             total = WAYS[way](q, spec, batch)
         total.backward()

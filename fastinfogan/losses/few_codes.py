@@ -31,18 +31,15 @@ _ORDINARY = (Tensor, nn.Parameter)
 
 
 class _Plan(NamedTuple):
-    """The layout of a spec, and NLL = offset + scale · (cross entropy or mean squared error)."""
+    """The layout of a spec, and NLL = offset + scale · mean squared error."""
 
     widths: list[int]  # of each code in q
     columns: list[int | None]  # of each code in `categorical`; None for a continuous code
     slices: list[slice | None]  # of each code in `continuous`; None: all of it
     scales: list[float]
+    offsets: list[Tensor]  # scalars
     weights: list[float]
-    constant: float  # of the weighted total
-    scale: Tensor
-    offset: Tensor
     alike: bool  # two continuous codes, which the grouped loss takes at once
-    plain: bool  # a categorical alone
 
 
 @lru_cache(maxsize=256)
@@ -66,18 +63,14 @@ def _plan(spec: LatentSpec, sigma: float, dtype: torch.dtype) -> _Plan | None:
             offsets.append(code.dim * (0.5 * LOG_2PI + math.log(sigma)))
         else:
             return None
-    weights = [code.weight for code in spec.codes]
     return _Plan(
         [code.q_dim for code in spec.codes],
         columns,
         slices,
         scales,
-        weights,
-        math.fsum(w * x for w, x in zip(weights, offsets, strict=True)),
-        torch.tensor(scales, dtype=dtype, device="cpu"),
-        torch.tensor(offsets, dtype=dtype, device="cpu"),
+        [torch.tensor(offset, dtype=dtype, device="cpu") for offset in offsets],
+        [code.weight for code in spec.codes],
         len(columns) > 1 and not any(column is not None for column in columns),
-        len(columns) == 1 and columns[0] is not None,
     )
 
 
@@ -118,7 +111,7 @@ def few_codes_loss(
     batch = first.shape[0] if first.ndim else 0
     if not (
         batch
-        and _fit(heads, [spec.q_dim] if joined else plan.widths, batch, first.dtype)
+        and (first.shape == (batch, spec.q_dim) if joined else _fit(heads, plan.widths, first))
         and _fits(categorical, batch, spec.n_cat, torch.int64)
         and _fits(continuous, batch, spec.n_cont, first.dtype)
     ):
@@ -127,7 +120,9 @@ def few_codes_loss(
     if joined and len(plan.widths) > 1:
         pieces = first.split_with_sizes(plan.widths, 1)
     values = []
-    for x, column, at in zip(pieces, plan.columns, plan.slices, strict=True):
+    for x, column, at, scale, offset in zip(
+        pieces, plan.columns, plan.slices, plan.scales, plan.offsets, strict=True
+    ):
         if column is not None:
             assert categorical is not None
             log_p = x.log_softmax(1)
@@ -138,23 +133,18 @@ def few_codes_loss(
         else:
             assert continuous is not None
             c = continuous if at is None else continuous[:, at]
-            value = F.mse_loss(x, c)
+            value = torch.add(offset, F.mse_loss(x, c), alpha=scale)
         values.append(value)
     total = None
-    for value, scale, weight in zip(values, plan.scales, plan.weights, strict=True):
-        factor = scale * weight
+    for value, weight in zip(values, plan.weights, strict=True):
         if total is None:
-            total = value if factor == 1 else value * factor
+            total = value if weight == 1 else value * weight
         else:
-            total = torch.add(total, value, alpha=factor)
+            total = torch.add(total, value, alpha=weight)
     assert total is not None
-    if plan.constant:
-        total = total + plan.constant
     if len(values) == 1:
-        per_code = values[0].detach().view(1)
-        return total, per_code if plan.plain else torch.addcmul(plan.offset, per_code, plan.scale)
-    per_code = torch.stack([value.detach() for value in values])
-    return total, torch.addcmul(plan.offset, per_code, plan.scale)
+        return total, values[0].detach().view(1)
+    return total, torch.stack([value.detach() for value in values])
 
 
 def _is_ordinary(x: object) -> TypeGuard[Tensor]:
@@ -162,8 +152,9 @@ def _is_ordinary(x: object) -> TypeGuard[Tensor]:
     return isinstance(x, Tensor) and type(x) in _ORDINARY and x.is_cpu and not x.is_inference()
 
 
-def _fit(heads: Sequence[object], widths: list[int], batch: int, dtype: torch.dtype) -> bool:
+def _fit(heads: Sequence[object], widths: list[int], first: Tensor) -> bool:
     """Return True if heads are ordinary tensors [batch, width] of one dtype."""
+    batch, dtype = first.shape[0], first.dtype
     return len(heads) == len(widths) and all(
         _is_ordinary(x) and x.dtype is dtype and x.shape == (batch, width)
         for x, width in zip(heads, widths, strict=True)
