@@ -46,6 +46,7 @@ def test_an_example_runs(name, tmp_path):
     assert (run / "checkpoints" / "step-00000020").is_dir()
 
 
+@pytest.mark.slow
 def test_a_run_becomes_a_labelled_set_that_data_reads(small_run, tmp_path):
     out = tmp_path / "drawn.npz"
     arguments = [str(small_run), str(out), "--count", "600", "--seed", "3"]

@@ -112,6 +112,7 @@ def test_the_whole_table_is_what_the_readme_says(tmp_path: Path) -> None:
 # What is in the compiled code
 
 
+@pytest.mark.quick_cases(2)
 def test_offsets_of_rows_have_64_bits(compiled: Compiled) -> None:
     pointers = {"information": ("q", "dq", "cat", "cont"), "information and": ("logit", "dlogit")}
     for kernel, names in pointers.items():

@@ -101,6 +101,7 @@ def test_half_weights_halve_the_file_and_cost_at_most_a_grey_level(
     assert np.abs(levels[0] - levels[1]).max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("networks", ["conv", "trained"])
 def test_integer_weights_keep_pixels_to_a_grey_level_and_codes_to_two_hundredths(
     networks: str, small_run: Path
@@ -131,6 +132,7 @@ def test_integer_weights_keep_pixels_to_a_grey_level_and_codes_to_two_hundredths
         np.testing.assert_allclose(theirs, ours.numpy(), atol=bound, rtol=0, err_msg=name)
 
 
+@pytest.mark.slow
 def test_weights_that_integers_do_not_hold_are_stored_as_fp16(
     small_run: Path, monkeypatch: pytest.MonkeyPatch
 ):
