@@ -74,5 +74,6 @@ print([name for name in LAZY if name in sys.modules])
 """
 
 
+@pytest.mark.slow
 def test_what_only_some_sets_and_the_evaluation_need_is_imported_when_they_need_it():
     assert run(f"LAZY = {LAZY}{TRAIN}") == "[]\n"

@@ -106,6 +106,7 @@ def test_two_gloo_ranks_are_really_two(data: Path, tmp_path: Path, launcher: str
     assert record["images"] == 6 * 16 * 2
 
 
+@pytest.mark.slow
 def test_a_launch_that_would_silently_run_one_rank_is_refused(data: Path, tmp_path: Path) -> None:
     launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2")
     process = launch(*launcher, *TRAIN, *command(data, tmp_path / "run", "--steps", "2"))

@@ -482,6 +482,7 @@ def lost(text: str) -> str:
     return line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dead", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_rank_that_is_killed_ends_the_other_with_1_and_one_line_and_the_run_goes_on(
     data: Path, tmp_path: Path, dead: int

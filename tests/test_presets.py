@@ -306,7 +306,7 @@ def small(name: str, mode: StepMode = "alternating") -> TrainConfig:
 
 
 class TestTraining:
-    @pytest.mark.quick_cases(4)
+    @pytest.mark.quick_cases(2)
     @pytest.mark.parametrize("mode", ["alternating", "shared"])
     @pytest.mark.parametrize("precision", ["no", "bf16"])
     @pytest.mark.parametrize("name", [*QUICK, *LONG])

@@ -78,7 +78,7 @@ def test_a_closed_streams_number_is_not_given_to_the_next_file(tmp_path: Path) -
         assert (tmp_path / "file").read_text() == ""
 
 
-@pytest.mark.quick_cases(2)
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("redirections", "env"),
     [

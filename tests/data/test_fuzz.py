@@ -130,6 +130,7 @@ def campaign(kind: str, root: Path, n: int) -> int:
     return sound_images
 
 
+@pytest.mark.quick_cases(8)
 @pytest.mark.parametrize("kind", SEEDS)
 def test_damage_gives_images_or_one_line_with_the_files_name(tmp_path: Path, kind: str) -> None:
     spec, name, make = SEEDS[kind]

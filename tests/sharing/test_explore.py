@@ -55,6 +55,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Pages:
     return Pages(tmp_path_factory.mktemp("pages"), channels=1)
 
 
+@pytest.mark.slow
 def test_the_page_loads_nothing_from_elsewhere(pages: Pages):
     text = pages.file.read_text("utf-16")
     markup = re.sub(r"<script\b[^>]*>.*?</script>", "", text, flags=re.DOTALL)

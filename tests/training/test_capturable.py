@@ -87,7 +87,7 @@ def update(step: Step, metrics: Metrics, real: Tensor, number: Tensor) -> None:
     metrics.add(1, *step._update(number, real, step.active(1)))
 
 
-@pytest.mark.quick_cases(2)
+@pytest.mark.quick_cases(1)
 def test_an_update_touches_the_same_memory_in_the_same_order_every_time(warm):
     step, metrics, real, number = warm
     seen = []
@@ -100,7 +100,7 @@ def test_an_update_touches_the_same_memory_in_the_same_order_every_time(warm):
     assert seen[0] == seen[1] == seen[2]
 
 
-@pytest.mark.quick_cases(2)
+@pytest.mark.quick_cases(1)
 def test_an_update_allocates_nothing_that_outlives_it(warm):
     step, metrics, real, number = warm
     before = living()

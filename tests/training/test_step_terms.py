@@ -32,7 +32,7 @@ TOGETHER: dict[str, Any] = {
 }
 
 
-@pytest.mark.quick_cases(6)
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("option", OPTIONS, ids=str)
 def test_updates_in_bf16_stay_finite_and_differ_by_the_option(cpu_ranks, mode, option):
