@@ -103,7 +103,7 @@ def few_codes_loss(
     if not heads:
         return None
     first = heads[0]
-    if not _is_ordinary(first) or first.dtype not in (torch.float32, torch.float64):
+    if not is_ordinary(first) or first.dtype not in (torch.float32, torch.float64):
         return None
     plan = _plan(spec, sigma, first.dtype)
     if plan is None or (joined and (len(plan.widths) > MAX_CODES or plan.alike)):
@@ -147,8 +147,11 @@ def few_codes_loss(
     return total, torch.stack([value.detach() for value in values])
 
 
-def _is_ordinary(x: object) -> TypeGuard[Tensor]:
-    # no subclass; an inference tensor cannot be saved for a derivative
+def is_ordinary(x: object) -> TypeGuard[Tensor]:
+    """Return True for a CPU tensor that is no subclass, such as a fake tensor.
+
+    An inference tensor is none either: it cannot be saved for a derivative.
+    """
     return isinstance(x, Tensor) and type(x) in _ORDINARY and x.is_cpu and not x.is_inference()
 
 
@@ -156,7 +159,7 @@ def _fit(heads: Sequence[object], widths: list[int], first: Tensor) -> bool:
     """Return True if heads are ordinary tensors [batch, width] of one dtype."""
     batch, dtype = first.shape[0], first.dtype
     return len(heads) == len(widths) and all(
-        _is_ordinary(x) and x.dtype is dtype and x.shape == (batch, width)
+        is_ordinary(x) and x.dtype is dtype and x.shape == (batch, width)
         for x, width in zip(heads, widths, strict=True)
     )
 
@@ -166,7 +169,7 @@ def _fits(targets: Tensor | None, batch: int, columns: int, dtype: torch.dtype) 
     if targets is None:
         return not columns
     return (
-        _is_ordinary(targets)
+        is_ordinary(targets)
         and targets.shape == (batch, columns)
         and (targets.dtype is dtype or not columns)
         and not targets.requires_grad

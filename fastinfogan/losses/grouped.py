@@ -20,11 +20,12 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import forward_ad
 
 from ..latents import Angle, Bernoulli, Categorical, Gaussian, LatentSpec, Uniform
 from ..latents.codes import LOG_2PI
+from .few_codes import is_ordinary
 from .reference import (
     LOG_I0_OF_1,
     LOG_VARIANCE_LIMIT,
@@ -115,22 +116,17 @@ def applies(inputs: Inputs) -> bool:
     q, _, categorical, continuous, weights = inputs[:5]
     return (
         not torch.compiler.is_compiling()
-        and _is_ordinary(q)
-        and _is_ordinary(categorical)
-        and _is_ordinary(continuous)
+        and is_ordinary(q)
+        and is_ordinary(categorical)
+        and is_ordinary(continuous)
         and not is_soft(inputs)
         and not continuous.requires_grad
-        and (inputs.labelled is None or _is_ordinary(inputs.labelled))
-        and (weights is None or (_is_ordinary(weights) and not weights.requires_grad))
+        and (inputs.labelled is None or is_ordinary(inputs.labelled))
+        and (weights is None or (is_ordinary(weights) and not weights.requires_grad))
         and q.shape[0] > 0
         and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0
     )
-
-
-def _is_ordinary(t: Tensor) -> bool:
-    # no subclass, such as a fake tensor; an inference tensor cannot be saved for a derivative
-    return t.is_cpu and type(t) in (Tensor, nn.Parameter) and not t.is_inference()
 
 
 def grouped_loss(inputs: Inputs) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 Defaults that are meant to be safe, not tuned to a set: SVHN's networks; the hinge loss, which keeps
 D from running ahead of G; a ten-way code and two continuous ones. No spectral normalisation: it
-bounds Q's slope too, and on letters of 12×12 pixels no code was told after 240 updates of 32 (0.00
+bounds Q's slope too, and on letters of 12×12 pixels Q knew no code after 240 updates of 32 (0.00
 nats of the ten-way code, 1.56 without it, one run each). The averaged generator's pictures were
 worse without it then (Fréchet distance 156 against 96); longer runs have not been compared. The
 ten-way code must give a picture and a copy of it the same category (`invariance`), where the copy

@@ -139,17 +139,15 @@ def test_damage_gives_images_or_one_line_with_the_files_name(tmp_path: Path, kin
     assert read(spec, tmp_path / name)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", SEEDS)
+@pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param(LONG, marks=pytest.mark.slow),
+        pytest.param(CAMPAIGN, marks=pytest.mark.chaos),
+    ],
+)
 def test_much_damage_gives_images_or_one_line_with_the_files_name(
-    tmp_path: Path, kind: str
+    tmp_path: Path, kind: str, files: int
 ) -> None:
-    campaign(kind, tmp_path, LONG)
-
-
-@pytest.mark.chaos
-@pytest.mark.parametrize("kind", SEEDS)
-def test_a_campaign_of_damage_gives_images_or_one_line_with_the_files_name(
-    tmp_path: Path, kind: str
-) -> None:
-    campaign(kind, tmp_path, CAMPAIGN)
+    campaign(kind, tmp_path, files)
