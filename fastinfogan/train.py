@@ -11,7 +11,6 @@ if __name__ == "__main__":  # before torch, and what may not be installed, are i
 
 from .cli import given_in, guarded, parse
 from .evaluation.hooks import HOOKS
-from .presets.adapting import adapted
 from .runs.loop import run
 
 
@@ -21,8 +20,7 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _train(args: list[str] | None) -> int:
-    config, notes = adapted(parse(args), given_in(args))
-    return run(config, HOOKS, notes=notes)
+    return run(parse(args), HOOKS, given=given_in(args))
 
 
 if __name__ == "__main__":

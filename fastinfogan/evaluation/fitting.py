@@ -11,7 +11,6 @@ from ..data.memory import NAME, from_memory
 from ..errors import UserError
 from ..options import nearest, register
 from ..presets import PRESETS
-from ..presets.adapting import adapted
 from ..runs.folder import Loaded, load
 from ..runs.loop import STOPPED, Callback, Splits, run
 from ..terms import Term
@@ -82,9 +81,8 @@ def fit(
     config, given = config.with_options(**options), given_by(options)
     if splits is not None:
         _check_size(config, splits)
-    config, notes = adapted(config, given)
     code = run(
-        config, HOOKS, splits=splits, callbacks=callbacks, in_callers_process=True, notes=notes
+        config, HOOKS, splits=splits, callbacks=callbacks, in_callers_process=True, given=given
     )
     received = code - 128 if code else 0
     if received == signal.SIGINT:

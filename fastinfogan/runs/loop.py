@@ -28,6 +28,7 @@ from ..latents import LatentSpec
 from ..losses import info_loss
 from ..networks import Generator
 from ..parallel import Ranks, StopSignal
+from ..presets.adapting import adapted
 from ..training import metrics
 from ..training.cost import cost_line
 from ..training.metrics import Metrics, Stopwatch
@@ -64,41 +65,51 @@ def run(
     splits: Splits | None = None,
     callbacks: Sequence[Callback] = (),
     in_callers_process: bool = False,
-    notes: Sequence[str] = (),
+    given: frozenset[str] = frozenset(),
 ) -> int:
     """Run or resume the training that `config` describes, and return its exit code.
 
     Args:
-        config: the configuration, not yet checked.
+        config: the configuration, not yet adapted to its data, nor checked.
         hooks: pictures and evaluation.
         splits: the images, where `config.data.data` does not name a set to read.
         callbacks: called as callback(step, record) at each log interval; one that returns True
             stops the run after saving. A KeyboardInterrupt from one saves, then goes on.
         in_callers_process: leave process-wide settings as they are: Accelerate's state, unless
             several ranks were launched, and the number of threads, unless --threads says one.
-        notes: lines to print at the start.
+        given: the spellings of the options that were given; adapting changes none of them.
     """
-    check(config)
-    parse_trackers(config.logging.track)
-    choice, stand_in = data.choose(config.data.data) if splits is None else (config.data.data, "")
-    config = config.with_options(data=data.absolute(choice))
-    if config.resume not in ("auto", "never"):
-        config = config.with_options(resume=str(Path(config.resume).expanduser().resolve()))
     stop = StopSignal()
     cpu = device.use_cpu()
     precision, reason = device.choose_precision(config.precision, cpu)
     start = parallel.start_alone if in_callers_process and parallel.is_alone() else parallel.start
     ranks = start(device.accelerate_name(precision), cpu)
     try:
+        # With the other ranks, who would wait for one that fails before it joins them.
+        config, notes = ranks.on_all(lambda: _prepare(config, given, in_memory=splits is not None))
         threads = config.threads or (0 if in_callers_process else device.cpu_threads())
         if threads:
             torch.set_num_threads(threads)
         environment = device.environment(ranks.device, precision, reason, ranks.world_size)
-        for line in filter(None, (*notes, stand_in)) if ranks.is_main else ():
+        for line in notes if ranks.is_main else ():
             say(line)
         return Training(config, ranks, stop, environment, hooks, splits, callbacks).run()
     finally:
         ranks.close()
+
+
+def _prepare(
+    config: TrainConfig, given: frozenset[str], in_memory: bool
+) -> tuple[TrainConfig, list[str]]:
+    """Return the configuration that is trained, with absolute paths, and lines to print."""
+    config, notes = adapted(config, given)
+    check(config)
+    parse_trackers(config.logging.track)
+    choice, stand_in = (config.data.data, "") if in_memory else data.choose(config.data.data)
+    config = config.with_options(data=data.absolute(choice))
+    if config.resume not in ("auto", "never"):
+        config = config.with_options(resume=str(Path(config.resume).expanduser().resolve()))
+    return config, [*notes, *filter(None, [stand_in])]
 
 
 class Training:
