@@ -11,8 +11,8 @@ Runs from a bare checkout; what it needs is torch, triton, accelerate and matplo
 5. launches of all these, counted last because the profiler may go on costing time.
 
 A table comes last; report.json, report.txt and report.png go to --out. A failed check or section
-makes the exit status 1, and the rest still runs. --dry-run walks every path on the CPU with tiny
-sizes and Triton's interpreter, and gives no number.
+makes the exit status 1, and the rest still runs. --only runs some of the sections. --dry-run
+walks every path on the CPU with tiny sizes and Triton's interpreter, and gives no number.
 """
 
 from __future__ import annotations
@@ -220,9 +220,13 @@ def sampler(machine: Machine, budget: Budget, report: Report) -> None:
             report["sampler"].append({"layout": name, "batch": batch, "way": way, **row})
 
 
+def _rows(report: Report) -> list[Report]:
+    return [row for name in ("step", "kernels", "sampler") for row in report[name]]
+
+
 def launches(machine: Machine, budget: Budget, report: Report) -> None:
     """Replace each row's `launches`, so far a call to be made, by its result."""
-    rows = [row for name in ("step", "kernels", "sampler") for row in report[name]]
+    rows = _rows(report)
     counts = [row.pop("launches") for row in rows]
     for row in rows:
         row["launches"] = None
@@ -266,6 +270,9 @@ def main() -> int:
     parser.add_argument(
         "--seconds", type=float, default=SECONDS, help="after which what is optional is left out"
     )
+    parser.add_argument(
+        "--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="run these sections"
+    )
     options = parser.parse_args()
     dry: bool = options.dry_run
     if not dry and not torch.cuda.is_available():
@@ -288,7 +295,8 @@ def main() -> int:
     report["header"] |= {"busy_percent_before": busy, "seconds": options.seconds}
     report |= {"failures": [], "skipped": budget.skipped, "elapsed_s": None}
     report |= {name: [] for name in SECTIONS}
-    for name, (title, section) in SECTIONS.items():
+    for name in filter(options.only.__contains__, SECTIONS):
+        title, section = SECTIONS[name]
         print(title if dry else f"{title}, {budget.spent():.0f} s", flush=True)
         try:
             section(machine, budget, report)
@@ -298,6 +306,9 @@ def main() -> int:
         report["elapsed_s"] = None if dry else round(budget.spent())
         # after each section: a hang later on must not cost what is known
         (out / "report.json").write_text(json.dumps(plain(report), indent=1, ensure_ascii=False))
+    if "launch_checks" not in options.only:
+        for row in _rows(report):
+            row["launches"] = None
     tables = format_tables(report)
     (out / "report.txt").write_text(tables)
     draw_plot(report, out / "report.png")

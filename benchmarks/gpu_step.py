@@ -26,7 +26,7 @@ from gpu_timing import (
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from fastinfogan import parallel
+from fastinfogan import device, parallel
 from fastinfogan.config import TrainConfig
 from fastinfogan.presets import PRESETS
 from fastinfogan.training.policy import Policy
@@ -64,6 +64,9 @@ class Section:
         self.machine, self.report, self.ranks, self.batch = machine, report, ranks, batch
         real = torch.rand(batch, 1, 28, 28, device=ranks.device)
         self.real = real.contiguous(memory_format=torch.channels_last)
+        # In a dry run the CPU's own precision: emulated bf16 takes ten times as long.
+        slow = machine.dry and device.choose_precision("auto", True)[0] != "bf16"
+        self.dtype = torch.float32 if slow else torch.bfloat16
         self.calls: dict[str, list[Call]] = {}
         self.rows: list[Report] = []
 
@@ -89,14 +92,14 @@ class Section:
     def eager(self, kind: type[Step], backend: str, way: str) -> None:
         """The alternating step with other parts."""
         config, base = self.config("alternating", backend), allocated_bytes(self.machine)
-        step = kind(config, config.spec(), self.ranks, Policy(torch.bfloat16))
+        step = kind(config, config.spec(), self.ranks, Policy(self.dtype))
         call = partial(step, 0, self.real)
         self.add(config.execution.step, way, call, peak_bytes(self.machine, call, base), None)
 
     def modes(self, mode: str, compiled: bool) -> None:
         """The step, and the same step captured."""
         config, base = self.config(mode), allocated_bytes(self.machine)
-        policy = Policy(torch.bfloat16, compile=compiled, capture=True)
+        policy = Policy(self.dtype, compile=compiled, capture=True)
         step = Step(config, config.spec(), self.ranks, policy)
         plain = partial(step._update, 0, self.real, step.active(0))
         replayed = partial(step, 0, self.real)
@@ -119,7 +122,7 @@ class Section:
     def same_as_eager(self, step: Step, machine: Machine) -> str:
         """A replayed update from the same state is as near to one in fp32 as an eager one is."""
         config, copies = step.config, []
-        for dtype in (torch.float32, torch.bfloat16):
+        for dtype in (torch.float32, self.dtype):
             twin = Step(config, config.spec(), self.ranks, Policy(dtype))
             with torch.no_grad():
                 for a, b in zip(_kept(twin), _kept(step), strict=True):
