@@ -59,7 +59,7 @@ class GrowthConfig:
     """Turns of each point; starts of each command are 3 at most."""
     images: int = 256
     """Images a turn: at least one update."""
-    out: Path = Path("docs")
+    out: Path = Path("docs/notes")
     """Folder of growth.md and the plots."""
     quick: bool = False
     """Tiny points, two rounds: for a test."""

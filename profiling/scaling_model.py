@@ -1,7 +1,7 @@
 """A model of data parallelism's cost on many GPUs: `python profiling/scaling_model.py`.
 
-A model, not a measurement: prints the tables of docs/scaling.md from the constants below. Every
-rank has its own batch of B images, and N ranks should take no longer than one:
+A model, not a measurement: prints the tables of docs/notes/scaling.md from the constants below.
+Every rank has its own batch of B images, and N ranks should take no longer than one:
 
     efficiency(B) = step(B) / (step(B) + exposed_D(B) + exposed_G)
 
@@ -98,7 +98,7 @@ def parameters() -> tuple[int, int]:
 
 
 def tables() -> str:
-    """docs/scaling.md's tables, in Markdown."""
+    """docs/notes/scaling.md's tables, in Markdown."""
     d_count, g_count = parameters()
     d_bytes, g_bytes = BYTES * d_count, BYTES * g_count
     lines = [

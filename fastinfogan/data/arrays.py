@@ -125,7 +125,8 @@ def open_npy(path: Path, scattered: bool = False) -> NDArray[Any]:
     """Map a .npy file for reading. Raises UserError where it is not one, or not whole.
 
     `scattered`: the system shall not read ahead around each row. On a disk that reads 8 MiB ahead,
-    128 rows of a 20 GB file took 1 ms, and 200 to 480 ms without this word (docs/streaming.md).
+    128 rows of a 20 GB file took 1 ms, and 200 to 480 ms without this word
+    (docs/notes/streaming.md).
     """
     if not path.is_file():
         raise UserError(f"--data npy:{path}: no such file")

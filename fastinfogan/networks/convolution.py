@@ -5,8 +5,8 @@ In bf16 on a CPU the convolutions take some of their gradients by other products
 whatever has few channels on the side of the image. In a graph that is compiled for a GPU, a
 convolution with few channels is a product of patches, which the compiler lays out and folds within
 its own kernels: on NVIDIA's, cuDNN turned whole maps to another layout and back for it
-(docs/performance.md; AMD's have not been measured). The results are the same to rounding. All other
-passes (on a CPU another dtype or a graph that is being compiled, a gradient to be differentiated
+(docs/notes/performance.md; AMD's have not been measured). The results are the same to rounding. All
+other passes (on a CPU another dtype or a graph that is being compiled, a gradient to be differentiated
 again) are PyTorch's.
 """
 

@@ -2,7 +2,7 @@
 
 What a garment is does not change with its brightness, nor by being turned a little, stretched or
 moved. Stretched by a third: shoes else part by the height of their heels and shafts, not by their
-kind. Mirroring is not among the warps: all shoes of the set point one way (docs/quality.md).
+kind. Mirroring is not among the warps: all shoes of the set point one way (docs/notes/quality.md).
 2,500 updates: with as many as `mnist` has, the accuracy gained nothing after the first 900.
 """
 

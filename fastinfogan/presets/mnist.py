@@ -1,4 +1,4 @@
-"""MNIST, our best recipe: the paper's, and information on real images (docs/quality.md).
+"""MNIST, our best recipe: the paper's, and information on real images (docs/notes/quality.md).
 
 The paper's information loss is at its ceiling long before the categories are the digits, for
 nothing in it looks at real images. Four additions, none of which sees a label, and none of which

@@ -29,7 +29,7 @@ from .warp import Warp, WarpedCopies, parse_warp
 
 # Categories start nearly equal, where mutual information is flat: one split grows, the others
 # follow slowly or never, and digits stay together. Sharper predictions and a greater weight on
-# using all categories start all of them at once (docs/quality.md has the figures).
+# using all categories start all of them at once (docs/notes/quality.md has the figures).
 SHARPNESS = 10.0  # multiplies the logits
 BALANCE = 2.0  # weight of the categories' entropy; 1 is the mutual information itself
 _EPSILON = 1e-10

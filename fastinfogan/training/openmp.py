@@ -3,7 +3,7 @@
 Threads that wait for each other spin on their cores. Where another process wants a core, a spinning
 thread keeps the one that it waits for from running: with one busy process on two cores, throughput
 fell to a third. GNU OpenMP spins a hundred thousand to billions of times by default; after a
-thousand it sleeps, which costs some 3 % on an idle machine (docs/growth.md).
+thousand it sleeps, which costs some 3 % on an idle machine (docs/notes/growth.md).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from ..parallel import Ranks
 from ..terms.protocol import Term
 
 # Images of a rank's run from which it is compiled. That takes 30 to 40 s, which on an H200 pays
-# after 7 to 24 million images (docs/performance.md); on slower GPUs it should be fewer.
+# after 7 to 24 million images (docs/notes/performance.md); on slower GPUs it should be fewer.
 COMPILE_FROM = 10_000_000
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # Accelerate's names
 

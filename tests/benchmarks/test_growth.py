@@ -71,7 +71,7 @@ def test_a_new_table_leaves_the_words_around_it(growth: ModuleType) -> None:
 
 @pytest.mark.parametrize("family", ["batch", "side", "codes", "contention", "malloc"])
 def test_the_document_has_a_row_for_every_point(growth: ModuleType, family: str) -> None:
-    document = (ROOT / "docs" / "growth.md").read_text()
+    document = (ROOT / "docs" / "notes" / "growth.md").read_text()
     (block,) = re.findall(rf"<!-- growth.py {family} -->\n(.*?)\n<!-- end -->", document, re.S)
     rows = [line for line in block.splitlines() if line.startswith("| ")]
     assert len(rows) == 2 + len(growth.points(family, False))

@@ -1,4 +1,4 @@
-"""docs/scaling.md says what its scripts print."""
+"""docs/notes/scaling.md says what its scripts print."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DOC = (ROOT / "docs" / "scaling.md").read_text()
+DOC = (ROOT / "docs" / "notes" / "scaling.md").read_text()
 
 
 @pytest.fixture(scope="module")
