@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ..latents import Bernoulli, Categorical, LatentBatch, LatentSpec
 from ..latents.heads import Heads
@@ -17,6 +18,11 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 Weights = Tensor | Sequence[float]
 SUM_TOLERANCE = 1e-2  # of a soft row's probabilities, which may be bf16's
+
+
+def is_transformed() -> bool:
+    """Return True while a transform of torch.func or forward-mode differentiation is under way."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def mismatch(what: str, expected: object, got: object, advice: str = "") -> ValueError:

@@ -18,27 +18,39 @@ from typing import NamedTuple, TypeGuard
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from ..latents import Categorical, Gaussian, LatentBatch, LatentSpec, Uniform
 from ..latents.codes import LOG_2PI
 from ..latents.heads import Heads
+from .checks import is_transformed
 
 MAX_CODES = 2  # of one tensor q, beyond which the grouped loss has fewer operations
 MAX_HEADS = 4  # of heads that are tensors of their own, which the grouped loss would first join
-NO_CLASS = -(2**63)  # for nll_loss, which by default leaves out the class -100
+# The class that cross_entropy leaves out, by default -100: a number that no label is, and no
+# conversion to int64 gives, as that of NaN gives -2⁶³.
+NO_CLASS = -0x5EED_C0DE_0DD5_1DE5
 _ORDINARY = (Tensor, nn.Parameter)
+_MEAN = 1  # PyTorch's number of the reduction
+# F.mse_loss without what it does for shapes that differ
+_mse = getattr(torch._C._nn, "mse_loss", lambda x, c, _: F.mse_loss(x, c))
+
+
+class _Code(NamedTuple):
+    """One code, with NLL = offset + scale · mean squared error for a continuous one."""
+
+    width: int  # in q
+    column: int | None  # in `categorical`; None for a continuous code
+    columns: slice | None  # in `continuous`; None: all of it
+    scale: float
+    offset: Tensor  # scalar
+    weight: float
 
 
 class _Plan(NamedTuple):
-    """The layout of a spec, and NLL = offset + scale · mean squared error."""
+    """The layout of a spec."""
 
-    widths: list[int]  # of each code in q
-    columns: list[int | None]  # of each code in `categorical`; None for a continuous code
-    slices: list[slice | None]  # of each code in `continuous`; None: all of it
-    scales: list[float]
-    offsets: list[Tensor]  # scalars
-    weights: list[float]
+    codes: list[_Code]
+    widths: list[int]
     alike: bool  # two continuous codes, which the grouped loss takes at once
 
 
@@ -47,31 +59,21 @@ def _plan(spec: LatentSpec, sigma: float, dtype: torch.dtype) -> _Plan | None:
     """Return the plan of a spec; None for a spec that is not taken."""
     if len(spec.codes) > MAX_HEADS or not 0 < sigma < math.inf:
         return None
-    columns: list[int | None] = []
-    slices: list[slice | None] = []
-    scales, offsets = [], []
+    codes = []
     for code, _, target in spec.slots:
+        column, columns, scale, offset = None, None, 1.0, 0.0
         if isinstance(code, Categorical):
-            columns.append(target.start)
-            slices.append(None)
-            scales.append(1.0)
-            offsets.append(0.0)
+            column = target.start
         elif isinstance(code, Uniform | Gaussian) and code.sigma == "fixed":
-            columns.append(None)
-            slices.append(None if target == slice(0, spec.n_cont) else target)
-            scales.append(0.5 * code.dim / sigma**2)
-            offsets.append(code.dim * (0.5 * LOG_2PI + math.log(sigma)))
+            columns = None if target == slice(0, spec.n_cont) else target
+            scale = 0.5 * code.dim / sigma**2
+            offset = code.dim * (0.5 * LOG_2PI + math.log(sigma))
         else:
             return None
-    return _Plan(
-        [code.q_dim for code in spec.codes],
-        columns,
-        slices,
-        scales,
-        [torch.tensor(offset, dtype=dtype, device="cpu") for offset in offsets],
-        [code.weight for code in spec.codes],
-        len(columns) > 1 and not any(column is not None for column in columns),
-    )
+        constant = torch.tensor(offset, dtype=dtype, device="cpu")
+        codes.append(_Code(code.q_dim, column, columns, scale, constant, code.weight))
+    continuous = all(code.column is None for code in codes)
+    return _Plan(codes, [code.width for code in codes], len(codes) > 1 and continuous)
 
 
 def few_codes_loss(
@@ -82,9 +84,7 @@ def few_codes_loss(
     sigma: float,
 ) -> tuple[Tensor, Tensor] | None:
     """Return (total, NLL per code) as `info_loss` does by default; None if not taken here."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return None
-    if forward_ad._current_level >= 0:
+    if torch.compiler.is_compiling() or is_transformed():
         return None
     if isinstance(categorical, LatentBatch):
         if continuous is not None:
@@ -93,58 +93,55 @@ def few_codes_loss(
     if type(spec) is not LatentSpec or type(sigma) is not float:
         return None
     joined = isinstance(q, Tensor)
-    heads: Sequence[object] = ()
+    pieces: Sequence[object] = ()
     if joined:
-        heads = (q,)
+        pieces = (q,)
     elif type(q) is list:
-        heads = q
+        pieces = q
     elif type(q) is dict and len(q) == len(spec.codes):
-        heads = [q.get(name) for name in spec.names]
-    if not heads:
+        pieces = [q.get(name) for name in spec.names]
+    first = pieces[0] if pieces else None
+    if not is_ordinary(first) or first.ndim != 2:
         return None
-    first = heads[0]
-    if not is_ordinary(first) or first.dtype not in (torch.float32, torch.float64):
+    dtype, batch = first.dtype, first.shape[0]
+    if not batch or dtype not in (torch.float32, torch.float64):
         return None
-    plan = _plan(spec, sigma, first.dtype)
-    if plan is None or (joined and (len(plan.widths) > MAX_CODES or plan.alike)):
-        return None
-    batch = first.shape[0] if first.ndim else 0
-    if not (
-        batch
-        and (first.shape == (batch, spec.q_dim) if joined else _fit(heads, plan.widths, first))
-        and _fits(categorical, batch, spec.n_cat, torch.int64)
-        and _fits(continuous, batch, spec.n_cont, first.dtype)
+    plan = _plan(spec, sigma, dtype)
+    if plan is None or not (
+        _fits(categorical, batch, spec.n_cat, torch.int64)
+        and _fits(continuous, batch, spec.n_cont, dtype)
     ):
         return None
-    pieces: Sequence[Tensor] = heads  # type: ignore[assignment]  # by `_fit`
-    if joined and len(plan.widths) > 1:
-        pieces = first.split_with_sizes(plan.widths, 1)
-    values = []
-    for x, column, at, scale, offset in zip(
-        pieces, plan.columns, plan.slices, plan.scales, plan.offsets, strict=True
-    ):
+    if joined:
+        if len(plan.codes) > MAX_CODES or plan.alike or first.shape[1] != spec.q_dim:
+            return None
+        if len(plan.codes) > 1:
+            pieces = first.split_with_sizes(plan.widths, 1)
+    elif len(pieces) != len(plan.codes):
+        return None
+    values, total = [], None
+    for x, (width, column, columns, scale, offset, weight) in zip(pieces, plan.codes, strict=True):
+        if not (is_ordinary(x) and x.shape == (batch, width) and x.dtype is dtype):
+            return None
         if column is not None:
             assert categorical is not None
-            log_p = x.log_softmax(1)
             try:
-                value = F.nll_loss(log_p, categorical[:, column], ignore_index=NO_CLASS)
+                value = F.cross_entropy(x, categorical[:, column], ignore_index=NO_CLASS)
             except IndexError:  # a class that does not exist
                 return None
         else:
             assert continuous is not None
-            c = continuous if at is None else continuous[:, at]
-            value = torch.add(offset, F.mse_loss(x, c), alpha=scale)
-        values.append(value)
-    total = None
-    for value, weight in zip(values, plan.weights, strict=True):
+            c = continuous if columns is None else continuous[:, columns]
+            value = torch.add(offset, _mse(x, c, _MEAN), alpha=scale)
+        values.append(value.detach())
         if total is None:
             total = value if weight == 1 else value * weight
+        elif weight == 1:
+            total = total + value
         else:
             total = torch.add(total, value, alpha=weight)
     assert total is not None
-    if len(values) == 1:
-        return total, values[0].detach().view(1)
-    return total, torch.stack([value.detach() for value in values])
+    return total, values[0].view(1) if len(values) == 1 else torch.stack(values)
 
 
 def is_ordinary(x: object) -> TypeGuard[Tensor]:
@@ -153,15 +150,6 @@ def is_ordinary(x: object) -> TypeGuard[Tensor]:
     An inference tensor is none either: it cannot be saved for a derivative.
     """
     return isinstance(x, Tensor) and type(x) in _ORDINARY and x.is_cpu and not x.is_inference()
-
-
-def _fit(heads: Sequence[object], widths: list[int], first: Tensor) -> bool:
-    """Return True if heads are ordinary tensors [batch, width] of one dtype."""
-    batch, dtype = first.shape[0], first.dtype
-    return len(heads) == len(widths) and all(
-        is_ordinary(x) and x.dtype is dtype and x.shape == (batch, width)
-        for x, width in zip(heads, widths, strict=True)
-    )
 
 
 def _fits(targets: Tensor | None, batch: int, columns: int, dtype: torch.dtype) -> bool:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from ..latents import LatentBatch, LatentSpec, Uniform
 from ..latents.codes import LOG_2PI
@@ -25,6 +24,7 @@ from .checks import (
     DTYPES,
     Weights,
     check_values,
+    is_transformed,
     mismatch,
     prepare,
     unpacked,
@@ -295,16 +295,10 @@ def _logit_column(
     return logits.reshape(logits.shape[0])
 
 
-def _transformed() -> bool:
-    """Return whether a transform of torch.func or forward-mode differentiation is under way."""
-    return not torch.compiler.is_compiling() and (
-        torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    )
-
-
 def _choose_backend(inputs: Inputs, backend: Backend) -> Literal["reference", "compiled", "triton"]:
     """Return what runs for these arguments. Raises ValueError where "triton" cannot."""
-    if backend == "reference" or _transformed() or is_soft(inputs):
+    transformed = not torch.compiler.is_compiling() and is_transformed()
+    if backend == "reference" or transformed or is_soft(inputs):
         return "reference"
     if backend == "compiled":
         return backend

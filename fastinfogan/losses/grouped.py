@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from ..latents import Angle, Bernoulli, Categorical, Gaussian, LatentSpec, Uniform
 from ..latents.codes import LOG_2PI
+from .checks import is_transformed
 from .few_codes import is_ordinary
 from .reference import (
     LOG_I0_OF_1,
@@ -124,8 +124,7 @@ def applies(inputs: Inputs) -> bool:
         and (inputs.labelled is None or is_ordinary(inputs.labelled))
         and (weights is None or (is_ordinary(weights) and not weights.requires_grad))
         and q.shape[0] > 0
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
+        and not is_transformed()
     )
 
 

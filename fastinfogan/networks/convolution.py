@@ -5,9 +5,9 @@ In bf16 on a CPU the convolutions take some of their gradients by other products
 whatever has few channels on the side of the image. In a graph that is compiled for a GPU, a
 convolution with few channels is a product of patches, which the compiler lays out and folds within
 its own kernels: on NVIDIA's, cuDNN turned whole maps to another layout and back for it
-(docs/notes/performance.md; AMD's have not been measured). The results are the same to rounding. All
-other passes (on a CPU another dtype or a graph that is being compiled, a gradient to be differentiated
-again) are PyTorch's.
+(docs/notes/performance.md; AMD's have not been measured). The results are the same to rounding.
+All other passes (on a CPU another dtype or a graph that is being compiled, a gradient to be
+differentiated again) are PyTorch's.
 """
 
 from __future__ import annotations

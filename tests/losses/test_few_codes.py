@@ -62,7 +62,7 @@ def test_heads_that_are_tensors_of_their_own_are_not_joined(spec, as_dict, monke
     torch.testing.assert_close(torch.cat(torch.autograd.grad(out.total, heads), 1), wanted)
 
 
-@pytest.mark.parametrize("stray", [-1, -100, 10, 2**62])
+@pytest.mark.parametrize("stray", [-1, -100, 10, 2**62, -(2**63)])
 def test_a_class_that_does_not_exist_is_refused_by_its_code_s_name(stray):
     spec = SPECS["category"]
     q, batch = problem(spec)
