@@ -223,6 +223,12 @@ class LoggingOptions(Group):
         "The project in W&B and trackio, the experiment in MLflow.",
         may_change=True,
     )
+    watch_labels: bool = option(
+        False,
+        "At each log interval, show how many of up to 2,000 labelled test images the codes sort as "
+        "their labels do. Not used in training.",
+        may_change=True,
+    )
 
 
 @dataclass(frozen=True)

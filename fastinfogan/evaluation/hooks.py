@@ -47,4 +47,4 @@ def evaluate(
     measure.write(run, measure.as_written(done, name, result), result["contingency"])
 
 
-HOOKS = Hooks(draw, evaluate)
+HOOKS = Hooks(draw, evaluate, measure.watch)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from .. import data, philox
 from ..data import streaming
+from ..errors import UserError
 from ..latents import Angle, Bernoulli, Categorical, Code, Continuous, LatentSpec
 from ..losses import info_loss, information
 from ..networks import Discriminator, Generator
@@ -33,6 +36,7 @@ MIN_IMAGES = 2000  # below it a Fréchet distance in 128 dimensions means nothin
 MIN_RANDOM = 500  # likewise, in the 64 dimensions of the random features
 MIN_NEIGHBOURS = 100  # for precision, recall, density and coverage
 GENERATED = 10_000
+WATCHED = 2_000  # test images at a log interval
 MAX_REAL = 10_000  # of the test images
 RENDERED = 10_000  # from factors, for the disentanglement scores
 CHUNK = 500
@@ -271,6 +275,26 @@ def score_codes(q: Tensor, spec: LatentSpec, labels: NDArray[np.int64] | None) -
         "matching": clustering.match_labels(counts, names),
         "contingency": {"labels": names.tolist(), "counts": counts.tolist()},
     }
+
+
+def watch(networks: Loaded, splits: Mapping[data.Split, data.Images]) -> float:
+    """Return the code accuracy of D and Q as they are, on up to 2,000 evenly spaced test images.
+
+    Raises UserError where the images have no labels, or the spec no categorical code.
+    """
+    test = splits["test"]
+    if test.labels is None:
+        raise UserError("--watch-labels: the images have no labels; leave it out")
+    rows = streaming.evenly(len(test), WATCHED)
+    labels = test.labels[rows].astype(np.int64)
+    if scored_code(networks.spec, len(np.unique(labels))) is None:
+        raise UserError("--watch-labels: there is no categorical code to sort by; leave it out")
+    discriminator = copy.deepcopy(networks.discriminator).eval()  # training goes on with the other
+    images = torch.from_numpy(test.images[rows])
+    device = next(discriminator.parameters()).device
+    q = read_q(discriminator, images.to(device), networks.generator.image_range)
+    accuracy: float = score_codes(q, networks.spec, labels)["code_accuracy"]
+    return accuracy
 
 
 class _Generated(NamedTuple):

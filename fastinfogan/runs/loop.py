@@ -46,16 +46,18 @@ LogPictures = Callable[[int, dict[str, Any]], None]
 
 
 class Hooks(NamedTuple):
-    """The parts of a run that come from above it; both are called on rank 0.
+    """The parts of a run that come from above it; all are called on rank 0.
 
     Attributes:
         draw: (folder of pictures, updates done, G's average, spec, real images,
             trackers' logging of pictures, if there are trackers).
         evaluate: (run, updates done, name of the data, networks, images, print lines).
+        watch: (networks, images), returns the code accuracy for --watch-labels.
     """
 
     draw: Callable[[Path, int, Generator, LatentSpec, data.Images, LogPictures | None], None]
     evaluate: Callable[[RunDir, int, str, Loaded, Splits, Callable[..., None]], None]
+    watch: Callable[[Loaded, Splits], float]
 
 
 def run(
@@ -234,6 +236,8 @@ class Training:
                 return 0
             self._pictures(start.step)
         else:
+            if config.logging.watch_labels:  # refused now, where it cannot be done
+                self._sorted()
             self._prepare()
             ranks.on_main(lambda: self._track(start.step))
             self._announce(start.step)
@@ -325,12 +329,22 @@ class Training:
         self.metrics.check_finite()
         images = done * self.config.batch_size * self.ranks.world_size
         record = self.metrics.record(done, images, self.watch.rate())
+        if self.config.logging.watch_labels:
+            self.watch.pause()
+            record["code_accuracy"] = self._sorted()
+            self.watch.start()
         if partial:
             record["partial"] = True
         else:
             self.metrics.reset()
         self.ranks.on_main(lambda: self._write_record(record))
         return record
+
+    def _sorted(self) -> float:
+        """Return the code accuracy now, by labels that training does not use."""
+        generator: Any = self.step.ema.module
+        networks = Loaded(generator, self.step.networks.discriminator, self.spec)
+        return self.ranks.on_main(lambda: self.hooks.watch(networks, self.splits))
 
     def _write_record(self, record: dict[str, Any]) -> None:
         metrics.append(self.dir.metrics, record)

@@ -51,6 +51,9 @@ class Progress:
         rate = record["images_per_second"]
         information = record["information_calibrated"]
         bounds = " ".join(f"{n} {information[n]:.2f}" for n in self._names)
+        if "code_accuracy" in record:
+            watched = f"{record['code_accuracy']:.1%} sorted (labels not used in training)"
+            bounds = f"{bounds}, {watched}"
         speed = "" if rate is None else f"{rate:,.0f} images/s, "
         self._bar.set_postfix_str(f"{speed}{self._unit}: {bounds}")
         if self._lines:
