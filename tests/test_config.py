@@ -85,6 +85,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "threads": ("4", 4),
     "track": ("tensorboard", "tensorboard"),
     "project": ("mine", "mine"),
+    "watch_labels": ("", True),  # a flag
     "term": ("my_terms:Term", ("my_terms:Term",)),
 }
 NAMES = list(OTHER)
@@ -107,6 +108,7 @@ FREE = {
     "threads",
     "track",
     "project",
+    "watch_labels",
 }
 
 
