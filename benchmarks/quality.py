@@ -50,6 +50,7 @@ SHOWN = {
     "stroke_width": "width ρ",
     "factorvae": "FactorVAE",
     "mig": "MIG",
+    "rotation_fit": "rotation R",
     "images_per_second": "images/s",
     "seconds": "seconds",
     "peak_mib": "peak MiB",
@@ -187,6 +188,10 @@ def value(record: dict[str, Any], key: str) -> float | None:
     result = record["result"]
     if key in FACTORS:
         return _correlations(result.get("factors") or {}).get(key)
+    if key.startswith("factor "):
+        factor = (result.get("factors") or {}).get(key.removeprefix("factor "), {})
+        rho = factor.get("correlation")
+        return None if rho is None else abs(float(rho))
     found = record.get(key, result.get(key, (result.get("disentanglement") or {}).get(key)))
     if found is None and key.startswith("seconds_to_"):
         # What was not reached counts as later than all that was; what was not timed not at all.
@@ -209,6 +214,12 @@ def _correlations(factors: dict[str, Any]) -> dict[str, float]:
     return dict(zip(FACTORS, max(rhos, key=sum), strict=True)) if rhos else {}
 
 
+def _factors(records: dict[int, dict[str, Any]]) -> dict[str, str]:
+    """Columns of the data's known factors, with their best codes."""
+    names = [n for r in records.values() for n in r["result"].get("factors") or {}]
+    return {f"factor {n}": f"{n} ρ" for n in dict.fromkeys(names) if n not in FACTORS}
+
+
 def records_of(path: Path, name: str) -> dict[int, dict[str, Any]]:
     """The records filed under a name, by seed."""
     lines = path.read_text().splitlines() if path.is_file() else []
@@ -217,9 +228,10 @@ def records_of(path: Path, name: str) -> dict[int, dict[str, Any]]:
 
 def table(records: dict[int, dict[str, Any]]) -> str:
     """Every seed, then median and range, as Markdown."""
-    keys = [k for k in SHOWN if any(value(r, k) is not None for r in records.values())]
+    shown_as = SHOWN | _factors(records)
+    keys = [k for k in shown_as if any(value(r, k) is not None for r in records.values())]
     lines = [
-        "| seed | " + " | ".join(SHOWN[k] for k in keys) + " |",
+        "| seed | " + " | ".join(shown_as[k] for k in keys) + " |",
         "|---" * (len(keys) + 1) + "|",
     ]
 

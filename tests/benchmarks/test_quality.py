@@ -104,3 +104,43 @@ def test_disentanglement_is_shown_where_there_is_any():
     header, *_ = quality.table({0: of}).splitlines()
     assert "FactorVAE | MIG" in header
     assert "FactorVAE" not in quality.table({0: record()})
+
+
+def test_a_factor_s_correlation_is_a_figure_and_a_column():
+    import quality
+
+    factors = {"azimuth": {"correlation": -0.9}, "light": {"correlation": None}}
+    r = record(result={"factors": factors})
+    assert quality.value(r, "factor azimuth") == 0.9
+    assert quality.value(r, "factor light") is None
+    assert quality.value(r, "factor other") is None
+    assert quality.table({0: r}).splitlines()[0] == "| seed | code accuracy | azimuth ρ |"
+
+
+def test_the_page_says_what_is_short_met_and_not_run():
+    import quality_page
+
+    records = [
+        record(seed, name="fashion-mnist", updates=7, recipe={"preset": "fashion-mnist"})
+        | {"result": {"code_accuracy": accuracy}}
+        for seed, accuracy in ((0, 0.7), (1, 0.74), (3, 0.9))
+    ]
+    text = quality_page.section("fashion-mnist", records)
+    assert "7 updates." in text
+    assert "Not run as it ships: seeds 2, 4." in text
+    assert "| code accuracy, median ≥ 0.75 | 0.7400: short by 0.0100, 3 seeds |" in text
+    assert "![Images of fashion-mnist's codes](fashion-mnist.png)" in text
+    assert "not measured |" in quality_page.section("faces", [])
+    lower = quality_page.Target("frechet", "Fréchet", max, 6.0, at_most=True)
+    assert "5.0000: met, 1 seeds" in lower.line({0: record(result={"frechet": 5.0})})
+    records[0]["name"] = "fashion-mnist --warp none"
+    assert "**fashion-mnist --warp none**: 7 updates." in quality_page.section("x", records)
+
+
+def test_the_page_in_the_repository_is_that_of_its_figures():
+    import quality_page
+
+    records = [json.loads(line) for line in quality_page.FIGURES.read_text().splitlines()]
+    assert quality_page.PAGE.read_text() == quality_page.page(records)
+    for picture in quality_page.PICTURES.values():
+        assert (quality_page.PAGE.parent / picture).is_file()

@@ -1,0 +1,146 @@
+"""Page of all measured runs: `python benchmarks/quality_page.py` writes docs/experiments.md.
+
+It is made from docs/quality.jsonl, which benchmarks/quality.py appends to. Each preset has its
+command, all of its seeds, its targets with what was reached, what was not run, and a picture if its
+data may be shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from quality import table, value
+
+from fastinfogan.presets import PRESETS
+
+ROOT = Path(__file__).resolve().parents[1]
+FIGURES, PAGE = ROOT / "docs" / "quality.jsonl", ROOT / "docs" / "experiments.md"
+# Of data that may be shown.
+PICTURES = {
+    "mnist": "mnist-codes.png",
+    "fashion-mnist": "fashion-mnist.png",
+    "dsprites": "dsprites.png",
+}
+INTRODUCTION = """# Every preset: what was run, and what it reached
+
+*Written by `python benchmarks/quality_page.py` from docs/quality.jsonl. The evaluation alone reads
+labels and factors. [Results](results.md) discusses the runs and names their processors.*
+"""
+
+Record = dict[str, Any]
+Statistic = Callable[[Sequence[float]], float]
+
+
+class Target(NamedTuple):
+    """A figure that a preset is to reach over its seeds."""
+
+    key: str  # of `quality.value`
+    words: str
+    statistic: Statistic
+    bound: float
+    at_most: bool = False
+
+    def line(self, records: Mapping[int, Record]) -> str:
+        """Return a row of the table of targets."""
+        sign = "≤" if self.at_most else "≥"
+        goal = f"| {self.words} {sign} {self.bound:g} |"
+        known = [v for r in records.values() if (v := value(r, self.key)) is not None]
+        if not known:
+            return f"{goal} not measured |"
+        reached = self.statistic(known)
+        short = reached - self.bound if self.at_most else self.bound - reached
+        outcome = f"short by {short:.4f}" if short > 0 else "met"
+        return f"{goal} {reached:.4f}: {outcome}, {len(known)} seeds |"
+
+
+class Plan(NamedTuple):
+    """The seeds of a preset that are to be run, and what they are to reach."""
+
+    seeds: int
+    targets: tuple[Target, ...]
+
+
+_RHO = tuple(
+    Target("factor " + factor, f"absolute ρ of the best code with {factor}, every seed", min, bound)
+    for factor, bound in (("azimuth", 0.95), ("elevation", 0.9), ("light_azimuth", 0.9))
+)
+PLANS = {
+    "mnist": Plan(
+        10,
+        (
+            Target("code_accuracy", "code accuracy, median", median, 0.99),
+            Target("code_accuracy", "code accuracy, every seed", min, 0.985),
+            Target("frechet", "Fréchet distance, median", median, 6.0, at_most=True),
+        ),
+    ),
+    "fashion-mnist": Plan(5, (Target("code_accuracy", "code accuracy, median", median, 0.75),)),
+    "faces": Plan(3, _RHO[:1]),
+    "faces-elevation": Plan(3, _RHO[1:2]),
+    "faces-lighting": Plan(3, _RHO[2:]),
+    "chairs": Plan(3, (Target("rotation_fit", "R of the rotation's fit, every seed", min, 0.9),)),
+    "chairs-width": Plan(3, (Target("factor width", "absolute ρ of width, every seed", min, 0.9),)),
+    "svhn": Plan(3, (Target("code_accuracy", "code accuracy, every seed", min, 0.8),)),
+    "dsprites": Plan(
+        3,
+        (
+            Target("factorvae", "FactorVAE, every seed", min, 0.95),
+            Target("mig", "MIG, every seed", min, 0.5),
+        ),
+    ),
+}
+
+
+def preset_of(record: Record) -> str:
+    """Return the preset of a line; the default one is left out of a recipe, and of early lines."""
+    return (record.get("recipe") or {}).get("preset", "mnist")
+
+
+def section(preset: str, records: Sequence[Record]) -> str:
+    """Return a preset's part of the page."""
+    sets: dict[str, dict[int, Record]] = {}
+    for record in records:
+        sets.setdefault(record["name"], {})[record["seed"]] = record
+    lines = [f"## {preset}", "", f"`accelerate launch -m fastinfogan.train {preset} --seed S`", ""]
+    plan, own = PLANS.get(preset), sets.pop(preset, {})
+    if own:
+        lines += [_updates(own), "", table(own), ""]
+    if plan is not None:
+        missing = [str(seed) for seed in range(plan.seeds) if seed not in own]
+        if missing:
+            lines += [f"Not run as it ships: seeds {', '.join(missing)}.", ""]
+        lines += ["| target | reached |", "|---|---|", *(t.line(own) for t in plan.targets), ""]
+    elif not own:
+        lines += ["Not run as it ships.", ""]
+    if preset in PICTURES:
+        lines += [f"![Images of {preset}'s codes]({PICTURES[preset]})", ""]
+    for name, of in sets.items():
+        lines += [f"**{name}**: {_updates(of)}", "", table(of), ""]
+    return "\n".join(lines)
+
+
+def _updates(records: Mapping[int, Record]) -> str:
+    counts = sorted({record["updates"] for record in records.values()})
+    return f"{' or '.join(f'{n:,}' for n in counts)} updates."
+
+
+def page(records: Sequence[Record]) -> str:
+    """Return the page of all presets."""
+    parts = [section(name, [r for r in records if preset_of(r) == name]) for name in PRESETS]
+    return "\n".join((INTRODUCTION, *parts)).rstrip() + "\n"
+
+
+def main() -> None:
+    """Write the page."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    records = [json.loads(line) for line in FIGURES.read_text().splitlines()]
+    PAGE.write_text(page(records), encoding="utf-8")
+    print(f"{PAGE.relative_to(ROOT)}: {len(records)} runs")
+
+
+if __name__ == "__main__":
+    main()
