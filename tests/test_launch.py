@@ -198,7 +198,8 @@ def test_the_console_script_has_the_three_commands(data: Path, tmp_path: Path) -
 @pytest.mark.slow
 def test_400_updates_on_mnist_give_codes_and_pictures(tmp_path: Path) -> None:
     # λ starts at update 200: before that G knows nothing of the code.
-    process = launch(*TRAIN, "--steps", "400", "--out", str(tmp_path))
+    # One thread, as another test may run next to this one.
+    process = launch(*TRAIN, "--steps", "400", "--threads", "1", "--out", str(tmp_path))
     said, errors = process.communicate(timeout=1200)
     assert process.returncode == 0, errors
     result = json.loads((tmp_path / "eval.json").read_text())
