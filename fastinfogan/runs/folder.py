@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +25,8 @@ from . import checkpoint
 from .checkpoint import Checkpoint
 
 LOCK_SECONDS = 10.0
+# Answers of file systems without locks: some network and FUSE mounts.
+_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
 class RunDir:
@@ -47,16 +51,31 @@ class RunDir:
         """Take the folder until the lock is released or collected.
 
         Waits a little: a run that was just interrupted may still be saving, after its launcher is
-        gone. Raises UserError if another has it for longer.
+        gone. Where the file system has no locks, a file that exists while the run does takes their
+        place. Raises UserError if another has the folder for longer.
         """
-        lock = filelock.FileLock(self.path / ".lock")
         with writing(self.path):
             try:
+                lock = self._acquire(filelock.FileLock(self.path / ".lock"))
+            except (NotImplementedError, OSError) as error:
+                if getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
+                    raise
+                lock = self._acquire(filelock.SoftFileLock(self.path / ".in-use"))
+        if isinstance(lock, filelock.SoftFileLock):
+            say(f"{self.path}: the file system has no locks; {lock.lock_file} stands for one")
+        return lock
+
+    def _acquire(self, lock: filelock.BaseFileLock) -> filelock.BaseFileLock:
+        try:
+            with warnings.catch_warnings():  # filelock's own, where it turns to a file by itself
+                warnings.simplefilter("ignore")
                 lock.acquire(timeout=LOCK_SECONDS)
-            except filelock.Timeout:
-                raise UserError(
-                    f"{self.path} is in use by another run; choose another --out"
-                ) from None
+        except filelock.Timeout:
+            is_file = isinstance(lock, filelock.SoftFileLock)
+            more = f", or remove {lock.lock_file} if no run is left" if is_file else ""
+            raise UserError(
+                f"{self.path} is in use by another run; choose another --out{more}"
+            ) from None
         return lock
 
     def read_config(self) -> TrainConfig | None:
