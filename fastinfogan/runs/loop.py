@@ -34,6 +34,7 @@ from ..training.cost import cost_line
 from ..training.metrics import Metrics, Stopwatch
 from ..training.progress import Progress
 from ..training.step import Step
+from ..training.selfcheck import check_layers
 from ..training.tracking import Tracking, parse_trackers
 from . import checkpoint
 from .folder import Loaded, RunDir, write_json
@@ -143,21 +144,36 @@ class Training:
             raise
 
     def _build(self, splits: Splits | None) -> None:
-        config, ranks = self.config, self.ranks
+        ranks = self.ranks
+        images = ranks.on_all(lambda: self._read_images(splits))
+        ranks.agree({"data": images})
+        self.step = self._build_step()
+        self.environment |= self.step.policy.record()
         self.identity = {  # what alters the weights and is not in the configuration
             "precision": self.environment["precision"],
             "world_size": ranks.world_size,
-            "data": ranks.on_all(lambda: self._read_images(splits)),
+            "data": images,
         }
-        ranks.agree({"data": self.identity["data"]})
-        self.step = Step(config, self.spec, ranks)
-        self.environment |= self.step.policy.record()
         self.metrics = Metrics(self.spec, ranks, [term.name for term in self.step.terms])
         self.watch = Stopwatch(ranks.device)
         self.good: Path | None = None  # the last good checkpoint
         self.tracking: Tracking | None = None  # on rank 0, where --track names a tracker
 
     def _try_backend(self) -> None:
+    def _build_step(self) -> Step:
+        """Return the update, in fp32 where this machine computes wrong numbers otherwise."""
+        step = Step(self.config, self.spec, self.ranks)
+        failure = self.ranks.first_failure(check_layers(step))
+        if not failure:
+            return step
+        failed = self.environment["precision"]
+        self.environment |= {
+            "precision": "fp32",
+            "precision_reason": f"{failed} failed the self-check: {failure}",
+            "precision_failed": failed,
+        }
+        return Step(self.config, self.spec, self.ranks, step.policy.in_fp32())
+
         """Refuse now, by a loss of no rows, what would fail in the first update."""
         none = self.spec.sample(0, device=self.ranks.device, seed=0)
         q = torch.zeros(0, self.spec.q_dim, device=self.ranks.device)

@@ -92,7 +92,8 @@ def resume(
         return Start(notes=tuple(notes))
     for name, here in identity.items():
         there = chosen.meta.get(name)
-        if there != here:
+        fell_back = name == "precision" and there == environment.get("precision_failed", here)
+        if there != here and not fell_back:
             raise UserError(
                 f"{chosen.path} was trained with {name} {there}, this run has {name} {here}; "
                 f"give it the same {name}, or choose another --out"

@@ -48,6 +48,10 @@ class Policy:
             "step_reason": self.reason,
         }
 
+    def in_fp32(self) -> Policy:
+        """Return the same policy in fp32, where the precision's numbers are wrong."""
+        return replace(self, dtype=torch.float32)
+
     def without_compile(self, why: str) -> Policy:
         """Return the same policy without the compiler, which failed."""
         return replace(self, compile=False, reason=f"not compiled: {why}")

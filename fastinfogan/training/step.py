@@ -7,7 +7,7 @@ loss terms, and runs one of the three eagerly, compiled or as a captured graph.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -297,10 +297,14 @@ class Step:
     def work(self, active: tuple[str, ...]) -> Work:
         """Return the gradients of updates with these terms, compiled where the policy says so."""
         if active not in self._work:
-            self._work[active] = self._bind(active)
+            self._work[active] = self._bind(active, self.policy.compile)
         return self._work[active]
 
-    def _bind(self, active: tuple[str, ...]) -> Work:
+    def eager_work(self, active: Sequence[str]) -> Work:
+        """Return the gradients of updates with these terms, never compiled."""
+        return self._bind(active, compile=False)
+
+    def _bind(self, active: Sequence[str], compile: bool) -> Work:
         scale: Scale = unscaled if self.scaler is None else self.scaler.scale
         pair = (self.working, self.objective)
         terms = [term for term in self.terms if term.name in active]
@@ -338,7 +342,7 @@ class Step:
                 d_terms=d_terms, d_extras=d_extras, g_terms=g_terms, g_extras=g_extras,
             )  # fmt: skip
 
-        if self.policy.compile:  # one graph each; shapes are fixed, a new one is an error
+        if compile:  # one graph each; shapes are fixed, a new one is an error
             of_d, of_g, of_both = compiled(of_d), compiled(of_g), compiled(of_both)
         return Work(d_terms, g_terms, of_d, of_g, of_both)
 
@@ -453,6 +457,13 @@ class Step:
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
         """Return Adam's moments and counts, live, by name."""
+    def working_modules(self) -> dict[str, nn.Module]:
+        """Return the networks that are computed with, in the run's precision, by name."""
+        modules: dict[str, nn.Module] = self.working._asdict()
+        for term in self.terms:
+            modules |= {name: self._working_modules[own] for name, own in term.modules.items()}
+        return modules
+
         return self.d.tensors() | self.g.tensors()
 
     def average_buffers(self) -> None:
