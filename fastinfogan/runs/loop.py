@@ -33,8 +33,8 @@ from ..training import metrics
 from ..training.cost import cost_line
 from ..training.metrics import Metrics, Stopwatch
 from ..training.progress import Progress
-from ..training.step import Step
 from ..training.selfcheck import check_layers
+from ..training.step import Step
 from ..training.tracking import Tracking, parse_trackers
 from . import checkpoint
 from .folder import Loaded, RunDir, write_json
@@ -159,7 +159,6 @@ class Training:
         self.good: Path | None = None  # the last good checkpoint
         self.tracking: Tracking | None = None  # on rank 0, where --track names a tracker
 
-    def _try_backend(self) -> None:
     def _build_step(self) -> Step:
         """Return the update, in fp32 where this machine computes wrong numbers otherwise."""
         step = Step(self.config, self.spec, self.ranks)
@@ -174,6 +173,7 @@ class Training:
         }
         return Step(self.config, self.spec, self.ranks, step.policy.in_fp32())
 
+    def _try_backend(self) -> None:
         """Refuse now, by a loss of no rows, what would fail in the first update."""
         none = self.spec.sample(0, device=self.ranks.device, seed=0)
         q = torch.zeros(0, self.spec.q_dim, device=self.ranks.device)

@@ -457,14 +457,14 @@ class Step:
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
         """Return Adam's moments and counts, live, by name."""
+        return self.d.tensors() | self.g.tensors()
+
     def working_modules(self) -> dict[str, nn.Module]:
         """Return the networks that are computed with, in the run's precision, by name."""
         modules: dict[str, nn.Module] = self.working._asdict()
         for term in self.terms:
             modules |= {name: self._working_modules[own] for name, own in term.modules.items()}
         return modules
-
-        return self.d.tensors() | self.g.tensors()
 
     def average_buffers(self) -> None:
         """Average BatchNorm's running buffers, which are each rank's own, over the ranks."""
