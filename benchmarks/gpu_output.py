@@ -12,7 +12,7 @@ Report = dict[str, Any]
 
 
 def format_tables(report: Report) -> str:
-    """Everything that was found, as text."""
+    """Return all results as text."""
     return "\n\n".join(
         (
             _header(report),
@@ -81,10 +81,10 @@ def _checks(report: Report) -> str:
     checks = report["correctness"] + report["launch_checks"]
     outcomes = [check["outcome"] for check in checks]
     counts = ", ".join(f"{outcomes.count(o)} {o}" for o in ("passed", "FAILED", "skipped"))
-    told = [
+    lines = [
         f"  {c['outcome']} {c['check']}: {c['detail']}" for c in checks if c["outcome"] != "passed"
     ]
-    return "\n".join([f"Checks: {counts}", *told])
+    return "\n".join([f"Checks: {counts}", *lines])
 
 
 def _losses(report: Report) -> str:

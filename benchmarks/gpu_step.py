@@ -133,7 +133,7 @@ class Section:
         replayed = _outcome(step, self.real)
         seen = []
         for name, true in truth.items():
-            by_graph, by_eager = (_apart(found[name], true) for found in (replayed, eager))
+            by_graph, by_eager = (_apart(gradients[name], true) for gradients in (replayed, eager))
             allowed = TIMES * by_eager + MORE
             assert by_graph <= allowed, (
                 f"{name}: {by_graph:.2g} from fp32, eager {by_eager:.2g}, allowed {allowed:.2g}"
@@ -172,8 +172,8 @@ def _outcome(step: Step, real: Tensor) -> dict[str, Tensor]:
     return out
 
 
-def _apart(found: Tensor, true: Tensor) -> float:
-    return float((found - true).norm() / true.norm())
+def _apart(measured: Tensor, true: Tensor) -> float:
+    return float((measured - true).norm() / true.norm())
 
 
 def step(machine: Machine, budget: Budget, report: Report) -> None:

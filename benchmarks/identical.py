@@ -239,28 +239,30 @@ def difference(old: Tensor, new: Tensor) -> str | None:
 
 def compare_checkpoints(old: Path, new: Path) -> Comparison:
     """Compare the tensors of two checkpoints' folders, in the order of files and names."""
-    count, found = 0, []
+    count, differences = 0, []
     for file, prefix in COMPARED.items():
         paths = {side: folder / file for side, folder in zip(SIDES, (old, new), strict=True)}
         absent = [side for side, path in paths.items() if not path.is_file()]
         if absent:
-            found.append(f"{file}: missing in the {' and the '.join(absent)} checkpoint")
+            differences.append(f"{file}: missing in the {' and the '.join(absent)} checkpoint")
             continue
         tensors = {side: load_file(path) for side, path in paths.items()}
         tensors["old"] = {RENAMED.get(k, k): v for k, v in tensors["old"].items()}
         names = sorted(n for n in tensors["old"].keys() | tensors["new"] if n.startswith(prefix))
         if not names:
-            found.append(f"{file}: expected tensors whose names begin with {prefix!r}, got none")
+            differences.append(
+                f"{file}: expected tensors whose names begin with {prefix!r}, got none"
+            )
         for name in names:
             lacking = [side for side in SIDES if name not in tensors[side]]
             if lacking:
-                found.append(f"{file}: {name}: missing in the {lacking[0]} checkpoint")
+                differences.append(f"{file}: {name}: missing in the {lacking[0]} checkpoint")
                 continue
             count += 1
-            told = difference(tensors["old"][name], tensors["new"][name])
-            if told:
-                found.append(f"{file}: {name}: {told}")
-    return Comparison(count, found)
+            words = difference(tensors["old"][name], tensors["new"][name])
+            if words:
+                differences.append(f"{file}: {name}: {words}")
+    return Comparison(count, differences)
 
 
 def last_record(folder: Path) -> dict[str, Any]:
@@ -280,12 +282,12 @@ def last_record(folder: Path) -> dict[str, Any]:
 def compare_records(old: Path, new: Path) -> list[str]:
     """Compare the losses of two runs' last records; returns a line per difference."""
     before, after = last_record(old), last_record(new)
-    found = []
+    differences = []
     for name in LOSSES:
         values = [repr(record.get(name, "missing")) for record in (before, after)]
         if values[0] != values[1] or name not in before:
-            found.append(f"metrics.jsonl: {name}: old {values[0]}, new {values[1]}")
-    return found
+            differences.append(f"metrics.jsonl: {name}: old {values[0]}, new {values[1]}")
+    return differences
 
 
 def checkpoint_of(folder: Path, update: int) -> Path | None:
@@ -476,22 +478,22 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cases", nargs="+", metavar="NAME", help="these cases alone")
     parser.add_argument("--updates", type=int, default=UPDATES, metavar="N", help="of each run")
     parser.add_argument("--list", action="store_true", help="print the cases and stop")
-    found = parser.parse_args(args)
-    if found.list:
-        return found
-    if found.new is None:
+    parsed = parser.parse_args(args)
+    if parsed.list:
+        return parsed
+    if parsed.new is None:
         parser.error("expected the folders of two checkouts")
-    for path in (found.old, found.new):
+    for path in (parsed.old, parsed.new):
         if not ((path / "pyproject.toml").is_file() and (path / "fastinfogan").is_dir()):
             parser.error(
                 f"expected a checkout with pyproject.toml and fastinfogan/, got {str(path)!r}"
             )
-    unknown = [name for name in found.cases or () if name not in CASES]
+    unknown = [name for name in parsed.cases or () if name not in CASES]
     if unknown:
         parser.error(f"--cases: expected names from --list, got {unknown[0]!r}")
-    if found.updates < 2:
-        parser.error(f"--updates: expected at least 2, got {found.updates}")
-    return found
+    if parsed.updates < 2:
+        parser.error(f"--updates: expected at least 2, got {parsed.updates}")
+    return parsed
 
 
 def print_row(name: str, cells: Sequence[object], options: str) -> None:

@@ -139,7 +139,7 @@ def accuracies(run: RunDir) -> list[tuple[int, float, float]]:
     if scored_code(run_config.spec(), len(np.unique(labels))) is None:
         return []
     images = torch.from_numpy(test.images[rows])
-    found = []
+    scored = []
     for path in reversed(checkpoint.list_newest_first(run.checkpoints)):
         step = checkpoint.step_of(path)
         if step > LEVELS_WITHIN and step % LEVELS_WITHIN:
@@ -147,8 +147,8 @@ def accuracies(run: RunDir) -> list[tuple[int, float, float]]:
         loaded = networks_of(run_config, checkpoint.load(path))
         q = read_q(loaded.discriminator, images, loaded.generator.image_range)
         scores = score_codes(q, loaded.spec, labels)
-        found.append((step, scores["code_accuracy"], path.stat().st_mtime))
-    return found
+        scored.append((step, scores["code_accuracy"], path.stat().st_mtime))
+    return scored
 
 
 def measure(config: Config, seed: int) -> dict[str, Any]:
@@ -192,23 +192,23 @@ def value(record: dict[str, Any], key: str) -> float | None:
         factor = (result.get("factors") or {}).get(key.removeprefix("factor "), {})
         rho = factor.get("correlation")
         return None if rho is None else abs(float(rho))
-    found = record.get(key, result.get(key, (result.get("disentanglement") or {}).get(key)))
-    if found is None and key.startswith("seconds_to_"):
+    value = record.get(key, result.get(key, (result.get("disentanglement") or {}).get(key)))
+    if value is None and key.startswith("seconds_to_"):
         # What was not reached counts as later than all that was; what was not timed not at all.
         reached = key.replace("seconds", "updates") in record or not record.get("accuracies")
         return None if reached else math.inf
-    return None if found is None else float(found)
+    return None if value is None else float(value)
 
 
 def _correlations(factors: dict[str, Any]) -> dict[str, float]:
     """|ρ| of each factor within categories, of distinct codes, by the best of all such choices."""
     # Lines of version 0.1 have the codes without a key of their own.
-    found = [of.get("codes", of) for name in FACTORS if (of := factors.get(name))]
-    if len(found) < len(FACTORS):
+    factor_codes = [of.get("codes", of) for name in FACTORS if (of := factors.get(name))]
+    if len(factor_codes) < len(FACTORS):
         return {}
-    choices = itertools.permutations(found[0], len(FACTORS))
+    choices = itertools.permutations(factor_codes[0], len(FACTORS))
     rhos = [
-        [abs(of[code]["within"] or 0.0) for of, code in zip(found, codes, strict=True)]
+        [abs(of[code]["within"] or 0.0) for of, code in zip(factor_codes, codes, strict=True)]
         for codes in choices
     ]
     return dict(zip(FACTORS, max(rhos, key=sum), strict=True)) if rhos else {}

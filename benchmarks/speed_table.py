@@ -133,8 +133,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """A run in which every benchmark was skipped would end as a success."""
-    asked = session.config.getoption("benchmark_only") and not session.config.option.collectonly
-    if asked and not (TIMINGS or STEPS) and exitstatus == pytest.ExitCode.OK:
+    requested = session.config.getoption("benchmark_only") and not session.config.option.collectonly
+    if requested and not (TIMINGS or STEPS) and exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
         print("\nno benchmark was timed")
 

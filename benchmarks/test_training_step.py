@@ -115,7 +115,7 @@ class Measured(NamedTuple):
 
 
 @cache
-def measure(asked: tuple[str, ...]) -> Measured:
+def measure(requested: tuple[str, ...]) -> Measured:
     """Time these ways."""
     threads = torch.get_num_threads()
     torch.set_num_threads(device.cpu_threads())
@@ -128,8 +128,8 @@ def measure(asked: tuple[str, ...]) -> Measured:
     flop: dict[str, int] = {}
     try:
         for mode in get_args(StepMode):
-            names = [name for name in asked if name in WAYS and WAYS[name].mode == mode]
-            if not names and not (mode == "alternating" and TEXTBOOK in asked):
+            names = [name for name in requested if name in WAYS and WAYS[name].mode == mode]
+            if not names and not (mode == "alternating" and TEXTBOOK in requested):
                 continue
             config = PRESETS["mnist-paper"].with_options(step=mode, batch_size=BATCH)
             flop[mode] = model_flop(config)
@@ -139,7 +139,7 @@ def measure(asked: tuple[str, ...]) -> Measured:
                 way = WAYS[name]
                 plain = not (way.compile or way.capture)
                 calls[name] = eager if plain else Updates(config, way, ranks, images)
-        if TEXTBOOK in asked:
+        if TEXTBOOK in requested:
             calls[TEXTBOOK] = Textbook(images.images[..., 0], BATCH, device=ranks.device.type)
         # a block lasts longer than a moment in which the machine does something else
         least = 0.05 if GPU else 0.25

@@ -29,12 +29,14 @@ FILES = ("folder:", "tar:", "parquet:", "hf:")
 class DataCheckConfig:
     """Read a whole image set and print what training would see; exit code 2 if some of it is
     damaged.
+
+    Example: fastinfogan data check folder:pictures --image-size 32 --out sheet.png
     """
 
     spec: tyro.conf.Positional[str]
     """The set, as --data of the training command has it."""
     image_size: int | None = None
-    """Side of the images; an array's own, 32 for image files by default."""
+    """Side of the images, in pixels; an array's own, 32 for image files by default."""
     channels: int | None = None
     """1 gray, 3 colour, 4 colour and alpha; the set's own by default."""
     out: Path | None = None

@@ -28,12 +28,15 @@ from .runs.folder import RunDir, load_all
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Measure a run on its test images; prints one JSON object and writes RUN/eval.json."""
+    """Measure a run on its test images; prints one JSON object and writes RUN/eval.json.
+
+    Example: fastinfogan evaluate runs/mnist
+    """
 
     run: tyro.conf.Positional[Path]
     """The run's folder."""
     data: str | None = None
-    """Another image set than the run's own."""
+    """Another image set than the run's own, as --data of the training command has it."""
     seed: int = 0
     """Fixes the generated images."""
     features: Path | None = None

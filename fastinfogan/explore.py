@@ -22,7 +22,10 @@ from .sharing.description import load_described
 
 @dataclass(frozen=True)
 class ExploreConfig:
-    """Write a page that draws from a run in any browser, offline, with its codes as controls."""
+    """Write a page that draws from a run in any browser, offline, with its codes as controls.
+
+    Example: fastinfogan explore runs/mnist --out digits.html
+    """
 
     run: tyro.conf.Positional[Path]
     """The run's folder. The page shows its newest checkpoint, also while it trains."""

@@ -25,7 +25,10 @@ PARTS: tuple[Part, ...] = ("generator", "reader")
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Write a run's generator (latent to image) and reader (image to code) as ONNX files."""
+    """Write a run's generator (latent to image) and reader (image to code) as ONNX files.
+
+    Example: fastinfogan export runs/mnist --out networks
+    """
 
     run: tyro.conf.Positional[Path]
     """The run's folder."""

@@ -26,7 +26,8 @@ from .sharing.description import load_described
 class PushConfig:
     """Upload a run's networks, card and picture to the Hugging Face hub.
 
-    `fastinfogan.load("hf:USER/NAME")` loads them. Log in first: hf auth login.
+    In Python `fastinfogan.load("hf:USER/NAME")` loads them. Log in first: hf auth login.
+    Example: fastinfogan push runs/mnist USER/digits
     """
 
     run: tyro.conf.Positional[Path]

@@ -22,7 +22,10 @@ from .runs.folder import RunDir, load_all
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """Draw pictures from a run: along a row one code varies, all else stays the same."""
+    """Draw pictures from a run: along a row one code varies, all else stays the same.
+
+    Example: fastinfogan sample runs/mnist --out digits.png --ordered
+    """
 
     run: tyro.conf.Positional[Path]
     """The run's folder."""

@@ -29,7 +29,10 @@ _PICTURE = re.compile(r"step-(\d{8,})-(\w+)\.png")
 
 @dataclass(frozen=True)
 class TrackConfig:
-    """Send a run's metrics, options and pictures to experiment trackers."""
+    """Send a run's metrics, options and pictures to experiment trackers.
+
+    Example: fastinfogan track runs/mnist --with tensorboard
+    """
 
     run: tyro.conf.Positional[Path]
     """The run's folder."""

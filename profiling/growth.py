@@ -421,10 +421,10 @@ def draw(family: Family, rows: list[Row], path: Path) -> None:
     if family == "batch":
         panels[0].set_yscale("log")
         panels[0].set_ylim(bottom=1)
-    found = [axes.get_legend_handles_labels() for axes in (panels[0], panels[2])]
+    legends = [axes.get_legend_handles_labels() for axes in (panels[0], panels[2])]
     entries = {
         word: handle
-        for handles, words in found
+        for handles, words in legends
         for handle, word in zip(handles, words, strict=True)
     }
     figure.legend(

@@ -1,14 +1,18 @@
 """The console script teaches its commands, lists experiments and completes words."""
 
 import json
+import re
 import shutil
 import statistics
 import subprocess
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+from helpers.commands import check_command, commands_in, config_of
 
 from fastinfogan import __main__
+from fastinfogan.config import TrainConfig
 from fastinfogan.presets import PRESETS, table
 from fastinfogan.presets.measured import MEASURED
 
@@ -21,6 +25,20 @@ def test_alone_it_names_every_command_with_an_example(capsys):
         assert f"fastinfogan {example}" in out
         assert example.startswith(name)
     assert max(map(len, out.splitlines())) <= 110
+
+
+@pytest.mark.parametrize("name", [n for n in __main__.COMMANDS if n != "completion"])
+def test_the_help_of_a_command_has_an_example_that_can_be_parsed(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        import_module(__main__.module_of(name)).main(["--help"])
+    assert ended.value.code == 0
+    help = " ".join(re.sub("[│─╭╮╰╯]", " ", capsys.readouterr().out).split())
+    config = TrainConfig if name == "train" else config_of(name)
+    text = " ".join((config.__doc__ or "").split())
+    assert text.partition("Example: ")[2] in help
+    (words,) = commands_in(f"`{text.partition('Example: ')[2]}`")
+    assert words[: len(name.split())] == name.split()
+    check_command(words)
 
 
 def test_an_unknown_command_is_refused_with_the_known_ones(capsys):

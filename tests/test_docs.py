@@ -1,20 +1,131 @@
-"""Code blocks in the documentation run as they stand."""
+"""The documentation: code runs, commands exist, and the pages name what the code has."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import torch
+import yaml
+from helpers.commands import blocks, check_command, commands_in
 
-DOCS = Path(__file__).parents[1] / "docs"
+from fastinfogan.config import OPTIONS
+from fastinfogan.data.specs import SPECS
+from fastinfogan.errors import LostRank, NonFiniteLoss, UserError
+from fastinfogan.latents import parse_codes
+from fastinfogan.parallel import Ranks
+from fastinfogan.presets import PRESETS
+from fastinfogan.training.metrics import Metrics
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(page for page in DOCS.rglob("*.md") if "notes" not in page.parts)
+COMMANDS = {
+    f"{page.relative_to(ROOT)}: {' '.join(words)}": words
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES)
+    for words in commands_in(page.read_text())
+}
 BLOCKS = [
-    pytest.param(block, id=f"{page.stem}-{i}")
-    for page in (DOCS / "embedding.md",)
-    for i, block in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S))
+    pytest.param(block, id=f"{page}-{i}")
+    for page in ("embedding", "tutorials/semi-supervised", "explanation/randomness")
+    for i, block in enumerate(blocks((DOCS / f"{page}.md").read_text(), "python"))
 ]
+
+
+@pytest.fixture(scope="module")
+def hooks() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("site_hooks", DOCS / "site_hooks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_a_python_block_of_the_documentation_runs(block: str) -> None:
     exec(compile(block, "block", "exec"), {"__name__": "block"})
+
+
+def test_the_loop_of_the_tutorial_on_the_loss_trains_both_networks() -> None:
+    namespace: dict[str, object] = {}
+    for block in blocks((DOCS / "tutorials" / "loss.md").read_text(), "python"):
+        exec(compile(block, "loss.md", "exec"), namespace)
+    for name in ("generator", "trunk", "q_head"):
+        network = namespace[name]
+        assert isinstance(network, torch.nn.Module)
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+
+
+@pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
+def test_a_command_of_the_documentation_can_be_parsed(words: list[str]) -> None:
+    check_command(words)
+
+
+def test_a_command_that_does_not_exist_is_noticed() -> None:
+    (words,) = commands_in("```bash\nA=b fastinfogan train mnist --stepz 3 && ls\n```\n")
+    with pytest.raises(SystemExit):
+        check_command(words)
+
+
+def test_every_page_is_in_the_navigation_and_every_entry_is_a_page(hooks: ModuleType) -> None:
+    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    entries = set(re.findall(r"[\w/-]+\.md", str(config["nav"])))
+    written = {page.relative_to(DOCS).as_posix() for page in PAGES if "assets" not in page.parts}
+    assert entries == written | {"reference/command-line.md", "reference/presets.md"}
+
+
+def test_the_site_asks_no_other_host_for_fonts_or_scripts() -> None:
+    text = (ROOT / "mkdocs.yml").read_text()
+    assert yaml.safe_load(text)["theme"]["font"] is False
+    assert "http" not in text
+
+
+def test_the_page_of_the_command_line_has_every_option_with_its_bounds(hooks: ModuleType) -> None:
+    page = "\n".join(hooks.group_tables())
+    for name, item in OPTIONS.items():
+        assert f"| `{'PRESET' if item.rule.positional else f'--{name}'}` |" in page
+        if item.rule.help:
+            assert item.rule.help.split(".")[0].replace("|", "\\|") in page
+    assert "At least 1." in next(line for line in page.splitlines() if "`--keep`" in line)
+
+
+def test_the_page_of_presets_has_each_with_its_reasons(hooks: ModuleType) -> None:
+    page = hooks.presets()
+    for name in PRESETS:
+        assert f"## {name}\n" in page
+        assert f"fastinfogan train {name}\n" in page
+
+
+def test_a_link_out_of_the_documentation_leads_to_a_copy_on_the_site(hooks: ModuleType) -> None:
+    pages = hooks.repository_pages()
+    assert "source/examples/dcgan_heads.py.md" in pages
+    text = hooks.relinked("[x](../../examples/dcgan_heads.py)", "docs/howto/extend.md")
+    assert text == "[x](../source/examples/dcgan_heads.py.md)"
+    assert hooks.relinked("[x](results.md)", "docs/index.md") == "[x](results.md)"
+
+
+@pytest.mark.parametrize("form", re.findall(r"[a-z][\w-]*(?=[,:]| or)", SPECS))
+def test_the_page_of_data_forms_has_every_form(form: str) -> None:
+    assert re.search(rf"`[^`]*\b{form}\b", (DOCS / "reference" / "data.md").read_text())
+
+
+def test_the_page_of_the_run_folder_has_every_field_of_a_record(cpu_ranks) -> None:
+    ranks: Ranks = cpu_ranks("no")
+    spec = PRESETS["mnist"].with_options(codes="cat2").spec()
+    assert spec.codes == parse_codes("cat2")
+    metrics = Metrics(spec, ranks, ["vat"])
+    metrics.count += 1
+    page = (DOCS / "reference" / "run-folder.md").read_text()
+    for field in metrics.record(1, 1, None):
+        assert f"`{field}`" in page
+
+
+def test_the_page_of_exit_codes_has_every_code() -> None:
+    rows = (DOCS / "reference" / "exit-codes.md").read_text()
+    for error in (UserError, NonFiniteLoss, LostRank):
+        assert f"\n| {error.exit_code} | " in rows
+    assert "130, 143, 129" in rows

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+import statistics
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.commands import commands_in
 
-from fastinfogan.__main__ import COMMANDS
-from fastinfogan.cli import parse
 from fastinfogan.config import to_yaml
 from fastinfogan.presets import PRESETS
 from fastinfogan.runs import checkpoint
@@ -69,14 +70,89 @@ def test_the_readme_has_at_most_900_words_outside_code_blocks() -> None:
     assert len(text.split()) <= 900
 
 
-def test_every_command_of_the_readme_is_one_that_the_console_script_has() -> None:
-    blocks = re.findall(r"```bash\n(.*?)```", README, re.S)
-    commands = re.findall(r"fastinfogan ((?:data check|\w+))", "\n".join(blocks))
-    assert set(commands) <= set(COMMANDS)
-    assert commands
+def test_the_readme_shows_how_to_train_evaluate_draw_and_explore() -> None:
+    """That each can be parsed is tested in test_docs."""
+    shown = {" ".join(words[:1]) for words in commands_in(README)}
+    assert {"train", "evaluate", "sample", "explore", "data"} <= shown
 
 
-def test_every_preset_and_option_of_the_readme_exists() -> None:
-    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.S))
-    for line in re.findall(r"-m fastinfogan\.train(.*)", blocks):
-        parse(line.split())
+# The figures, against their sources
+
+
+def table_under(header: str) -> list[list[str]]:
+    """The cells of the README's table whose first row begins with `header`."""
+    start = README.index(f"\n| {header}") + 1
+    lines = README[start:].split("\n\n")[0].splitlines()
+    return [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in lines if line]
+
+
+@pytest.mark.parametrize("row", table_under("preset, seeds")[2:], ids=lambda row: row[0])
+def test_the_table_of_presets_has_the_figures_of_the_record_of_runs(row: list[str]) -> None:
+    name, seeds = row[0].replace("`", "").split(", ")
+    lines = (ROOT / "docs" / "quality.jsonl").read_text("utf-8").splitlines()
+    runs = [
+        run
+        for run in map(json.loads, lines)
+        if run["name"] == name and run["updates"] == PRESETS[name].steps
+    ]
+    assert len({run["seed"] for run in runs}) == len(runs) == int(seeds)
+    accuracies = [100 * run["result"]["code_accuracy"] for run in runs]
+    middle, low, high = statistics.median(accuracies), min(accuracies), max(accuracies)
+    assert row[1] == f"{middle:.1f} % ({low:.1f}–{high:.1f})"
+    if name == "mnist":
+        assert f"sort {low:.1f} to {high:.1f} % of MNIST's test digits" in README
+    if row[2]:
+        distances = [run["result"]["frechet"] for run in runs]
+        middle, low, high = statistics.median(distances), min(distances), max(distances)
+        assert row[2] == f"{middle:.1f} ({low:.1f}–{high:.1f})"
+        assert f"real against real {runs[0]['result']['frechet_floor']:.1f}" in README
+
+
+GPU = json.loads((ROOT / "benchmarks" / "results" / "nvidia-h200" / "report.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("label", "way"),
+    [
+        ("loop without a sync", "eager, no sync"),
+        ("`torch.compile`d", "compiled"),
+        ("Triton", "triton"),
+    ],
+)
+def test_the_table_of_the_gpu_has_the_figures_of_its_report(label: str, way: str) -> None:
+    rows = {row[0]: row[1:] for row in table_under("| MNIST's codes, B = 128")}
+    cases = (("mnist", 128), ("celeba", 128), ("mnist", 65536))
+    assert rows[label] == [
+        f"{kernel['replay_us']['median']:.1f}"
+        for layout, batch in cases
+        for kernel in GPU["kernels"]
+        if (kernel["layout"], kernel["batch"], kernel["way"], kernel["dtype"])
+        == (layout, batch, way, "float32")
+    ]
+
+
+def test_the_headline_speeds_are_those_of_the_report_and_of_the_notes() -> None:
+    (fastest,) = (
+        step["images_per_s"]["median"]
+        for step in GPU["step"]
+        if (step["batch"], step["mode"], step["way"])
+        == (128, "alternating", "compiled and captured")
+    )
+    assert f"{fastest // 1000 * 1000:,.0f} images/s on one H200" in README
+    notes = (ROOT / "docs" / "notes" / "performance.md").read_text()
+    rows = re.findall(r"^\| alternating, eager \|(.*)\|$", notes, re.MULTILINE)
+    ratios = {cell.strip() for row in rows for cell in row.split("|")}
+    text = " ".join(README.split())
+    shown = re.search(r"Speed\*\*: ([\d.]+) times .* with bf16, ([\d.]+) times without", text)
+    assert shown is not None
+    assert set(shown.groups()) <= ratios
+
+
+def test_the_speed_of_the_loss_on_a_cpu_is_that_of_the_table() -> None:
+    rows = {row[0]: row[1:] for row in table_under("B = 128")}
+    loop, ours = (
+        [float(cell.replace(",", "")) for cell in rows[name]]
+        for name in ("loop with `F.gaussian_nll_loss`", "ours**, one tensor")
+    )
+    ratios = [a / b for a, b in zip(loop, ours, strict=True)]
+    assert f"{min(ratios):.1f} to {max(ratios):.1f} times as fast" in README

@@ -14,7 +14,7 @@ from ..errors import UserError
 from .reading import Reading, ValueRange, choose_range, kind_of, to_uint8
 from .streaming import Rows, evenly
 
-SURVEYED = 256  # images of a file that tell its value range
+SURVEY_IMAGES = 256  # images of a file that tell its value range
 CONVERTED_AT_ONCE = 1024  # images
 CHANNELS = (1, 2, 3, 4)
 
@@ -97,7 +97,9 @@ class NpyFile:
         n, height, width, channels = images.shape
         self.shape = (n, height, width, channels)
         # scattered: where the system reads ahead, a sample of a large file would read gigabytes
-        sample = with_channels_last(open_npy(path, scattered=True)[evenly(n, SURVEYED)], path)[0]
+        sample = with_channels_last(open_npy(path, scattered=True)[evenly(n, SURVEY_IMAGES)], path)[
+            0
+        ]
         self._range, lines = value_range(sample, reading, path)
         self.notes += lines
         self._mapped: NDArray[Any] | None = mapped

@@ -20,8 +20,8 @@ from .splits import Images, Split, progress_bar
 from .streaming import Rows, Streamed, evenly
 
 AT_ONCE = 256  # images that are read between two counts
-NAMED = 5  # duplicates that are named
-SHOWN = 100  # images of a contact sheet
+MAX_NAMED = 5  # duplicates that are named
+SHEET_IMAGES = 100  # images of a contact sheet
 
 
 @dataclass
@@ -80,8 +80,8 @@ class Census:
             some = ", ".join(f"{name} {n}" for name, n in self.classes.most_common(20))
             more = len(self.classes) - 20
             yield f"images of each class: {some}{f', and {more} more' if more > 0 else ''}"
-        names = "; ".join(f"{later} = {first}" for later, first in self.duplicates[:NAMED])
-        more_names = "; …" if len(self.duplicates) > NAMED else ""
+        names = "; ".join(f"{later} = {first}" for later, first in self.duplicates[:MAX_NAMED])
+        more_names = "; …" if len(self.duplicates) > MAX_NAMED else ""
         n = len(self.duplicates)
         yield f"exact duplicates: {n}" + (f" ({names}{more_names})" if n else "")
         yield f"damaged: {count(len(self.damaged), 'image')}"
@@ -158,7 +158,7 @@ def _readable(part: Images, rows: Rows, census: Census) -> list[NDArray[np.uint8
         return out
 
 
-def sample(images: Images, most: int = SHOWN) -> NDArray[np.uint8]:
+def sample(images: Images, most: int = SHEET_IMAGES) -> NDArray[np.uint8]:
     """Return up to `most` evenly spaced images [B, H, W, C], less those that cannot be read."""
     rows = evenly(len(images), most)
     readable = [image for image in _readable(images, rows, Census()) if image is not None]

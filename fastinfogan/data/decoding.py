@@ -27,7 +27,7 @@ FORMATS = (
 # These have no mark that tells them from damage, and are read under their own suffixes alone.
 UNMARKED = {".tga": "TGA", ".icb": "TGA", ".vda": "TGA", ".vst": "TGA", ".pcx": "PCX"}
 MAX_PIXELS = 89_478_485  # of one image: 256 MiB of colour; Pillow warns from there on
-BLANK = 8  # levels of 255: an image of less contrast shows nothing
+MIN_CONTRAST = 8  # levels of 255: an image of less contrast shows nothing
 MAX_BYTES = 2**30  # of a file whose metadata are taken out
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -308,7 +308,7 @@ def is_blank(picture: Picture, colour: tuple[int, int, int]) -> bool:
     if picture.image is None:
         return False
     extrema: Any = on_background(picture.image, colour).getextrema()
-    return all(high - low < BLANK for low, high in extrema)
+    return all(high - low < MIN_CONTRAST for low, high in extrema)
 
 
 def check_decodable(channels: int) -> None:

@@ -17,7 +17,7 @@ from .reading import FULL, Kind, Reading, ValueRange, background_colour, choose_
 from .splits import progress_bar
 from .streaming import Rows, evenly
 
-SURVEYED = 256  # images that tell of the set: their value range, their alpha, their frames
+SURVEY_IMAGES = 256  # images that tell of the set: their value range, their alpha, their frames
 
 
 @dataclass
@@ -144,7 +144,7 @@ class EncodedImages:
             self.ranges = like.ranges
             return
         survey, background = Survey(), background_colour(self.reading.background)
-        for row in evenly(self.shape[0], SURVEYED).tolist():
+        for row in evenly(self.shape[0], SURVEY_IMAGES).tolist():
             file, frame = self.place(row)
             try:
                 picture = decode(self.content(file), frame, count_frames=True)

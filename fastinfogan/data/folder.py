@@ -21,7 +21,9 @@ from .splits import Images, Split, held_out, opened
 from .streaming import Streamed
 
 FACTORS_FILE = "factors.csv"
-LOOSE = 0.1  # images next to class folders are left out up to this share; else there are no labels
+MAX_LOOSE_SHARE = (
+    0.1  # images next to class folders are left out up to this share; else there are no labels
+)
 NAMES = 10  # classes that are named in a line
 # Folders that systems and programs leave, besides those whose name begins with a dot
 _JUNK = {"@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "__macosx"}
@@ -246,7 +248,11 @@ def split_folders(files: Sequence[tuple[str, ...]]) -> tuple[list[Named], list[s
     heads = Counter(parts[0] for parts in files if len(parts) > 1)
     kinds = {head: _SPLITS.get(head.lower()) for head in heads}
     loose = len(files) - heads.total()
-    if None in kinds.values() or "train" not in kinds.values() or loose > LOOSE * len(files):
+    if (
+        None in kinds.values()
+        or "train" not in kinds.values()
+        or loose > MAX_LOOSE_SHARE * len(files)
+    ):
         return [Named("train", parts, parts) for parts in files], []
     test = "test" if "test" in kinds.values() else "val"
     names, unused = [], 0
@@ -276,7 +282,7 @@ def class_folders(
     loose = sum(len(name.below) == 1 for name in names)
     if loose == len(names):
         return list(names), None, (), []
-    if loose > LOOSE * len(names):
+    if loose > MAX_LOOSE_SHARE * len(names):
         line = f"no labels: {count(loose, 'image')} of {len(names)} lie outside class folders"
         return list(names), None, (), [line]
     lines = []

@@ -33,7 +33,7 @@ Frames = Literal["first", "all"]
 Fit = Literal["crop", "pad", "stretch"]
 Kind = Literal["8-bit", "16-bit", "float"]
 BIT_DEPTHS = {1: 1, 255: 8, 1023: 10, 4095: 12, 16383: 14, 65535: 16}  # white, by bits
-DARK = 64  # of 255: images that reach less are reported
+MIN_BRIGHT = 64  # of 255: images that reach less are reported
 TOLERANCE = 1e-4  # of a float's range, for the rounding of whoever scaled the images
 
 
@@ -132,7 +132,7 @@ def choose_range(
             return ValueRange(0, 1), line
         if high == 0:
             return FULL[kind], "the images looked at are black"
-        if high < DARK:
+        if high < MIN_BRIGHT:
             line = f"images reach {high:g} of 255, and are kept so dark; --value-range 0,{high:g} "
             return FULL[kind], line + "makes that white"
         return FULL[kind], None

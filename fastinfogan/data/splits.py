@@ -21,7 +21,7 @@ from .streaming import HELD_OUT_EVERY, Mode, Source, Streamed, split_rows, wante
 Split = Literal["train", "test"]
 Labels = NDArray[np.integer[Any]]
 READ_AT_ONCE = 1024  # images that are decoded between two looks at the clock
-SILENT = 2  # seconds of decoding without a bar
+QUIET_SECONDS = 2  # seconds of decoding without a bar
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def progress_bar(total: int, task: str) -> Any:
         total=total,
         desc=task,
         unit=" images",
-        delay=SILENT,
+        delay=QUIET_SECONDS,
         mininterval=0.1 if is_terminal(sys.stderr) else 30,
         disable=sys.stderr is None or os.environ.get("LOCAL_RANK", "0") != "0",
     )

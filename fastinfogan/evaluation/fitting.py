@@ -29,7 +29,7 @@ def fit(
 ) -> Loaded:
     """Train or resume a run, and return its networks as `load` does.
 
-    Example::
+    For example:
 
         generator, discriminator, spec = fastinfogan.fit("mnist", steps=200, out="runs/first")
 

@@ -227,9 +227,10 @@ def head_loss(
             the real images with row i of the generated ones: R = B.
         real: [B] or [B, 1], D's logits on real images, for a relativistic generator alone, which
             sees them as constants.
-        spec, categorical, continuous, weights, reduction, backend, sigma, validate, ignore_index,
-            mask: as in `info_loss`, for the B generated rows. `reduction` is the information
-            loss's; the adversarial loss is always a mean over each side, 0 for a side without rows.
+        reduction: of the information loss; the adversarial loss is always a mean over each side, 0
+            for a side without rows.
+
+    All other arguments are those of `info_loss`, for the B generated rows.
 
     Raises:
         ValueError: a shape, dtype, device, option or checked value that does not fit.

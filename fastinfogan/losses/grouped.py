@@ -39,7 +39,7 @@ from .reference import (
 
 # Classes below which log_softmax along them is up to an order slower than across the batch:
 # the 16 numbers of a vector register (AVX-512, fp32).
-NARROW = 16
+VECTOR_WIDTH = 16
 
 
 class StrayClass(Exception):
@@ -252,7 +252,7 @@ def _pick(log_p: Tensor, dim: int, c: Tensor) -> Tensor:
 
 def _categorical(x: Tensor, run: _Run, c: Tensor, gradient: list[Tensor] | None) -> Tensor:
     """Return log Q [B, n] from logits [B, n·K] and classes [B, n]."""
-    narrow = run.width < NARROW
+    narrow = run.width < VECTOR_WIDTH
     if narrow and run.n == 1:  # as below, in fewer operations
         log_p, c = x.t().log_softmax(0), c.t()
         log_q = _pick(log_p, 0, c)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .batchnorm import BatchStats, StatsPerPart
 
-LARGEST = 128  # side of an image, where networks do not say another
+MAX_SIDE = 128  # side of an image, where networks do not say another
 
 
 class GeneratorModule(Protocol):
@@ -99,7 +99,7 @@ class Discriminator(nn.Module):
         return self.logit(features), self.q(features, stats)
 
 
-def check_side(image_size: int, halvings: int, largest: int = LARGEST) -> None:
+def check_side(image_size: int, halvings: int, largest: int = MAX_SIDE) -> None:
     """Raise ValueError for a side that networks do not take.
 
     Networks that halve the image so often take sides that leave 2 pixels or more, up to `largest`.

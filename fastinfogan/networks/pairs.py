@@ -42,7 +42,9 @@ TABLES: dict[str, Table] = {
     "chairs": networks_tables.CHAIRS,
     "dsprites": networks_tables.DSPRITES,
 }
-SETTLED = 15  # power iterations after which a fresh weight's largest singular value is known
+WARM_UP_ITERATIONS = (
+    15  # power iterations after which a fresh weight's largest singular value is known
+)
 
 
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
@@ -63,7 +65,7 @@ def initialise(module: nn.Module, generator: torch.Generator) -> None:
             nn.init.normal_(layer.weight, 1.0, 0.02, generator=generator)
             nn.init.zeros_(layer.bias)
         if isinstance(layer, Spectral):
-            for _ in range(SETTLED):
+            for _ in range(WARM_UP_ITERATIONS):
                 layer.iterate()
 
 

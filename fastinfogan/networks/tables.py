@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import LARGEST, Discriminator, Generator, check_side
+from .base import MAX_SIDE, Discriminator, Generator, check_side
 from .batchnorm import BatchNorm, BatchStats, StatsPerPart, follows
 from .convolution import Conv, Same, Up
 from .spectral import Spectral, SpectralConv, SpectralLinear, SpectralSame
@@ -46,7 +46,7 @@ class Table:
     slope: float = 0.1  # of D's and Q's leaky ReLU
     up_slope: float = 0.0  # of the up-convolutions'; 0 is ReLU
     spectral: bool = False  # D's and Q's weights are spectrally normalised
-    largest: int = LARGEST  # side: a hidden layer on all maps grows with its square
+    largest: int = MAX_SIDE  # side: a hidden layer on all maps grows with its square
 
     def normalised_spectrally(self) -> Table:
         """Return the table with spectral normalisation instead of BatchNorm in D and Q."""

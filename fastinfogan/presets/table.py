@@ -20,7 +20,10 @@ from .measured import MEASURED, NOTE
 
 @dataclass(frozen=True)
 class PresetsConfig:
-    """List the experiments, or show one with the reasons for its options."""
+    """List the experiments, or show one with the reasons for its options.
+
+    Example: fastinfogan presets mnist
+    """
 
     name: tyro.conf.Positional[str] = ""
     """An experiment; all by default."""

@@ -79,7 +79,7 @@ def test_decoding_that_takes_a_while_shows_how_far_it_is(
     monkeypatch.setattr(sources, "READ_AT_ONCE", 4)
     load("celeba")
     assert not capsys.readouterr().err  # it took no while
-    monkeypatch.setattr(sources, "SILENT", 0)
+    monkeypatch.setattr(sources, "QUIET_SECONDS", 0)
     load("celeba")
     shown = capsys.readouterr().err
     assert "decoding" in shown
