@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,7 @@ from helpers.commands import blocks, check_command, commands_in
 from fastinfogan.config import OPTIONS
 from fastinfogan.data.specs import SPECS
 from fastinfogan.errors import LostRank, NonFiniteLoss, UserError
+from fastinfogan.evaluation.measure import QUALITY
 from fastinfogan.latents import parse_codes
 from fastinfogan.parallel import Ranks
 from fastinfogan.presets import PRESETS
@@ -122,6 +124,14 @@ def test_the_page_of_the_run_folder_has_every_field_of_a_record(cpu_ranks) -> No
     page = (DOCS / "reference" / "run-folder.md").read_text()
     for field in metrics.record(1, 1, None):
         assert f"`{field}`" in page
+
+
+def test_the_page_of_the_evaluation_has_every_figure_of_the_record_of_runs() -> None:
+    lines = (DOCS / "quality.jsonl").read_text("utf-8").splitlines()
+    figures = {name for line in lines for name in json.loads(line)["result"]}
+    page = (DOCS / "evaluation.md").read_text()
+    for name in figures | set(QUALITY):
+        assert f"`{name.removesuffix('_floor')}`" in page
 
 
 def test_the_page_of_exit_codes_has_every_code() -> None:
