@@ -32,7 +32,7 @@ os.environ["TRITON_INTERPRET"] = "0"  # to be said before a kernel is imported
 
 import torch
 import triton
-from fastinfogan_kernels import launch, make_layout, sampling
+from fastinfogan_kernels import adam, launch, make_layout, sampling
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import create_function_from_signature
@@ -118,8 +118,32 @@ class Sample(NamedTuple):
         sampling.sample_latents(plan, 2, device="cpu", step=step)
 
 
+class Move(NamedTuple):
+    """A way to call the kernel of Adam, the cast and the average."""
+
+    working: torch.dtype | None
+    average: bool
+
+    def __call__(self, layout: str) -> None:
+        size = 64
+        value, grad, first, second = (torch.empty(size) for _ in range(4))
+        adam.adam_(
+            value,
+            grad,
+            first,
+            second,
+            torch.empty(()),
+            torch.empty((), dtype=torch.int64),
+            torch.empty(()),
+            betas=(0.5, 0.999),
+            working=None if self.working is None else torch.empty(size, dtype=self.working),
+            average=torch.empty(size) if self.average else None,
+            decay=0.999,
+        )
+
+
 PRIORS = "with priors or angles"
-Call: TypeAlias = Loss | Sample
+Call: TypeAlias = Loss | Sample | Move
 SOFTPLUS = Loss(torch.bfloat16, adversarial="nonsaturating")
 HINGE = Loss(torch.bfloat16, adversarial="hinge")
 RELATIVE = HINGE._replace(adversarial="relativistic")
@@ -151,6 +175,9 @@ GRID: list[tuple[str, Call, list[str]]] = [
     ("information and G's relativistic, bf16", RELATIVE._replace(player="generator"), SOME[1:]),
     ("sampling, step a number", Sample(False), ["any", PRIORS]),
     ("sampling, step on the device", Sample(True), ["any", PRIORS]),
+    ("Adam, fp32", Move(None, False), ["any"]),
+    ("Adam, bf16 copy", Move(torch.bfloat16, False), ["any"]),
+    ("Adam, bf16 copy and average", Move(torch.bfloat16, True), ["any"]),
 ]
 CASES = {(variant, layout): call for variant, call, layouts in GRID for layout in layouts}
 QUICK = [  # what the tests compile each time
@@ -164,6 +191,7 @@ QUICK = [  # what the tests compile each time
     ("information and D's relativistic, bf16", "MNIST: Cat10, 2 U"),
     ("information and D's hinge, bf16", "every kind, 20 runs"),
     ("sampling, step a number", "any"),
+    ("Adam, bf16 copy and average", "any"),
 ]
 
 
@@ -193,7 +221,8 @@ def record(call: Call, layout: str, hip: bool) -> tuple[Any, tuple[Any, ...], di
             return lambda *args, **kwargs: launches.append((self.kernel, args, kwargs))
 
     with ExitStack() as stack:
-        for module, name in ((launch, "head_loss_kernel"), (sampling, "sample_kernel")):
+        kernels = ((launch, "head_loss_kernel"), (sampling, "sample_kernel"), (adam, "adam_kernel"))
+        for module, name in kernels:
             recorder = Recorder(getattr(module, name))
             stack.enter_context(mock.patch.object(module, name, recorder))
             stack.enter_context(mock.patch.object(module, "INTERPRETED", True))
