@@ -429,7 +429,12 @@ def from_yaml(text: str, where: object) -> TrainConfig:
 
 
 def _built(cls: type[T], content: Any, where: str) -> T:
-    """Return a dataclass from nested plain values. Raises TypeError with one line."""
+    """Return a dataclass from nested plain values. Raises TypeError with one line.
+
+    An option that a group lacks has its default, as in a run of a version that did not have it:
+    what is added later does nothing by default. A file without a whole group, or without an option
+    of no group, is torn.
+    """
     hints = get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     if not isinstance(content, dict):
@@ -437,9 +442,12 @@ def _built(cls: type[T], content: Any, where: str) -> T:
         raise TypeError(f"{expected} options by name, got {reprlib.repr(content)}")
     values = {}
     for name in names:
+        kind = hints[name]
         if name not in content:
+            if where and not dataclasses.is_dataclass(kind):
+                continue
             raise TypeError(f"{where}{name} is missing")
-        kind, value = hints[name], content[name]
+        value = content[name]
         if dataclasses.is_dataclass(kind):
             values[name] = _built(kind, value, f"{where}{name}.")  # type: ignore[arg-type]
             continue

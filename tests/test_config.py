@@ -531,6 +531,19 @@ class TestYaml:
         with pytest.raises(UserError, match=f" {field}: "):
             from_yaml(yaml.safe_dump(content), "run/config.yaml")
 
+    def test_an_option_of_a_group_that_an_older_file_lacks_has_its_default(self):
+        content = yaml.safe_load(to_yaml(TrainConfig().with_options(keep=7, watch_labels=True)))
+        del content["logging"]["watch_labels"]
+        config = from_yaml(yaml.safe_dump(content), "run/config.yaml")
+        assert config == TrainConfig().with_options(keep=7)
+
+    @pytest.mark.parametrize("missing", ["seed", "logging"])
+    def test_a_file_that_lacks_a_group_or_an_option_of_none_is_torn(self, missing):
+        content = yaml.safe_load(to_yaml(TrainConfig()))
+        del content[missing]
+        with pytest.raises(UserError, match=f"{missing} is missing"):
+            from_yaml(yaml.safe_dump(content), "run/config.yaml")
+
 
 class TestDifferences:
     def test_equal_configurations_have_none(self):

@@ -12,7 +12,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple
@@ -31,7 +31,8 @@ Weights = Literal["full", "half", "integer"]
 OPSET = 20
 MIN_HALVED = 256  # elements; smaller tensors stay fp32, they save nothing
 MAX_HALF = 65504.0  # the largest fp16 number
-BITS: dict[Part, int] = {"generator": 12, "reader": 8}  # of a weight stored as an integer
+# Of a weight stored as an integer, from the smallest file to the largest.
+BITS: dict[Part, tuple[int, ...]] = {"generator": (12,), "reader": (8, 10)}
 # Of onnxruntime's outputs from torch's, relative to the image range or to 1. With integers: one
 # grey level, and .02 of a probability, of a mean or of the greatest number in `q` and `logit`.
 TOLERANCE: dict[tuple[Weights, Part], float] = {
@@ -107,7 +108,9 @@ def graph(part: Part, networks: Loaded) -> Graph:
     return Graph(part, module, images, "images", ["logit", "q", *spec.names])
 
 
-def to_onnx(graph: Graph, facts: dict[str, Any], weights: Weights = "half") -> bytes:
+def to_onnx(
+    graph: Graph, facts: dict[str, Any], weights: Weights = "half", bits: int = 12
+) -> bytes:
     """Return an ONNX file with a free batch dimension.
 
     Args:
@@ -115,8 +118,9 @@ def to_onnx(graph: Graph, facts: dict[str, Any], weights: Weights = "half") -> b
         facts: the run's description; its entries become the file's metadata, as JSON.
         weights: "full" keeps weights in fp32. "half" stores large weights as fp16 and casts them to
             fp32 when the file is loaded: half the size, the arithmetic stays fp32. "integer" stores
-            them as integers of 12 bits (generator) or 8 bits (reader) with one scale per row, from
-            which the fp32 weights are made when the file is loaded.
+            them as integers of `bits` bits with one scale per row, from which the fp32 weights are
+            made when the file is loaded.
+        bits: of "integer".
 
     Raises UserError where the extra `export` is not installed or the network cannot be exported.
     """
@@ -145,7 +149,7 @@ def to_onnx(graph: Graph, facts: dict[str, Any], weights: Weights = "half") -> b
     if weights == "half":
         _halve(model)
     elif weights == "integer":
-        _quantize(model, BITS[graph.part])
+        _quantize(model, bits)
     for key in ("spec", "names", "matching", "image", "codes", "versions", "title", "step"):
         model.metadata_props.add(key=key, value=json.dumps(facts[key], ensure_ascii=False))
     onnx.checker.check_model(model, full_check=True)
@@ -219,13 +223,14 @@ def _store(model: Any, encode: Callable[[str, Any], tuple[dict[str, Any], list[A
 def for_page(networks: Loaded, facts: dict[str, Any], part: Part, *, full: bool = False) -> bytes:
     """Return a network's ONNX file for a page in a browser, checked against torch.
 
-    Weights are integers, which take the least room, or fp16 where integers would be off by more
-    than `TOLERANCE`; with `full`, fp32.
+    Weights are integers, which take the least room, or fp16 where images or codes would be off by
+    more than `TOLERANCE`; with `full`, fp32.
     """
     network = graph(part, networks)
-    if not full:
-        content = to_onnx(network, facts, "integer")
-        error = max_error(network, content, facts["image"]["range"])
+    shown = ("images", *networks.spec.names)
+    for bits in () if full else BITS[part]:
+        content = to_onnx(network, facts, "integer", bits)
+        error = max_error(network, content, facts["image"]["range"], shown)
         if error is None or error <= TOLERANCE["integer", part]:
             return content
     weights: Weights = "full" if full else "half"
@@ -250,8 +255,10 @@ def to_program(graph: Graph, facts: dict[str, Any]) -> bytes:
     return out.getvalue()
 
 
-def max_error(graph: Graph, model: bytes, image_range: list[float]) -> float | None:
-    """Return the greatest difference between onnxruntime's outputs and torch's.
+def max_error(
+    graph: Graph, model: bytes, image_range: list[float], outputs: Collection[str] = ()
+) -> float | None:
+    """Return the greatest difference between onnxruntime's outputs and torch's, of those named.
 
     Images count relative to their range, all other outputs relative to 1 or to their own size,
     whichever is greater. None where onnxruntime is not installed.
@@ -277,8 +284,10 @@ def max_error(graph: Graph, model: bytes, image_range: list[float]) -> float | N
         with torch.no_grad():
             expected = graph.module(example)
         expected = (expected,) if isinstance(expected, Tensor) else expected
-        outputs = session.run(graph.outputs, {graph.input: example.numpy()})
-        for name, ours, theirs in zip(graph.outputs, expected, outputs, strict=True):
+        found = session.run(graph.outputs, {graph.input: example.numpy()})
+        for name, ours, theirs in zip(graph.outputs, expected, found, strict=True):
+            if outputs and name not in outputs:
+                continue
             if name == "images":
                 size = image_range[1] - image_range[0]
             else:
