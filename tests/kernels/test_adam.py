@@ -20,7 +20,7 @@ if not adam.INTERPRETED:
 
 
 class Buffers:
-    """What a move reads and writes, with random moments of earlier updates."""
+    """All that a move reads and writes, with random moments of earlier updates."""
 
     def __init__(
         self, size: int, working: torch.dtype | None, averaged: int | None, seed: int = 0
