@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import venv
 from importlib.util import find_spec
@@ -99,6 +100,22 @@ def test_without_the_trainer_s_packages_commands_end_in_one_line_and_losses_work
     assert asked == [expected] * len(asked)
     assert load.startswith("load fastinfogan.load: not installed: accelerate, PyYAML, tyro;")
     assert last == "help 0"
+
+
+@pytest.mark.slow
+def test_a_source_distribution_holds_the_kernels_once(tmp_path):
+    source = tmp_path / "source"
+    ignored = shutil.ignore_patterns(".*", "build", "*.egg-info", "runs", "docs")
+    shutil.copytree(ROOT, source, symlinks=True, ignore=ignored)
+    build = [sys.executable, "-m", "build", "--sdist", "--no-isolation"]
+    subprocess.run([*build, "-o", str(tmp_path), str(source)], check=True, stdout=subprocess.PIPE)
+    (archive,) = tmp_path.glob("fastinfogan-*.tar.gz")
+    with tarfile.open(archive) as members:
+        paths = [Path(*Path(name).parts[1:]) for name in members.getnames()]
+    kernels = [str(path) for path in paths if path.name == "head_loss.py"]
+    assert kernels == ["kernels/fastinfogan_kernels/head_loss.py"]
+    assert Path("kernels/build.toml") in paths
+    assert Path("tests/kernels/test_own_copy.py") in paths
 
 
 TORCH_AND_ITS_OWN = (

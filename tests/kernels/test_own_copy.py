@@ -21,7 +21,8 @@ import fastinfogan_kernels
 # torch.compile's own, where it traces an autograd.Function
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 KERNELS = Path(__file__).parents[2] / "kernels"
-SOURCE = KERNELS / "torch-ext" / "fastinfogan_kernels"
+SOURCE = KERNELS / "fastinfogan_kernels"
+LINK = KERNELS / "torch-ext" / "fastinfogan_kernels"  # for kernel-builder; not in an sdist
 
 
 def losses(kernels: ModuleType) -> list[torch.Tensor]:
@@ -102,6 +103,12 @@ def test_huggingface_kernels_loads_the_package_next_to_the_installed_one(
     assert namespace == metadata["id"]
     for ours, theirs in zip(losses(fastinfogan_kernels), losses(loaded), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.skipif(not LINK.exists(), reason="an unpacked source distribution has no link")
+def test_kernel_builder_s_folder_is_a_link_to_the_package():
+    assert LINK.is_symlink()
+    assert LINK.resolve() == SOURCE.resolve()
 
 
 def test_the_card_has_the_header_that_the_hub_reads():
