@@ -72,3 +72,15 @@ def test_the_training_step_is_timed_against_its_products_and_traced(tmp_path, mo
     assert operations
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     assert set(operations) <= {event.get("name") for event in events}
+
+
+@pytest.mark.slow
+def test_the_times_of_a_folder_of_images_are_of_every_command_and_run(tmp_path):
+    options = ("--images", "40", "--side", "32", "--batch-size", "8", "--runs", "1")
+    text = run("image_files.py", *options, cwd=tmp_path)
+    assert "40 PNG files of 32x32" in text
+    lines = text.splitlines()[-3:]
+    names = ("data check", "first update, read before", "first update, streamed")
+    for line, name in zip(lines, names, strict=True):
+        assert re.match(rf"{name}: \d+\.\d\d s \(.*n = 1\)", line)
+    assert not list(tmp_path.iterdir())
