@@ -59,7 +59,8 @@ def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
     of = run_config.data
     size = {"image_size": of.image_size, "channels": of.channels}
     reading: streaming.Mode = "always" if data.can_stream(name) else "never"  # a part is read
-    splits = data.load(name, **size, stream=reading, advise=False, **of.reading())
+    remote: streaming.Mode = "always" if of.stream == "always" else "never"  # as its training
+    splits = data.load(name, **size, stream=reading, remote=remote, advise=False, **of.reading())
     measured = measure.evaluate(loaded, splits, seed=config.seed, extractor=extractor)
     result = measure.as_written(checkpoint.step, name, measured)
     say(json.dumps(result, indent=2))

@@ -35,6 +35,7 @@ class Stream(IntEnum):
     UPRIGHT = 7
     CHAIRS = 8
     STREET = 9
+    GROUPS = 10
     PAIR_LATENTS = 16
     PAIR_FACTORS = 17
 
@@ -155,8 +156,21 @@ def permutation(
     n: int, *, seed: int, epoch: int, device: torch.device | str | None = None
 ) -> Tensor:
     """Return a permutation of 0 … n-1, int64 [n], that depends on (seed, epoch) alone."""
-    pair = words(n, 2, seed=seed, step=epoch, stream=Stream.PERMUTATION, device=device)
-    return ((pair[:, 0] << 31) | (pair[:, 1] >> 1)).argsort(stable=True)
+    return sort_keys(n, seed=seed, epoch=epoch, device=device).argsort(stable=True)
+
+
+def sort_keys(
+    n: int,
+    *,
+    seed: int,
+    epoch: int,
+    first_row: int = 0,
+    stream: int = Stream.PERMUTATION,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Return random keys of rows first_row …, 63 bits each, int64 [n], to sort the rows by."""
+    pair = words(n, 2, seed=seed, step=epoch, stream=stream, first_row=first_row, device=device)
+    return (pair[:, 0] << 31) | (pair[:, 1] >> 1)
 
 
 def permuted(

@@ -1,7 +1,7 @@
 """Image sets: readers, renderers, batches; see `specs`."""
 
 from .sampler import BatchSampler, Order, batches, from_range, to_range
-from .specs import absolute, can_stream, choose, load, open_set, own_size
+from .specs import absolute, can_stream, choose, load, open_set, own_size, settled
 from .splits import Images, Split
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "load",
     "open_set",
     "own_size",
+    "settled",
     "to_range",
 ]

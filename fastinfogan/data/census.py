@@ -17,7 +17,7 @@ from .encoded import EncodedImages, Survey
 from .folder import count
 from .reading import background_colour
 from .splits import Images, Split, progress_bar
-from .streaming import Rows, Streamed, evenly
+from .streaming import Rows, Streamed, spread
 
 AT_ONCE = 256  # images that are read between two counts
 MAX_NAMED = 5  # duplicates that are named
@@ -159,8 +159,8 @@ def _readable(part: Images, rows: Rows, census: Census) -> list[NDArray[np.uint8
 
 
 def sample(images: Images, most: int = SHEET_IMAGES) -> NDArray[np.uint8]:
-    """Return up to `most` evenly spaced images [B, H, W, C], less those that cannot be read."""
-    rows = evenly(len(images), most)
+    """Return up to `most` images [B, H, W, C], as `spread`, less those that cannot be read."""
+    rows = spread(images.images, most)
     readable = [image for image in _readable(images, rows, Census()) if image is not None]
     if not readable:
         return np.zeros((0, *images.images.shape[1:]), np.uint8)

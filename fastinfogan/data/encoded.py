@@ -144,7 +144,7 @@ class EncodedImages:
             self.ranges = like.ranges
             return
         survey, background = Survey(), background_colour(self.reading.background)
-        for row in evenly(self.shape[0], SURVEY_IMAGES).tolist():
+        for row in self.surveyed(SURVEY_IMAGES).tolist():
             file, frame = self.place(row)
             try:
                 picture = decode(self.content(file), frame, count_frames=True)
@@ -160,6 +160,10 @@ class EncodedImages:
     def file_rows(self) -> NDArray[np.int64]:
         """Return the file of each row, int64 [N]."""
         return np.arange(self.files) if self._index is None else self._index[:, 0]
+
+    def surveyed(self, most: int) -> Rows:
+        """Return up to `most` rows that tell of the set."""
+        return evenly(self.shape[0], most)
 
     def place(self, row: int) -> tuple[int, int]:
         """Return the file and the frame of a row."""

@@ -9,16 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
+from . import columns, row_groups
 from .decoding import check_decodable
 from .encoded import EncodedImages
 from .reading import Reading
 from .splits import Images, Labels, Split, expanded, held_out, opened
-from .streaming import Streamed
+from .streaming import Mode, Streamed
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-_LABELS = ("label", "labels", "fine_label")
 
 
 def local(reference: str) -> tuple[Path, str] | None:
@@ -38,10 +37,19 @@ def read_hub(reference: str, reading: Reading, kind: str = "hf") -> dict[Split, 
     images are the first column of the Image feature, or of image bytes; labels, for evaluation
     alone, a column label, labels or fine_label of classes or integers, else the first of classes;
     `reading.factors` names columns of known factors. The splits are train and test; without test,
-    every tenth image of train, or of the only split, is held out.
+    every tenth image of train, or of the only split, is held out. A set of the hub that is read
+    from there while training is `row_groups.read_row_groups`.
     """
     check_decodable(reading.channels)
     where = f"--data {kind}:{reference}"
+    if kind == "hf" and is_remote(reference, reading.remote):
+        name, _, config = reference.partition(":")
+        try:
+            return row_groups.read_row_groups(name, config, reading, where)
+        except UserError:
+            raise
+        except Exception as error:  # of the hub, the network, pyarrow
+            raise _not_loaded(where, error) from None
     splits = _parquet(reference, where) if kind == "parquet" else _load(reference, where)
     name = "train" if "train" in splits else next(iter(splits))
     if name != "train" and len(splits) > 1:
@@ -57,7 +65,7 @@ def read_hub(reference: str, reading: Reading, kind: str = "hf") -> dict[Split, 
             *((labels, test.labels()), reading.stream),
             factors=(factors, test.factors()),
         )
-    names = tuple(train.factor_columns)
+    names = tuple(train.factor_names)
     return {
         split: images.with_facts(train.notes, train.classes(), names)
         for split, images in loaded.items()
@@ -102,8 +110,7 @@ def _parquet(reference: str, where: str) -> dict[str, Dataset]:
     try:
         return dict(datasets.load_dataset("parquet", data_files=names))
     except Exception as error:  # of pyarrow, fsspec
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{where}: cannot be read ({reason})") from None
+        raise UserError(f"{where}: cannot be read ({row_groups.reason(error)})") from None
 
 
 def _load(reference: str, where: str) -> dict[str, Dataset]:
@@ -120,12 +127,31 @@ def _load(reference: str, where: str) -> dict[str, Dataset]:
         else:
             loaded = datasets.load_dataset(str(here[0]), here[1] or None)
     except Exception as error:  # of the hub, the network, pyarrow, fsspec
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"{where}: cannot be loaded ({reason}); expected the ID of a set on huggingface.co, "
-            "with :CONFIG where it has several, or the path of a saved one"
-        ) from None
+        raise _not_loaded(where, error) from None
     return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
+
+
+def is_remote(reference: str, mode: Mode) -> bool:
+    """Return True if the set ID[:CONFIG] is read from the hub while training. Raises UserError.
+
+    "auto" is for a set that the disk has no room for; see `row_groups.is_remote`.
+    """
+    if mode == "never" or local(reference) is not None:
+        return False
+    where = f"--data hf:{reference}"
+    _datasets(where)
+    name, _, config = reference.partition(":")
+    try:
+        return row_groups.is_remote(name, config, mode)
+    except Exception as error:  # of the hub, the network
+        raise _not_loaded(where, error) from None
+
+
+def _not_loaded(where: str, error: Exception) -> UserError:
+    return UserError(
+        f"{where}: cannot be loaded ({row_groups.reason(error)}); expected the ID of a set on "
+        "huggingface.co, with :CONFIG where it has several, or the path of a saved one"
+    )
 
 
 class HubImages(EncodedImages):
@@ -140,82 +166,45 @@ class HubImages(EncodedImages):
     ) -> None:
         import datasets
 
-        columns = dataset.features
-        kind = datasets.Image
-        column = next((name for name, f in columns.items() if isinstance(f, kind)), None)
-        if column is None:
-            column = next((n for n, f in columns.items() if _holds_bytes(f)), None)
-        if column is None:
-            raise UserError(f"{where}: no column of images, got columns {', '.join(columns)}")
+        column = columns.image_column(dataset.features, where)
         super().__init__(len(dataset), reading)
         self._where, self._column, self._dataset = where, column, dataset
         # as bytes, so that a damaged image is found one by one
         files = dataset.select_columns([column])
-        if isinstance(columns[column], kind):
-            files = files.cast_column(column, kind(decode=False))
+        if isinstance(dataset.features[column], datasets.Image):
+            files = files.cast_column(column, datasets.Image(decode=False))
         self._files = files.with_format(None)
-        self.factor_columns = tuple(n.strip() for n in reading.factors.split(",") if n.strip())
+        self._factors, self.factor_names = columns.factor_columns(
+            reading.factors, dataset.features, where
+        )
         self.prepare(like)
 
     def content(self, file: int) -> Path | bytes:
         """Return an image's bytes, or the path of its file."""
         cell = self._files[file][self._column]
-        if cell is None:
-            raise ValueError("it is null")
-        if isinstance(cell, bytes):
-            return cell
-        content = cell["bytes"]
-        return Path(cell["path"]) if content is None else bytes(content)
+        content = columns.cell_bytes(cell)
+        return Path(cell["path"]) if content is None else content
 
     def name(self, file: int) -> str:
         """Return the set with the number of the image."""
         return f"{self._where}: image {file}"
 
-    def _label_column(self) -> str | None:
-        import datasets
-
-        columns = self._dataset.features
-        classes = [n for n, f in columns.items() if isinstance(f, datasets.ClassLabel)]
-        whole = [n for n in _LABELS if "int" in str(getattr(columns.get(n), "dtype", ""))]
-        return next((n for n in (*whole, *classes)), None)
-
     def labels(self) -> Labels | None:
         """Return the classes [N], or None where there are none, or not of every image."""
-        column = self._label_column()
+        column = columns.label_column(self._dataset.features)
         if column is None:
             return None
-        labels = self._dataset.select_columns([column]).with_format("numpy")[:][column]
-        if not np.issubdtype(labels.dtype, np.integer) or (labels < 0).any():
-            return None  # some are null, or -1, the hub's "not told"
-        return self.of_rows(np.asarray(labels))
+        values = self._dataset.select_columns([column]).with_format("numpy")[:][column]
+        return self.of_rows(columns.labels_of(np.asarray(values)))
 
     def classes(self) -> tuple[str, ...]:
         """Return the names of the classes, where the set gives them."""
-        column = self._label_column()
-        names = getattr(self._dataset.features[column], "names", None) if column else None
-        return tuple(names or ())
+        return columns.class_names(self._dataset.features)
 
     def factors(self) -> NDArray[np.float64] | None:
         """Return the columns of known factors as numbers [N, K]. Raises UserError."""
-        if not self.factor_columns:
+        if not self._factors:
             return None
-        names = [name.partition(":")[0] for name in self.factor_columns]
-        missing = [name for name in names if name not in self._dataset.features]
-        if missing:
-            there = ", ".join(self._dataset.features)
-            raise UserError(f"{self._where}: --factors: no column {missing[0]}, got {there}")
-        table = self._dataset.select_columns(names).with_format(None)[:]
-        try:
-            columns = [np.array(table[name], np.float64) for name in names]
-        except (TypeError, ValueError):
-            raise UserError(
-                f"{self._where}: --factors: expected columns of numbers, got {', '.join(names)}"
-            ) from None
-        return self.of_rows(np.stack(columns, 1))
-
-
-def _holds_bytes(feature: Any) -> bool:
-    """Return True if a column has bytes, or the structs that the hub's images are in Parquet."""
-    if isinstance(feature, dict):
-        return "bytes" in feature and "path" in feature
-    return getattr(feature, "dtype", "") in ("binary", "large_binary")
+        table = self._dataset.select_columns(self._factors).with_format(None)[:]
+        values = {name: table[name] for name in self._factors}
+        return self.of_rows(columns.factors_of(values, self._where))

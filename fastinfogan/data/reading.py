@@ -64,6 +64,7 @@ class Reading:
     fit: Fit = "crop"
     skip_bad: int = 0  # damaged files to pass over
     value_range: str = "auto"  # or "full", or "LOW,HIGH"
+    remote: Mode = "auto"  # as `stream`: whether a set of the hub is read from there
     factors: str = ""  # columns of a hub's or Parquet set, "azimuth:360,elevation"
 
     def check(self) -> None:

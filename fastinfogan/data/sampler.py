@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Any, NamedTuple
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -9,10 +12,12 @@ from torch import Tensor
 
 from .. import philox
 from ..errors import UserError
-from .streaming import Streamed
+from .streaming import Rows, Streamed, grouped
 from .workers import Stream
 
 ORDERED_AT_ONCE = 2**14  # places of a long epoch's order
+WINDOW_BYTES = 2**28  # of row groups whose rows are mixed
+MIN_GROUPS = 4  # of a window
 
 
 def to_range(images: Tensor, image_range: tuple[float, float]) -> Tensor:
@@ -76,6 +81,106 @@ class Order:
         return self._part[start : start + self.batch_size]
 
 
+class Window(NamedTuple):
+    """Consecutive groups of an epoch, whose rows are mixed."""
+
+    groups: Rows
+    start: int  # of its places in the epoch
+    stop: int
+
+
+class WindowOrder(Order):
+    """Which images each update sees of a source that is fetched in groups of rows.
+
+    Also a function of (seed, step, rank). An epoch is a permutation of the groups, keyed by (seed,
+    epoch), cut into windows: of at least `MIN_GROUPS` groups, and of as many as `WINDOW_BYTES`
+    take. The rows of a window are permuted. The result is cut into global batches as in `Order`.
+    """
+
+    def __init__(
+        self,
+        sizes: Rows,
+        nbytes: Rows,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        super().__init__(
+            int(sizes.sum()), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
+        )
+        self._sizes, self._bytes = sizes, nbytes
+        self._starts = sizes.cumsum() - sizes
+        self._epochs: dict[int, list[Window]] = {}
+        self._rows: dict[tuple[int, int], Rows] = {}
+
+    def indices(self, step: int) -> Tensor:
+        """Return this rank's image indices in update `step` (from 0), int64 [batch_size]."""
+        epoch, start, stop, windows = self._place(step)
+        parts = []
+        for w in windows:
+            window = self.windows(epoch)[w]
+            rows = self._rows_of(epoch, w)
+            parts.append(rows[max(start - window.start, 0) : stop - window.start])
+        return torch.from_numpy(np.concatenate(parts))
+
+    def ahead(self, step: int) -> Rows:
+        """Return the groups to hold in update `step`: of its windows, and of the next one."""
+        epoch, _, _, (*before, last) = self._place(step)
+        there = self.windows(epoch)
+        held = [there[w].groups for w in (*before, last)]
+        if not before:
+            after = there[last + 1] if last + 1 < len(there) else self.windows(epoch + 1)[0]
+            held.append(after.groups)
+        return np.concatenate(held)
+
+    def windows(self, epoch: int) -> list[Window]:
+        """Return the windows of an epoch."""
+        if epoch not in self._epochs:
+            keys = philox.sort_keys(
+                len(self._sizes), seed=self.seed, epoch=epoch, stream=philox.Stream.GROUPS
+            )
+            groups = keys.argsort(stable=True).numpy()
+            bounds, nbytes = [0], 0
+            for i, size in enumerate(self._bytes[groups].tolist()):
+                if i - bounds[-1] >= MIN_GROUPS and nbytes + size > WINDOW_BYTES:
+                    bounds.append(i)
+                    nbytes = 0
+                nbytes += size
+            places = np.concatenate([[0], self._sizes[groups].cumsum()])
+            cuts = list(itertools.pairwise([*bounds, len(groups)]))
+            windows = [Window(groups[a:b], int(places[a]), int(places[b])) for a, b in cuts]
+            _hold(self._epochs, epoch, windows)
+        return self._epochs[epoch]
+
+    def _place(self, step: int) -> tuple[int, int, int, range]:
+        """Return the epoch, this rank's places in it, and the windows that these lie in."""
+        epoch, batch = divmod(step, self.per_epoch)
+        start = batch * self.global_batch + self.first
+        stop = start + self.batch_size
+        stops = [window.stop for window in self.windows(epoch)]
+        first, last = np.searchsorted(stops, [start, stop - 1], side="right").tolist()
+        return epoch, start, stop, range(first, last + 1)
+
+    def _rows_of(self, epoch: int, w: int) -> Rows:
+        """Return the rows of a window in their order."""
+        if (epoch, w) not in self._rows:
+            groups, start, stop = self.windows(epoch)[w]
+            spans = [np.arange(self._sizes[g]) + self._starts[g] for g in groups]
+            keys = philox.sort_keys(stop - start, seed=self.seed, epoch=epoch, first_row=start)
+            rows = np.concatenate(spans)[keys.argsort(stable=True).numpy()]
+            _hold(self._rows, (epoch, w), rows)
+        return self._rows[epoch, w]
+
+
+def _hold(held: dict[Any, Any], key: object, value: object) -> None:
+    """Put a value into `held`, of which the two latest stay."""
+    while len(held) > 1:
+        del held[next(iter(held))]
+    held[key] = value
+
+
 class BatchSampler(Order):
     """The batches of resident images, picked on their device."""
 
@@ -121,5 +226,16 @@ def batches(
         return BatchSampler(
             resident, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
         )
+    source = grouped(images)
+    if source is not None:
+        windows = WindowOrder(
+            source.group_sizes,
+            source.group_bytes,
+            batch_size=batch_size,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+        )
+        return Stream(images, windows.indices, device, ahead=windows.ahead)
     order = Order(len(images), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
     return Stream(images, order.indices, device)

@@ -62,7 +62,8 @@ def load(
     A set without a test split holds out every tenth image for it; dsprites and dsprites-like are
     whole in both. "auto" streams what `can_stream` where it takes over 4 GiB decoded, or over a
     quarter of the available memory shared by the ranks of this machine; "always" any; dsprites-like
-    and chairs-like are drawn batch by batch in any mode.
+    and chairs-like are drawn batch by batch in any mode. Of hf:ID, "always", and "auto" where the
+    disk has no room for the set, read Parquet files on the hub, row group by row group.
 
     Args:
         spec: The name of a set, or a kind of file with its path.
@@ -71,13 +72,14 @@ def load(
         channels: 1 gray, 3 colour; image files also give 4, colour and alpha.
         advise: Whether errors name the options that would take the images.
         options: background, frames, fit, skip_bad, value_range, factors: see `reading`, which also
-            explains the defaults.
+            explains the defaults. remote: the `stream` that decides whether a set of the hub is
+            read from there, where `stream` is to open it alone.
 
     Each split has `.images`, `.labels`, `.factors`, `.factor_names` and `.notes`, the lines that
     tell what was found, converted and left out. Raises UserError, in one line, when nothing is
     found, a file is not what it should be, or the images are of another size.
     """
-    reading = _reading(image_size, channels, stream, options)
+    reading = _reading(image_size, channels, stream, {"remote": stream, **options})
     if stream == "always" and not can_stream(spec):
         raise UserError(
             "--stream always: celeba, dsprites, hf:ID, tar:PATH, parquet:PATH, npy:PATH and "
@@ -203,6 +205,17 @@ def own_size(spec: str) -> tuple[int, int, int] | None:
     if kind in ("idx", "npz", "npy") and path:
         return formats.array_size(kind, expanded(path))
     return _SIZES.get(spec)
+
+
+def settled(spec: str, stream: Mode) -> Mode:
+    """Return "always" for "auto" where a set of the hub has no room on this disk, else `stream`.
+
+    What is held out of such a set differs, so a run records it. Raises UserError.
+    """
+    kind, _, reference = spec.partition(":")
+    if kind == "hf" and reference and stream == "auto" and hub.is_remote(reference, stream):
+        return "always"
+    return stream
 
 
 def can_stream(spec: str) -> bool:

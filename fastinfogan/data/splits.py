@@ -147,14 +147,14 @@ def _read(split: Streamed) -> NDArray[np.uint8]:
     return out
 
 
-def progress_bar(total: int, task: str) -> Any:
+def progress_bar(total: int, task: str, unit: str = "images") -> Any:
     """Return a bar on stderr that one rank shows, where a task takes a while."""
     from tqdm import tqdm
 
     return tqdm(
         total=total,
         desc=task,
-        unit=" images",
+        unit=f" {unit}",
         delay=QUIET_SECONDS,
         mininterval=0.1 if is_terminal(sys.stderr) else 30,
         disable=sys.stderr is None or os.environ.get("LOCAL_RANK", "0") != "0",

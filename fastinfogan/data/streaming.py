@@ -41,6 +41,26 @@ class Source(Protocol):
         """Return the images [B, H, W, C] at `rows` [B]. Raises UserError, naming the file."""
 
 
+class Grouped:
+    """A source of which groups of rows are fetched, from far away, and not single rows."""
+
+    group_sizes: Rows  # [G], rows of each group; they come one after the other
+    group_bytes: Rows  # [G], as fetched
+
+    @property
+    def digest(self) -> str:
+        """A hash of what the source holds. Reads no images."""
+        raise NotImplementedError
+
+    def spread(self, most: int) -> Rows:
+        """Return up to `most` rows of the whole set that lie in few groups."""
+        raise NotImplementedError
+
+    def fetch_ahead(self, groups: Rows) -> None:
+        """Fetch these groups, and hold no others. Does not wait."""
+        raise NotImplementedError
+
+
 class Streamed:
     """One split of a source, read where it is indexed: by a slice or by rows, int64 [B].
 
@@ -91,12 +111,28 @@ def evenly(n: int, most: int) -> Rows:
     return np.arange(count) * n // max(count, 1)
 
 
+def grouped(images: object) -> Grouped | None:
+    """Return the source of a split that is streamed from a grouped one, else None."""
+    source = images.source if isinstance(images, Streamed) else None
+    return source if isinstance(source, Grouped) else None
+
+
+def spread(images: NDArray[np.uint8] | Streamed, most: int) -> Rows:
+    """Return up to `most` rows of a split: evenly spaced; of a grouped source in few groups."""
+    source = grouped(images)
+    return evenly(len(images), most) if source is None else source.spread(most)
+
+
 def checksum(images: NDArray[np.uint8] | Streamed) -> str:
     """Return a hash to compare a resumed run's images by, the same resident and streamed.
 
     Up to 256 MiB every byte is hashed. Of a larger set the shape and 1,024 evenly spaced images
-    are: enough to tell one set from another, not to find a single image that was changed.
+    are: enough to tell one set from another, not to find a single image that was changed. Of a
+    grouped source, the hub's own hashes of its files are.
     """
+    source = grouped(images)
+    if source is not None:
+        return f"{source.digest} ({len(images)} images in row groups)"
     hashed, n = hashlib.sha256(), len(images)
     if images.nbytes <= MAX_HASHED:
         for start in range(0, n, SAMPLE):

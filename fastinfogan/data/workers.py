@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ..errors import UserError
-from .streaming import Rows, Source, Streamed
+from .streaming import Grouped, Rows, Source, Streamed, grouped
 
 PREFETCH = 4  # batches that each worker keeps ready
 MAX_WORKERS = 8
@@ -33,7 +33,11 @@ class _Batches(Dataset[Tensor]):
     def __init__(self, images: Streamed) -> None:
         self.images = images
 
-    def __getitems__(self, rows: Rows) -> Batch:
+    def __getitems__(self, requested: tuple[Rows, Rows | None]) -> Batch:
+        rows, ahead = requested
+        source = grouped(self.images)
+        if source is not None and ahead is not None:
+            source.fetch_ahead(ahead)
         try:
             images = self.images[rows]
         except UserError as error:  # raised here, it would come out with the worker's traceback
@@ -51,20 +55,25 @@ class _Batches(Dataset[Tensor]):
 
 
 class _Rows:
-    """The rows of batch `first`, first + 1, …, without end."""
+    """The rows of batch `first`, first + 1, …, without end, and the groups to fetch then."""
 
-    def __init__(self, indices: Callable[[int], Tensor]) -> None:
-        self.indices, self.first = indices, 0
+    def __init__(
+        self, indices: Callable[[int], Tensor], ahead: Callable[[int], Rows | None] | None
+    ) -> None:
+        self.indices, self.ahead, self.first = indices, ahead, 0
 
-    def __iter__(self) -> Iterator[Rows]:
-        return (self.indices(step).numpy() for step in itertools.count(self.first))
+    def __iter__(self) -> Iterator[tuple[Rows, Rows | None]]:
+        for step in itertools.count(self.first):
+            ahead = None if self.ahead is None else self.ahead(step)
+            yield self.indices(step).numpy(), ahead
 
 
 class Stream:
     """The batches of a streamed set: workers read ahead, the next batch is waited for.
 
-    `indices` gives an update's rows (a CPU tensor). Calls for update after update read ahead; any
-    other update starts anew from there.
+    `indices` gives an update's rows (a CPU tensor); `ahead`, of a grouped source, the groups to
+    hold from then on. Calls for update after update read ahead; any other update starts anew from
+    there.
     """
 
     def __init__(
@@ -73,10 +82,11 @@ class Stream:
         indices: Callable[[int], Tensor],
         device: torch.device,
         workers: int | None = None,
+        ahead: Callable[[int], Rows | None] | None = None,
     ) -> None:
         self.device = device
         self.interrupted: Callable[[], object] = bool  # asked while a batch is waited for: false
-        self._images, self._rows = images, _Rows(indices)
+        self._images, self._rows = images, _Rows(indices, ahead)
         self._workers = _workers(images.source, device) if workers is None else workers
         self._loader: DataLoader[Tensor] | None = None
         self._batches: Iterator[Batch] | None = None
@@ -177,11 +187,12 @@ def _workers(source: Source, device: torch.device) -> int:
     """Return the number of workers: 0 where there is no disk to wait for, as each costs 400 MB.
 
     One, where reading is copying, or where training itself takes the cores: on a CPU a batch is
-    decoded in a fraction of an update. On a GPU decoding gets this rank's cores, up to eight.
+    decoded in a fraction of an update. On a GPU decoding gets this rank's cores, up to eight. Of a
+    grouped source one: each worker would fetch all of it.
     """
     if not source.on_disk:
         return 0
-    if not source.slow or device.type == "cpu":
+    if not source.slow or device.type == "cpu" or isinstance(source, Grouped):
         return 1
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     import joblib  # not in every GPU environment, and a resident run needs none

@@ -124,6 +124,8 @@ def evaluate(
     others = None
     if len(train) >= n:
         chosen = philox.permuted(0, n, len(train), seed=seed, epoch=0).numpy()
+        if streaming.grouped(train.images) is not None:
+            chosen = streaming.spread(train.images, n)
         others = torch.from_numpy(train.images[chosen]).to(device)
     images = (real[:n], fakes.images[:n], others)
     digits = None
@@ -285,7 +287,7 @@ def watch(networks: Loaded, splits: Mapping[data.Split, data.Images]) -> float:
     test = splits["test"]
     if test.labels is None:
         raise UserError("--watch-labels: the images have no labels; leave it out")
-    rows = streaming.evenly(len(test), WATCHED)
+    rows = streaming.spread(test.images, WATCHED)
     labels = test.labels[rows].astype(np.int64)
     if scored_code(networks.spec, len(np.unique(labels))) is None:
         raise UserError("--watch-labels: there is no categorical code to sort by; leave it out")

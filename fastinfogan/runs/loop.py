@@ -110,6 +110,9 @@ def _prepare(
     parse_trackers(config.logging.track)
     choice, stand_in = (config.data.data, "") if in_memory else data.choose(config.data.data)
     config = config.with_options(data=data.absolute(choice))
+    if not in_memory:
+        settled = data.settled(config.data.data, config.data.stream)
+        config = config.with_options(stream=settled)
     if config.resume not in ("auto", "never"):
         config = config.with_options(resume=str(Path(config.resume).expanduser().resolve()))
     return config, [*notes, *filter(None, [stand_in])]

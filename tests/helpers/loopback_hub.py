@@ -1,16 +1,22 @@
-"""A stand-in for the Hugging Face hub on this machine: create, upload, look up, download."""
+"""A stand-in for the Hugging Face hub on this machine: create, upload, look up, download.
+
+Repositories of models and of datasets share one space of names.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
+import os
 import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import parse_qs
 
 
 class Hub:
@@ -20,6 +26,31 @@ class Hub:
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.created: list[dict[str, Any]] = []
         self.refuse = False  # answer 401 to whatever changes something
+        self.ranges: list[tuple[str, int, int]] = []  # path, start and stop of parts that were read
+        self.whole: list[str] = []  # paths of files that were read whole
+
+
+def _entries(repository: dict[str, bytes]) -> list[dict[str, Any]]:
+    """Files and folders as the hub lists them."""
+    folders = {str(p) for name in repository for p in PurePosixPath(name).parents if str(p) != "."}
+    return [
+        *({"type": "directory", "path": name, "oid": "0" * 40, "size": 0} for name in folders),
+        *(
+            {
+                "type": "file",
+                "path": name,
+                "size": len(data),
+                "oid": hashlib.sha1(data).hexdigest(),
+            }
+            for name, data in repository.items()
+        ),
+    ]
+
+
+def _paths(kind: str, body: bytes) -> list[str]:
+    if "json" in kind:
+        return list(json.loads(body)["paths"])
+    return parse_qs(body.decode())["paths"]
 
 
 def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
@@ -70,6 +101,10 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     for file in json.loads(body)["files"]
                 ]
                 return self._send(200, {"files": files})
+            if "/paths-info/" in path:
+                repository = hub.repositories.get("/".join(path.split("/")[3:5]), {})
+                names = _paths(self.headers.get("Content-Type", ""), body)
+                return self._send(200, [e for e in _entries(repository) if e["path"] in names])
             if path == "/api/validate-yaml":
                 return self._send(200, {"errors": [], "warnings": []})
             commit = re.match(r"/api/(?:models|spaces)/(.+?)/commit/(.+)", path)
@@ -87,7 +122,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
         def _get(self, head: bool) -> None:
             path = self.path.split("?")[0]
-            file = re.match(r"/(.+?/.+?)/resolve/([^/]+)/(.+)", path)
+            file = re.match(r"/(?:datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
             if file is not None:
                 repository = hub.repositories.get(file[1])
                 missing = "Repo" if repository is None else "Entry"
@@ -99,21 +134,29 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                         "ETag": f'"{hashlib.sha1(data).hexdigest()}"',
                         "X-Repo-Commit": "0" * 40,
                     }
-                    return self._send(200, data, tags, head)
+                    part = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
+                    if part is None or head:
+                        hub.whole += [] if head else [file[3]]
+                        return self._send(200, data, tags, head)
+                    start, stop = int(part[1]), min(int(part[2]) + 1, len(data))
+                    hub.ranges.append((file[3], start, stop))
+                    tags["Content-Range"] = f"bytes {start}-{stop - 1}/{len(data)}"
+                    return self._send(206, data[start:stop], tags)
                 code = {"X-Error-Code": f"{missing}NotFound"}
                 return self._send(404, {"error": f"{missing} not found"}, code, head)
-            facts = re.match(r"/api/(?:models|spaces)/([^/]+/[^/]+)(/revision/.+)?$", path)
+            facts = re.match(r"/api/(?:models|spaces|datasets)/([^/]+/[^/]+)(/revision/.+)?$", path)
             if facts is not None and facts[1] in hub.repositories:
                 names = [{"rfilename": name} for name in hub.repositories[facts[1]]]
                 answer = {"id": facts[1], "sha": "0" * 40, "siblings": names, "tags": []}
                 return self._send(200, answer | {"private": False}, head=head)
-            tree = re.match(r"/api/(?:models|spaces)/([^/]+/[^/]+)/tree/", path)
+            kinds = "models|spaces|datasets"
+            tree = re.match(rf"/api/(?:{kinds})/([^/]+/[^/]+)/tree/[^/]+/?(.*)", path)
             if tree is not None and tree[1] in hub.repositories:
-                entries = [
-                    {"type": "file", "path": name, "size": len(data), "oid": "0" * 40}
-                    for name, data in hub.repositories[tree[1]].items()
-                ]
-                return self._send(200, entries, head=head)
+                entries = _entries(hub.repositories[tree[1]])
+                under = [e for e in entries if e["path"].startswith(f"{tree[2]}/" * bool(tree[2]))]
+                deep = "recursive=true" in self.path.lower()
+                inside = [e for e in under if deep or os.path.dirname(e["path"]) == tree[2]]
+                return self._send(200, inside, head=head)
             code = {"X-Error-Code": "RepoNotFound"}
             return self._send(404, {"error": "Repository not found"}, code, head)
 
