@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -215,3 +217,34 @@ def test_from_python_a_preset_is_changed_the_same_way(tmp_path, capsys, monkeypa
     spec = fastinfogan.fit("own", data=images, out=tmp_path / "run", **options)[2]
     assert spec.names == ("c1_uniform",)
     assert capsys.readouterr().out.startswith("own is changed: --networks mnist (")
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["mnist", "--networks", "own_networks:make_pair"], "mnist: updates 1 to 2"),
+        (
+            ["svhn", "--networks", "own_networks:make_pair"],
+            "svhn is changed: --image-size 8 --channels 1 (the images')",
+        ),
+        (["own", "--term", "own_term:Dark", "weight=0.5"], "own is changed: "),
+        (
+            ["mnist", "--term", "own_term:Dark", "weight=0.5", "--codes", "uniform,uniform"],
+            "mnist is changed: --invariance.weight 0 --vat.weight 0 (no categorical code)",
+        ),
+    ],
+    ids=["networks", "networks that change the preset", "term", "term and codes"],
+)
+def test_networks_and_terms_of_ones_own_train_on_a_preset_that_adapts(
+    words, line, tmp_path, sets, capsys, monkeypatch, one_thread
+):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "examples")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setattr("fastinfogan.runs.loop.Training._evaluate", lambda *_: None)
+    run = ["--data", sets[8, 1], "--out", str(tmp_path / "run"), "--threads", "1"]
+    run += ["--sample-every", "0", "--batch-size", "8", "--steps", "2"]
+    assert train.main([*words, *run]) == 0
+    assert capsys.readouterr().out.splitlines()[0].startswith(line)
+    record = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert record["step"] == 2
+    assert ("dark" in record) is ("--term" in words)

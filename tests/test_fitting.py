@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.runs import records, tensors
+from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -69,6 +70,30 @@ class TestResult:
         assert train.main(args) == 0
         fit(tmp_path / "python")
         assert same(tmp_path / "command", tmp_path / "python", 2)
+
+
+class TestStreamedFolder:
+    def test_a_file_that_vanishes_ends_the_run_with_its_name_and_the_run_goes_on_once_it_is_back(
+        self, tmp_path
+    ):
+        folder = tmp_path / "set"
+        folder.mkdir()
+        for i, image in enumerate(images(40)):
+            Image.fromarray(image).save(folder / f"{i:02}.png")
+        options = {"stream": "always", "image_size": 8, "channels": 1, "log_every": 1, "steps": 24}
+        spec, lost = f"folder:{folder}", folder / "17.png"
+        content = lost.read_bytes()
+
+        def lose(step: int, record: dict[str, Any]) -> None:
+            if step == 1:
+                lost.unlink()
+
+        with pytest.raises(UserError, match=r"17\.png: not a readable image .*; saved after"):
+            fit(tmp_path / "broken", spec, callbacks=[lose], **options)
+        lost.write_bytes(content)
+        fit(tmp_path / "broken", spec, **options)
+        fit(tmp_path / "whole", spec, **options)
+        assert same(tmp_path / "broken", tmp_path / "whole", 24)
 
 
 class Pairs(Dataset):
@@ -186,6 +211,19 @@ class TestProcess:
         for precision in ("fp32", "bf16"):
             fit(tmp_path / precision, precision=precision)
         assert not same(tmp_path / "fp32", tmp_path / "bf16", 2)
+
+    def test_commands_of_other_precisions_follow_one_another(self, tmp_path):
+        from fastinfogan import train
+
+        np.savez(tmp_path / "x.npz", images=images())
+        words = ["mnist-paper", "--data", f"npz:{tmp_path / 'x.npz'}", "--image-size", "8"]
+        words += ["--codes", "cat2,uniform", "--noise", "3", "--batch-size", "8", "--ema", "0.9"]
+        words += ["--steps", "2", "--threads", "1"]
+        for precision in ("fp32", "bf16"):
+            out = tmp_path / precision
+            assert train.main([*words, "--precision", precision, "--out", str(out)]) == 0
+            fit(tmp_path / f"{precision}-alone", precision=precision)
+            assert same(out, tmp_path / f"{precision}-alone", 2)
 
     def test_the_number_of_threads_stays_the_callers(self, tmp_path):
         threads = torch.get_num_threads()
