@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from einops import rearrange
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ..atomic import writing
+from ..atomic import write_atomically, writing
 from ..data import from_range
 from ..latents import Categorical, Continuous, LatentSpec
 from ..networks import Generator
@@ -98,10 +99,16 @@ def stack(pictures: list[Image.Image]) -> Image.Image:
 
 
 def save(picture: Image.Image, path: Path) -> None:
-    """Write a picture, and its folder if need be."""
+    """Write a picture all at once, and its folder if need be."""
+    content = io.BytesIO()
+    picture.save(content, Image.registered_extensions().get(path.suffix.lower(), "PNG"))
+    _write(path, content)
+
+
+def _write(path: Path, content: io.BytesIO) -> None:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
+    write_atomically(path, content.getvalue())
 
 
 def draw_contingency(
@@ -145,6 +152,6 @@ def draw_contingency(
             axes.text(
                 column, row, count, ha="center", va="center", fontsize=8, color="wk"[not dark]
             )
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=100)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=100)
+    _write(path, content)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -183,7 +186,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def cut_back(path: Path, step: int) -> None:
     """Drop what came after `step`, and the partial record of an earlier last step."""
-    if path.exists():
+    if os.path.lexists(path):  # a link is replaced, not followed
         kept = [r for r in read(path) if r["step"] <= step and not r.get("partial")]
         write_atomically(path, "".join(json.dumps(r) + "\n" for r in kept))
 
@@ -197,12 +200,13 @@ def draw_curves(records: list[dict[str, Any]], spec: LatentSpec, path: Path) -> 
     losses, bound = figure.subplots(1, 2)
     marker = "." if len(steps) < 3 else ""  # a line of one point is invisible
     for name, label in (("d_loss", "discriminator"), ("g_loss", "generator")):
-        losses.plot(steps, [r[name] for r in records], marker=marker, label=label)
+        losses.plot(steps, [_number(r, name) for r in records], marker=marker, label=label)
     losses.set(xlabel="update", ylabel="adversarial loss, nats", title="Losses")
     text: str | None = "H(c), the maximum of a discrete code"
     for name, code in zip(spec.names, spec.codes, strict=True):
         # Records of version 0.1 have the plain bound alone.
-        values = [r.get("information_calibrated", r["information"])[name] for r in records]
+        kinds = ["information" + "_calibrated" * ("information_calibrated" in r) for r in records]
+        values = [_number(r, kind, name) for r, kind in zip(records, kinds, strict=True)]
         line = bound.plot(steps, values, marker=marker, label=name)[0]
         if not isinstance(code, Continuous):
             bound.axhline(code.entropy(), ls=":", lw=1, color=line.get_color(), label=text)
@@ -211,9 +215,17 @@ def draw_curves(records: list[dict[str, Any]], spec: LatentSpec, path: Path) -> 
     if any(map(is_calibrated, spec.codes)):
         title += f" (continuous: at the {CONVENTION})"
     bound.set(xlabel="update", ylabel="lower bound, nats", title=title)
-    for axes in (losses, bound):
+    for axes, place in ((losses, "upper right"), (bound, "lower right")):
         axes.grid(alpha=0.3)
-        if steps:
-            axes.legend(fontsize="small")
-    with writing(path):
-        figure.savefig(path, dpi=100)
+        if steps:  # in a fixed place: matplotlib warns where the search for a free one takes long
+            axes.legend(fontsize="small", loc=place)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=100)
+    write_atomically(path, picture.getvalue())
+
+
+def _number(record: Any, *names: str) -> float:
+    """Return a number of a record; NaN where a damaged file does not have it."""
+    for name in names:
+        record = record.get(name) if isinstance(record, dict) else None
+    return record if isinstance(record, int | float) else math.nan

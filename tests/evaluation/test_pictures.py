@@ -158,6 +158,13 @@ class TestSave:
         with Image.open(path) as back:
             assert (np.asarray(back) == pixels(picture)).all()
 
+    def test_a_link_in_its_place_is_replaced_and_not_written_through(self, tmp_path):
+        (tmp_path / "others.png").write_text("theirs")
+        (tmp_path / "grid.png").symlink_to(tmp_path / "others.png")
+        pictures.save(Image.new("RGB", (2, 2)), tmp_path / "grid.png")
+        assert (tmp_path / "others.png").read_text() == "theirs"
+        assert not (tmp_path / "grid.png").is_symlink()
+
     def test_a_place_that_cannot_be_written_is_named(self, tmp_path):
         (tmp_path / "file").write_text("in the way")
         with pytest.raises(UserError, match=r"cannot write .*file"):

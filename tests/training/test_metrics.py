@@ -305,6 +305,35 @@ def test_the_curves_are_a_png_with_a_line_per_loss_and_code(tmp_path, of_run):
             assert count > inked[1, colour, side] + 50  # more than the legend
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"d_losr": 1.0},
+        {"d_loss": None},
+        {"g_loss": "1.0"},
+        {"information": 3.0},
+        {"information": {}},
+        {"information_calibrated": []},
+    ],
+    ids=str,
+)
+def test_curves_leave_out_what_a_damaged_file_does_not_have(tmp_path, of_run, damage):
+    of_run.add(1, *terms())
+    sound = of_run.record(1, 128, None)
+    metrics.draw_curves([sound, {"step": 2}, {**sound, **damage}], SPEC, tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.format == "PNG"
+
+
+def test_a_link_in_place_of_the_metrics_is_replaced_and_not_followed(tmp_path):
+    path, others = tmp_path / "metrics.jsonl", tmp_path / "others"
+    path.symlink_to(others)
+    metrics.cut_back(path, 0)
+    metrics.append(path, {"step": 1})
+    assert not others.exists()
+    assert steps(path) == [1]
+
+
 def test_curves_that_cannot_be_written_are_named(tmp_path):
     with pytest.raises(UserError, match=r"cannot write .*curves\.png"):
         metrics.draw_curves([], SPEC, tmp_path / "nowhere" / "curves.png")
