@@ -92,6 +92,8 @@ Precision = Literal["auto", "bf16", "fp16", "fp32"]
 StepMode = Literal["alternating", "reused", "shared"]
 Switch = Literal["auto", "on", "off"]
 T = TypeVar("T")
+MAX_COLUMNS = 65_536  # of the latent code with its noise: more is a mistake that takes all memory
+MAX_THREADS = 4096  # a library's pool of more does not start
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,15 @@ class CodeOptions(Group):
         "*W for a weight of its own.",
     )
     noise: int = option(62, "Columns of noise in front of the code.", at_least=0)
+
+    def check(self, spec: LatentSpec) -> None:
+        """Also refuse codes and noise of more columns than any networks have."""
+        super().check(spec)
+        columns = max(spec.input_dim, spec.q_dim)
+        if columns > MAX_COLUMNS:
+            raise UserError(
+                f"--codes and --noise: expected at most {MAX_COLUMNS:,} columns, got {columns:,}"
+            )
 
     def spec(self) -> LatentSpec:
         """Return the latent spec. Raises UserError where `codes` cannot be read."""
@@ -273,6 +284,7 @@ class TrainConfig(Group):
         "CPU threads of this rank; 0: OMP_NUM_THREADS where it is set, else physical cores over "
         "local ranks.",
         at_least=0,
+        below=MAX_THREADS,
         may_change=True,
         of_each_rank=True,
     )
@@ -425,7 +437,10 @@ def from_yaml(text: str, where: object) -> TrainConfig:
         return _built(TrainConfig, content, "")
     except (ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{where} is not a configuration of fastinfogan: {reason}") from None
+        raise UserError(
+            f"{where} is not a configuration of fastinfogan: {reason}; restore the file, or "
+            "choose another --out"
+        ) from None
 
 
 def _built(cls: type[T], content: Any, where: str) -> T:

@@ -76,7 +76,18 @@ def cpu_threads() -> int:
 
     allowed = joblib.cpu_count()
     physical = min(psutil.cpu_count(logical=False) or allowed, allowed)
-    return max(physical // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+    return max(physical // launched_number("LOCAL_WORLD_SIZE"), 1)
+
+
+def launched_number(name: str) -> int:
+    """Return a number that a launcher sets, at least 1; 1 where it is not set.
+
+    Raises UserError for any other text.
+    """
+    text = os.environ.get(name, "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"{name}={text} in the environment: expected a whole number from 1 on")
+    return int(text)
 
 
 def _omp_threads() -> int:
@@ -90,7 +101,7 @@ def _omp_threads() -> int:
         except (psutil.Error, OSError):
             return 0
     text = variables.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # of nested levels
-    return int(text) if text.isdecimal() else 0
+    return int(text) if text.isdecimal() and len(text) < 5 else 0
 
 
 def environment(

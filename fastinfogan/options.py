@@ -187,7 +187,10 @@ def convert(kind: Any, value: Any) -> Any:
         value = int(value) if ok else value
     elif kind is float:
         ok, expected = isinstance(value, Real) and not is_switch, "a number"
-        value = float(value) if ok else value
+        try:
+            value = float(value) if ok else value
+        except OverflowError:  # a whole number beyond any float
+            ok = False
     elif kind is str:
         ok, expected = isinstance(value, str), "text"
     elif dataclasses.is_dataclass(kind):

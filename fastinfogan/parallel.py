@@ -22,7 +22,7 @@ import torch.distributed as dist
 from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor
 
-from .device import LAUNCHED
+from .device import LAUNCHED, launched_number
 from .errors import LostRank, UserError
 
 T = TypeVar("T")
@@ -280,17 +280,22 @@ def _refuse_what_would_be_ignored() -> None:
 def start(mixed_precision: str, cpu_only: bool) -> Ranks:
     """Join the other ranks. Raises UserError where the launch is not what it seems."""
     _refuse_what_would_be_ignored()
-    requested = int(os.environ.get("WORLD_SIZE", "1"))
+    requested = launched_number("WORLD_SIZE")
     if requested == 1 and _launcher_wanted_more():
         raise UserError(
             "the launcher was to start several processes but started one, as `accelerate launch "
             f"--cpu --num_processes N` does; use `{TWO_RANKS}`"
         )
     limit = InitProcessGroupKwargs(timeout=DEVICE_TIMEOUT)
-    with _losing_ranks():
-        accelerator = Accelerator(
-            mixed_precision=mixed_precision, cpu=cpu_only, kwargs_handlers=[limit]
-        )
+    try:
+        with _losing_ranks():
+            accelerator = Accelerator(
+                mixed_precision=mixed_precision, cpu=cpu_only, kwargs_handlers=[limit]
+            )
+    except ValueError as error:  # a variable of the environment that cannot be read
+        raise UserError(
+            f"Accelerate cannot start: {error}; check the launcher's settings"
+        ) from None
     if accelerator.num_processes != requested:
         raise UserError(
             f"launched as {requested} processes, but Accelerate joined "
@@ -301,7 +306,7 @@ def start(mixed_precision: str, cpu_only: bool) -> Ranks:
 
 def is_alone() -> bool:
     """Return True if no launcher has asked for several ranks."""
-    return int(os.environ.get("WORLD_SIZE", "1")) == 1 and not dist.is_initialized()
+    return launched_number("WORLD_SIZE") == 1 and not dist.is_initialized()
 
 
 def start_alone(mixed_precision: str, cpu_only: bool) -> Ranks:

@@ -66,7 +66,7 @@ def _read(images: Any) -> tuple[NDArray[Any], NDArray[Any] | None]:
     if isinstance(items[0], tuple | list):
         if any(not isinstance(item, tuple | list) or len(item) != 2 for item in items):
             raise UserError("data: expected each item to be an image or a pair (image, label)")
-        labels = np.array([int(label) for _, label in items])
+        labels = _labels([label for _, label in items])
         items = [image for image, _ in items]
     arrays = [_array(item) for item in items]
     shapes = sorted({array.shape for array in arrays})
@@ -75,5 +75,15 @@ def _read(images: Any) -> tuple[NDArray[Any], NDArray[Any] | None]:
     return np.stack(arrays), labels
 
 
+def _labels(labels: list[Any]) -> NDArray[Any]:
+    try:
+        return np.array([int(label) for label in labels], np.int64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"data: expected labels that are whole numbers: {error}") from None
+
+
 def _array(value: Any) -> NDArray[Any]:
-    return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
+    try:
+        return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # bf16, no memory behind it, ragged
+        raise UserError(f"data: expected uint8 images: {str(error).splitlines()[0]}") from None

@@ -187,6 +187,8 @@ def _home() -> Path:
 
 def expanded(path: str | Path) -> Path:
     """Return a path with ~ and ~user as folders. Raises UserError for a user who is not there."""
+    if "\0" in str(path):
+        raise UserError(f"{str(path)!r}: expected a path, which has no NUL character")
     try:
         return Path(path).expanduser()
     except RuntimeError:

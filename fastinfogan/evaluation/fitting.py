@@ -67,6 +67,14 @@ def fit(
             f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}"
             f"{nearest(str(preset), PRESETS)}"
         )
+    if not (networks is None or isinstance(networks, str) or callable(networks)):
+        raise UserError(f"networks: expected a name, a function or its path, got {networks!r}")
+    for name, values in (("terms", terms), ("callbacks", callbacks)):
+        if not isinstance(values, Sequence) or isinstance(values, str):
+            raise UserError(f"{name}: expected a list, got {values!r}")
+    for callback in callbacks:
+        if not callable(callback):
+            raise UserError(f"callbacks: expected functions, got {callback!r}")
     config = PRESETS[preset]
     splits: Splits | None = None
     if isinstance(data, str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -80,7 +81,7 @@ class RunDir:
 
     def read_config(self) -> TrainConfig | None:
         """Return the run's configuration, or None where the folder holds no run."""
-        if not self.config.is_file():
+        if not os.path.isfile(self.config):  # also False for a name that is too long
             return None
         stored = config.from_yaml(self.config.read_text(errors="replace"), self.config)
         try:

@@ -22,6 +22,7 @@ from ..atomic import parse_json
 from ..config import OPTIONS, TrainConfig, check, leaves, to_yaml
 from ..console import say
 from ..data import streaming
+from ..data.splits import expanded
 from ..data.workers import Interrupted, Stream
 from ..errors import LostRank, NonFiniteLoss, UserError
 from ..latents import LatentSpec
@@ -114,7 +115,7 @@ def _prepare(
         settled = data.settled(config.data.data, config.data.stream)
         config = config.with_options(stream=settled)
     if config.resume not in ("auto", "never"):
-        config = config.with_options(resume=str(Path(config.resume).expanduser().resolve()))
+        config = config.with_options(resume=str(expanded(config.resume).resolve()))
     return config, [*notes, *filter(None, [stand_in])]
 
 

@@ -4,6 +4,7 @@ from, and bring the folder in line with it. All of it happens on rank 0.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -120,7 +121,7 @@ def _checkpoint_at(
     config: TrainConfig, run: RunDir, path: Path
 ) -> tuple[RunDir, Checkpoint | None, list[str]]:
     """Return the checkpoint that `--resume PATH` names: a run's newest, or one of its folders."""
-    named = path if (path / checkpoint.MANIFEST).is_file() else None
+    named = path if os.path.isfile(path / checkpoint.MANIFEST) else None
     source = RunDir(path.parent.parent if named else path)
     existing = source.read_config()
     if existing is None:
