@@ -20,6 +20,7 @@ import psutil
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.state import is_initialized
 from torch import Tensor
 
 from .device import LAUNCHED, launched_number
@@ -307,6 +308,11 @@ def start(mixed_precision: str, cpu_only: bool) -> Ranks:
 def is_alone() -> bool:
     """Return True if no launcher has asked for several ranks."""
     return launched_number("WORLD_SIZE") == 1 and not dist.is_initialized()
+
+
+def is_started() -> bool:
+    """Return True if Accelerate has a state in this process, from an earlier training."""
+    return is_initialized()
 
 
 def start_alone(mixed_precision: str, cpu_only: bool) -> Ranks:

@@ -86,7 +86,9 @@ def run(
     stop = StopSignal()
     cpu = device.use_cpu()
     precision, reason = device.choose_precision(config.precision, cpu)
-    start = parallel.start_alone if in_callers_process and parallel.is_alone() else parallel.start
+    # Accelerate's state has one precision: a second training of a process may have another.
+    own = parallel.is_alone() and (in_callers_process or parallel.is_started())
+    start = parallel.start_alone if own else parallel.start
     ranks = start(device.accelerate_name(precision), cpu)
     try:
         # With the other ranks, who would wait for one that fails before it joins them.
