@@ -97,9 +97,8 @@ class NpyFile:
         n, height, width, channels = images.shape
         self.shape = (n, height, width, channels)
         # scattered: where the system reads ahead, a sample of a large file would read gigabytes
-        sample = with_channels_last(open_npy(path, scattered=True)[evenly(n, SURVEY_IMAGES)], path)[
-            0
-        ]
+        rows = open_npy(path, scattered=True)[evenly(n, SURVEY_IMAGES)]
+        sample = with_channels_last(rows, path)[0]
         self._range, lines = value_range(sample, reading, path)
         self.notes += lines
         self._mapped: NDArray[Any] | None = mapped

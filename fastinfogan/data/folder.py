@@ -21,9 +21,8 @@ from .splits import Images, Split, held_out, opened
 from .streaming import Streamed
 
 FACTORS_FILE = "factors.csv"
-MAX_LOOSE_SHARE = (
-    0.1  # images next to class folders are left out up to this share; else there are no labels
-)
+# Images next to class folders are left out up to this share; else there are no labels.
+MAX_LOOSE_SHARE = 0.1
 NAMES = 10  # classes that are named in a line
 # Folders that systems and programs leave, besides those whose name begins with a dot
 _JUNK = {"@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "__macosx"}

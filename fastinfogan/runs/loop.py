@@ -259,7 +259,7 @@ class Training:
             self._pictures(start.step)
         else:
             if config.logging.watch_labels:  # refused now, where it cannot be done
-                self._sorted()
+                self._measure_codes()
             self._prepare()
             ranks.on_main(lambda: self._track(start.step))
             self._announce(start.step)
@@ -353,7 +353,7 @@ class Training:
         record = self.metrics.record(done, images, self.watch.rate())
         if self.config.logging.watch_labels:
             self.watch.pause()
-            record["code_accuracy"] = self._sorted()
+            record["code_accuracy"] = self._measure_codes()
             self.watch.start()
         if partial:
             record["partial"] = True
@@ -362,7 +362,7 @@ class Training:
         self.ranks.on_main(lambda: self._write_record(record))
         return record
 
-    def _sorted(self) -> float:
+    def _measure_codes(self) -> float:
         """Return the code accuracy now, by labels that training does not use."""
         generator: Any = self.step.ema.module
         networks = Loaded(generator, self.step.networks.discriminator, self.spec)
