@@ -26,7 +26,11 @@ if not torch.cuda.is_available():
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as slow all but n cases, evenly spaced, of a test marked `quick_cases(n)`."""
+    """Refuse names that change between processes; mark as slow all but n cases, evenly spaced, of
+    a test marked `quick_cases(n)`.
+    """
+    if addresses := [item.nodeid for item in items if " at 0x" in item.nodeid]:
+        raise pytest.UsageError(f"names differ between processes, as pytest-xdist's: {addresses}")
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
         if item.get_closest_marker("quick_cases"):
