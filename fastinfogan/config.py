@@ -108,7 +108,7 @@ class CodeOptions(Group):
     noise: int = option(62, "Columns of noise in front of the code.", at_least=0)
 
     def check(self, spec: LatentSpec) -> None:
-        """Also refuse codes and noise of more columns than any networks have."""
+        """Check the fields, and refuse codes and noise of more columns than any networks have."""
         super().check(spec)
         columns = max(spec.input_dim, spec.q_dim)
         if columns > MAX_COLUMNS:

@@ -4,10 +4,9 @@
     python kernels/resources.py --write    puts it into kernels/README.md
     python kernels/resources.py --check    exits 1 where the README says otherwise
 
-What is compiled is what the launchers launch: they run on small CPU tensors with a recorder in the
-kernel's place, and Triton's own binder makes of the recorded arguments the types, constants and
-alignments that it would compile for on a GPU. Every run exits 1 where a kernel breaks a rule of
-`violations`, and nothing is written then.
+The launchers run on small CPU tensors with a recorder in the kernel's place. From the recorded
+arguments Triton's own binder derives the types, constants and alignments that it would compile for
+on a GPU. Every run exits 1 and writes nothing where a kernel breaks a rule of `violations`.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 from unittest import mock
 
-os.environ["TRITON_INTERPRET"] = "0"  # to be said before a kernel is imported
+os.environ["TRITON_INTERPRET"] = "0"  # must be set before a kernel is imported
 
 import torch
 import triton
@@ -42,8 +41,8 @@ BEGIN, END = "<!-- resources.py begins -->", "<!-- resources.py ends -->"
 TARGETS = {f"sm_{arch}": GPUTarget("cuda", arch, 32) for arch in (80, 90, 100)}
 TARGETS["gfx942"] = GPUTarget("hip", "gfx942", 64)
 
-MAX_REGISTERS = launch.MAX_REGISTERS  # of a thread: four programs and more fit an SM's 65,536
-MAX_SHARED = 2048  # bytes a program
+MAX_REGISTERS = launch.MAX_REGISTERS  # per thread: at least four programs fit an SM's 65,536
+MAX_SHARED = 2048  # bytes per program
 MAX_SECONDS = 30  # to compile one kernel
 
 CATEGORICAL, UNIFORM = [("categorical", 10)], [("fixed", 1)]
@@ -80,7 +79,7 @@ class Loss(NamedTuple):
 
     def __call__(self, layout_name: str) -> None:
         layout = make_layout(LAYOUTS[layout_name])
-        rows = 2  # the number is no part of what is compiled
+        rows = 2  # the compiled kernel does not depend on it
         heads = 2 * rows if self.adversarial and self.player == "discriminator" else rows
         # untouched memory, so its size costs nothing
         numbers = 2**30 if self.large else heads * layout.q_dim
@@ -105,7 +104,7 @@ class Loss(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """A way to call the sampling kernel, which is one for all layouts of its kinds of codes."""
+    """A way to call the sampling kernel. One serves all layouts of its kinds of codes."""
 
     on_device: bool
 
@@ -180,7 +179,7 @@ GRID: list[tuple[str, Call, list[str]]] = [
     ("Adam, bf16 copy and average", Move(torch.bfloat16, True), ["any"]),
 ]
 CASES = {(variant, layout): call for variant, call, layouts in GRID for layout in layouts}
-QUICK = [  # what the tests compile each time
+QUICK = [  # the cases that the tests compile each time
     ("information, fp32", "MNIST: Cat10, 2 U"),
     ("information, fp32", "SVHN: 4 Cat10, 4 U"),
     ("information, fp32", "CelebA: 10 Cat10"),
@@ -201,9 +200,9 @@ class Usage(NamedTuple):
     variant: str
     layout: str
     target: str
-    registers: int  # of a thread
-    shared: int  # bytes of a program
-    local: int  # bytes of local memory (scratch) of a thread, spilled registers included
+    registers: int  # per thread
+    shared: int  # bytes per program
+    local: int  # bytes of local memory (scratch) per thread, spilled registers included
     spills: int  # vector registers that AMD's compiler spilled; NVIDIA's count in `local`
     scalar_spills: int  # AMD's: kept in lanes of a vector register, not in memory
     kernels: int  # in the compiled module
@@ -211,7 +210,7 @@ class Usage(NamedTuple):
 
 
 def record(call: Call, layout: str, hip: bool) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-    """(kernel, args, kwargs) of the one launch that `call` makes, with CUDA's or ROCm's torch."""
+    """Return (kernel, args, kwargs) of the one launch that `call` makes on CUDA or ROCm."""
     launches: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
 
     class Recorder(NamedTuple):
@@ -233,7 +232,7 @@ def record(call: Call, layout: str, hip: bool) -> tuple[Any, tuple[Any, ...], di
 
 
 def compile_for(target: GPUTarget, kernel: Any, args: tuple[Any, ...], kwargs: dict) -> Any:
-    """The steps of `JITFunction.run` up to the launch, for a GPU that need not be there."""
+    """Compile as `JITFunction.run` does before the launch, for a GPU that may be absent."""
     kwargs = {**kwargs, "debug": False, "instrumentation_mode": ""}
     backend = make_backend(target)
     binder = create_function_from_signature(kernel.signature, kernel.params, backend)
@@ -246,7 +245,7 @@ def compile_for(target: GPUTarget, kernel: Any, args: tuple[Any, ...], kwargs: d
 
 
 def measure(variant: str, layout: str, target: str, asm: Path | None = None) -> Usage:
-    """Compile one case for one GPU; its texts go to `asm`."""
+    """Compile one case for one GPU, write its texts to `asm`, and return its resources."""
     launched = record(CASES[variant, layout], layout, TARGETS[target].backend == "hip")
     start = time.perf_counter()
     compiled = compile_for(TARGETS[target], *launched)
@@ -288,14 +287,17 @@ def _cubin_usage(cubin: bytes) -> str:
 
 
 def _only(pattern: str, text: str) -> str:
-    found = re.findall(pattern, text)
-    if len(found) != 1:
-        raise RuntimeError(f"expected one {pattern}, got {found} in\n{text[-2000:]}")
-    return found[0]
+    matches = re.findall(pattern, text)
+    if len(matches) != 1:
+        raise RuntimeError(f"expected one {pattern}, got {matches} in\n{text[-2000:]}")
+    return matches[0]
 
 
 def measure_all(cases: Iterable[tuple[str, str]], asm: Path | None = None) -> list[Usage]:
-    """All cases on all targets, in order. Cold, unless TRITON_CACHE_DIR says where a cache is."""
+    """Return the usage of all cases on all targets, in order, compiled anew.
+
+    TRITON_CACHE_DIR, where set, names a cache that is used instead.
+    """
     with ExitStack() as stack:
         if "TRITON_CACHE_DIR" not in os.environ:
             cache = stack.enter_context(tempfile.TemporaryDirectory())
@@ -308,7 +310,7 @@ def measure_all(cases: Iterable[tuple[str, str]], asm: Path | None = None) -> li
 
 
 def violations(usages: Iterable[Usage]) -> list[str]:
-    """Return what exceeds the budget of every kernel, with any version of Triton."""
+    """Return a line per figure that exceeds its budget. The budgets hold for any Triton."""
     limits = {
         "registers": MAX_REGISTERS,
         "shared": MAX_SHARED,
@@ -327,7 +329,7 @@ def violations(usages: Iterable[Usage]) -> list[str]:
 
 
 def rows(usages: list[Usage]) -> list[str]:
-    """A line of the table for each case."""
+    """Return the rows of the table, one per case."""
     cells: dict[tuple[str, str], list[str]] = {}
     for usage in usages:
         cell = f"{usage.registers} / {usage.shared}"
@@ -336,20 +338,20 @@ def rows(usages: list[Usage]) -> list[str]:
 
 
 def version() -> str:
-    """The line that says for which compiler the table's numbers hold."""
+    """Return the line that names the compiler of the table's numbers."""
     return f"Compiled with triton {triton.__version__}."
 
 
 def table(usages: list[Usage]) -> str:
-    """The README's part, caption and table."""
+    """Return the README's caption and table."""
 
     def most(name: str, gpu: str) -> int:
         return max(getattr(usage, name) for usage in usages if usage.target.startswith(gpu))
 
     lanes = max(usages, key=lambda usage: usage.scalar_spills)
     caption = (
-        f"{version()} {len(usages)} compilations, one kernel each. In a cell: registers of a "
-        "thread (AMD: vector registers) / bytes of shared memory of a program. At most "
+        f"{version()} {len(usages)} compilations, one kernel each. In a cell: registers per "
+        "thread (AMD: vector registers) / bytes of shared memory per program. At most "
         f"{most('registers', 'sm_')} registers on NVIDIA's and {most('registers', 'gfx')} on "
         f"AMD's, of a budget of {MAX_REGISTERS}; {most('shared', '')} bytes, of {MAX_SHARED:,}. "
         "No local memory (scratch) and no spilled vector register anywhere. "
@@ -363,25 +365,25 @@ def table(usages: list[Usage]) -> str:
 
 
 def drift(usages: list[Usage], readme: str, whole: bool) -> list[str]:
-    """Return the rows in which the README's table, if of this Triton, differs from the measured."""
+    """Return the rows in which the README's table, if of this Triton, differs from `usages`."""
     written = readme.split(BEGIN)[1].split(END)[0].strip()
     if not written.startswith(version()):
         print(f"the README's table is of another triton than {triton.__version__}: not compared")
         return []
     expected = table(usages).splitlines() if whole else rows(usages)
-    found = written.splitlines()
-    missing = [f"expected: {line}" for line in expected if line not in found]
+    stored = written.splitlines()
+    missing = [f"expected: {line}" for line in expected if line not in stored]
     if whole:
-        missing += [f"no longer: {line}" for line in found if line not in expected]
+        missing += [f"no longer: {line}" for line in stored if line not in expected]
     return missing
 
 
 def main() -> int:
-    """The command."""
+    """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--write", action="store_true", help="replace the README's table")
     parser.add_argument("--check", action="store_true", help="compare with the README's table")
-    parser.add_argument("--quick", action="store_true", help="the rows that the tests compile")
+    parser.add_argument("--quick", action="store_true", help="compile the rows of the tests alone")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
     parser.add_argument("--asm", type=Path, metavar="DIR", help="write the kernels' texts there")
     parser.add_argument("--readme", type=Path, default=README, help="another README")
@@ -391,19 +393,19 @@ def main() -> int:
     usages = measure_all(QUICK if options.quick else CASES, options.asm)
     if options.json:
         options.json.write_text(json.dumps([usage._asdict() for usage in usages], indent=1))
-    wrong = violations(usages)
+    errors = violations(usages)
     if options.check:
-        wrong += drift(usages, options.readme.read_text(), whole=not options.quick)
-    elif options.write and not wrong:
+        errors += drift(usages, options.readme.read_text(), whole=not options.quick)
+    elif options.write and not errors:
         readme = options.readme.read_text()
         before, rest = readme.split(BEGIN)
         after = rest.split(END)[1]
         options.readme.write_text(f"{before}{BEGIN}\n{table(usages)}\n{END}{after}")
     else:
         print(table(usages))
-    for line in wrong:
+    for line in errors:
         print(line, file=sys.stderr)
-    return bool(wrong)
+    return bool(errors)
 
 
 if __name__ == "__main__":

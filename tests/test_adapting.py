@@ -75,7 +75,7 @@ def test_any_codes_and_any_side_that_networks_take_are_trained_without_a_correct
 
 @pytest.mark.quick_cases(6)
 @pytest.mark.parametrize("preset", PRESETS)
-def test_what_is_changed_is_in_the_line_and_nothing_else_is(preset, sets):
+def test_the_line_names_every_changed_option_and_no_other(preset, sets):
     before = PRESETS[preset].with_options(codes="gaussian2", data=sets[28, 3])
     after, notes = adapted(before, frozenset({"codes", "data"}))
     changes = fastinfogan.config.differences(before, after)
@@ -146,7 +146,7 @@ class TestSizes:
         assert config.adversarial.spectral_norm
         assert "--networks mnist --spectral-norm" in line
 
-    def test_networks_of_ones_own_go_without_the_presets_spectral_norm(self):
+    def test_a_users_networks_train_without_the_presets_spectral_norm(self):
         asked = PRESETS["own"].with_options(networks="mine:pair", spectral_norm=True)
         config, (line,) = adapted(asked, frozenset({"networks"}))
         assert not config.adversarial.spectral_norm
@@ -156,7 +156,7 @@ class TestSizes:
         assert read("own", "--data", "folder:pictures")[1] == ()
         assert read("own", "--data", "hf:some/set")[1] == ()
 
-    def test_a_missing_file_is_told_as_such(self, tmp_path):
+    def test_a_missing_file_is_reported_as_missing(self, tmp_path):
         with pytest.raises(UserError, match="no such file"):
             read("own", "--data", f"npz:{tmp_path / 'none.npz'}")
 
@@ -238,7 +238,7 @@ def test_from_python_a_preset_is_changed_the_same_way(tmp_path, capsys, monkeypa
     ],
     ids=["networks", "networks that change the preset", "term", "term and codes"],
 )
-def test_networks_and_terms_of_ones_own_train_on_a_preset_that_adapts(
+def test_a_users_networks_and_terms_train_on_a_preset_that_adapts(
     words, line, tmp_path, sets, capsys, monkeypatch, one_thread
 ):
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "examples")

@@ -341,7 +341,7 @@ class TestCheck:
             ({"contrastive": 1.0, "batch_size": 3}, "--contrastive.weight: .*got 3"),
         ],
     )
-    def test_what_does_not_go_together_is_refused_in_one_line(self, changes, told):
+    def test_contradictory_options_are_refused_in_one_line(self, changes, told):
         with pytest.raises(UserError, match=f"^{told}") as caught:
             check(TrainConfig().with_options(**changes))
         assert "\n" not in str(caught.value)
@@ -423,7 +423,7 @@ class TestWithOptions:
             ({"routing": "paper"}, "--routing: expected one of openai, head, generator-step"),
         ],
     )
-    def test_what_is_no_option_or_no_value_of_one_is_refused_in_one_line(self, options, message):
+    def test_an_unknown_option_or_value_is_refused_in_one_line(self, options, message):
         with pytest.raises(UserError) as caught:
             TrainConfig().with_options(**options)
         assert str(caught.value).startswith(message)
@@ -497,7 +497,7 @@ class TestYaml:
             pytest.param(to_yaml(TrainConfig())[:200].rpartition(":")[0], id="torn"),
         ],
     )
-    def test_what_is_no_configuration_is_refused_in_one_line(self, text):
+    def test_an_invalid_configuration_is_refused_in_one_line(self, text):
         with pytest.raises(UserError) as caught:
             from_yaml(text, "run/config.yaml")
         assert str(caught.value).startswith("run/config.yaml ")

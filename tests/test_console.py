@@ -98,7 +98,7 @@ def test_bash_completes_a_command_and_its_options():
     assert done.stdout.split() == ["evaluate", "--full"]
 
 
-def test_what_presets_calls_measured_is_what_the_record_of_runs_holds():
+def test_the_measured_figures_of_presets_are_those_of_the_record_of_runs():
     record = Path(__file__).parents[1] / "docs" / "quality.jsonl"
     runs = [json.loads(line) for line in record.read_text("utf-8").splitlines()]
     assert MEASURED.keys() <= PRESETS.keys()

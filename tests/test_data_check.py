@@ -120,7 +120,7 @@ def test_damaged_images_leave_the_sheet_to_the_others(
 
 
 @pytest.mark.parametrize("spec", ["folder:nowhere", "cifar", "npz:x.npz"])
-def test_what_is_not_there_ends_in_one_line(
+def test_a_missing_set_ends_in_one_line(
     spec: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

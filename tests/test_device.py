@@ -20,7 +20,7 @@ class TestPrecision:
 
     @pytest.mark.parametrize("asked", ["bf16", "fp32"])
     @pytest.mark.parametrize("cpu", [True, False])
-    def test_what_is_asked_for_is_taken(self, monkeypatch, asked, cpu):
+    def test_a_requested_precision_is_used(self, monkeypatch, asked, cpu):
         with_capabilities(monkeypatch)
         assert device.choose_precision(asked, cpu) == (asked, "as requested")
 
@@ -42,7 +42,7 @@ class TestPrecision:
         assert "no bf16" in reason
 
     @pytest.mark.parametrize(("native", "expected"), [(True, "bf16"), (False, "fp32")])
-    def test_auto_on_a_gpu_asks_the_gpu(self, monkeypatch, native, expected):
+    def test_auto_on_a_gpu_depends_on_the_gpu(self, monkeypatch, native, expected):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Some GPU")
         precision, reason = device.choose_precision("auto", cpu=False)
@@ -57,7 +57,7 @@ class TestPrecision:
 class TestUseCpu:
     @pytest.mark.parametrize("there", [True, False])
     @pytest.mark.parametrize("asked", [None, "true", "1", "YES", "false", "0", ""])
-    def test_the_cpu_is_used_when_asked_for_or_alone(self, monkeypatch, there, asked):
+    def test_the_cpu_is_used_on_request_or_without_a_gpu(self, monkeypatch, there, asked):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
         monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
         if asked is not None:
@@ -108,7 +108,7 @@ class TestThreads:
         assert device.cpu_threads() == expected
 
 
-def test_the_record_says_what_a_figure_needs_beside_it():
+def test_the_record_holds_versions_and_hardware_for_a_figure():
     record = device.environment(torch.device("cpu"), "bf16", "as requested", 2)
     assert record["packages"]["torch"] == torch.__version__
     assert (record["device"], record["precision"], record["world_size"]) == ("cpu", "bf16", 2)

@@ -80,7 +80,7 @@ def test_every_page_is_in_the_navigation_and_every_entry_is_a_page(hooks: Module
     assert entries == written | {"reference/command-line.md", "reference/presets.md"}
 
 
-def test_the_site_asks_no_other_host_for_fonts_or_scripts() -> None:
+def test_the_site_loads_no_fonts_or_scripts_from_other_hosts() -> None:
     text = (ROOT / "mkdocs.yml").read_text()
     assert yaml.safe_load(text)["theme"]["font"] is False
     assert "http" not in text

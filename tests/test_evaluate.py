@@ -43,7 +43,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "run"
 
 
-def test_it_prints_what_it_writes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_prints_what_it_writes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate.main([str(run)]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((run / "eval.json").read_text())

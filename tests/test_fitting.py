@@ -135,7 +135,7 @@ class TestData:
             ([], "data: expected images, got an empty dataset"),
         ],
     )
-    def test_what_is_no_image_set_is_refused_in_one_line(self, tmp_path, data, message):
+    def test_an_invalid_image_set_is_refused_in_one_line(self, tmp_path, data, message):
         with pytest.raises(UserError, match=f"^{message}") as caught:
             fit(tmp_path, data)
         assert "\n" not in str(caught.value)

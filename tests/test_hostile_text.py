@@ -53,7 +53,7 @@ def one_line(error: BaseException) -> None:
 
 @pytest.mark.parametrize("added", ["alone", "to a configuration"])
 @pytest.mark.parametrize("text", YAML.values(), ids=YAML)
-def test_a_configuration_that_is_none_is_one_line(text: str, added: str) -> None:
+def test_an_invalid_configuration_is_refused_in_one_line(text: str, added: str) -> None:
     with pytest.raises(UserError) as caught:
         from_yaml(text if added == "alone" else GOOD + text + "\nunknown: 1\n", "RUN/config.yaml")
     one_line(caught.value)
@@ -81,7 +81,7 @@ JSON = {
 
 
 @pytest.mark.parametrize("text", JSON.values(), ids=JSON)
-def test_json_that_is_none_is_a_value_error(text: str) -> None:
+def test_invalid_json_is_a_value_error(text: str) -> None:
     try:
         parse_json(text)
     except ValueError as error:

@@ -151,7 +151,7 @@ def without_weights(spec: LatentSpec) -> LatentSpec:
 
 
 class TestValues:
-    def test_there_is_a_preset_for_every_name_and_none_besides(self):
+    def test_there_is_a_preset_for_every_name_and_no_other(self):
         assert tuple(PRESETS) == get_args(Preset)
         assert all(config.preset == name for name, config in PRESETS.items())
         assert set(get_args(NetworksName)) == {"mnist", *TABLES}
@@ -348,7 +348,7 @@ class TestTraining:
 
     @pytest.mark.quick_cases(1)
     @pytest.mark.parametrize("name", ["svhn", "faces", "dsprites-paper"])
-    def test_what_is_saved_is_all_that_another_step_needs(self, cpu_ranks, name):
+    def test_the_saved_state_is_all_that_another_step_needs(self, cpu_ranks, name):
         """Restored by their names, weights, buffers and moments go on bit for bit."""
         config = small(name)
         ranks = cpu_ranks("bf16")

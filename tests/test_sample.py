@@ -98,7 +98,7 @@ class TestFindCode:
         with pytest.raises(UserError, match="slant_x"):
             sample.find_code(named, "slant")
 
-    def test_ten_codes_are_told_apart_from_the_first(self):
+    def test_ten_codes_and_the_first_have_different_names(self):
         many = LatentSpec(noise=0, codes=(Uniform(),) * 12)
         assert sample.find_code(many, "c1") == 0
         assert sample.find_code(many, "c10") == 9

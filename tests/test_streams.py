@@ -104,7 +104,7 @@ def test_a_run_comes_to_its_end_whatever_its_streams_are(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [["train", "--help"], ["presets"], ["presets", "mnist"], []])
-def test_help_and_tables_are_shown_in_ascii_and_to_nobody(words: list[str]) -> None:
+def test_help_and_tables_are_printed_in_ascii_and_without_a_stream(words: list[str]) -> None:
     module = (sys.executable, "-m", "fastinfogan", *words)
     for redirections, env in (("", {"PYTHONIOENCODING": "ascii"}), (">&-", {}), ("2>&-", {})):
         done = shell(module, redirections, **env)
@@ -122,7 +122,7 @@ class TestHome:
         assert cli.parse(["--out=~/x"]).out == tmp_path / "x"
         assert cli.parse(["--out", "~/x"]).run_dir == tmp_path / "x"
 
-    def test_nobodys_home_is_told_in_one_line(self, capsys):
+    def test_the_home_of_an_unknown_user_is_refused_in_one_line(self, capsys):
         from fastinfogan import sample, train
 
         for main, words in (

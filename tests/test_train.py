@@ -171,7 +171,7 @@ def test_a_run_killed_before_its_evaluation_is_evaluated_when_run_again(
     assert json.loads((tmp_path / "eval.json").read_text()) == first
 
 
-def test_what_alters_the_path_of_the_weights_is_refused_by_name(
+def test_a_changed_option_that_alters_the_weights_is_refused_by_name(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(data, tmp_path, "--steps", "2") == 0
@@ -249,7 +249,7 @@ def test_a_resume_behind_a_damaged_checkpoint_never_deletes_the_good_one(
     assert fastinfogan.load(tmp_path)
 
 
-def test_what_a_killed_save_left_is_cleared(data: Path, tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_save_are_cleared(data: Path, tmp_path: Path) -> None:
     assert run(data, tmp_path, "--steps", "2") == 0
     checkpoints = tmp_path / "checkpoints"
     (checkpoints / ".step-00000007.tmp").mkdir()
@@ -431,7 +431,7 @@ def test_nothing_is_read_back_to_the_host_between_log_intervals(
 
 
 @pytest.mark.slow
-def test_the_stopwatch_which_waits_for_a_gpu_is_looked_at_at_intervals_alone(
+def test_the_stopwatch_is_read_at_log_intervals_alone(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks = []
@@ -586,7 +586,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(
     assert "cannot write" in last_line(capsys)
 
 
-def test_too_little_space_is_said_before_training(
+def test_too_little_space_is_reported_before_training(
     data: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

@@ -83,6 +83,6 @@ class DataOptions(Group):
         }
 
     def check(self, spec: Any) -> None:
-        """Also refuse a colour or a value range that is none."""
+        """Check the fields, and refuse an invalid colour or value range."""
         super().check(spec)
         Reading(self.image_size, self.channels, self.stream, **self.reading()).check()

@@ -208,7 +208,7 @@ class BatchSampler(Order):
         return self.images.index_select(0, self.indices(step))
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""
 
 
 def batches(

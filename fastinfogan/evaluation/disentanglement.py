@@ -284,7 +284,7 @@ def betavae_score(
 def _fixed(
     factors: Factors, n: int, batch: int, rng: np.random.Generator
 ) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """n draws of `batch` rows that share the value of a random factor k, as (k, rows [n_k, batch]).
+    """Yield (k, rows [n_k, batch]), n draws in all: the rows of a draw share the value of factor k.
 
     Values are uniform, rows with replacement. Raises ValueError where a value has too few rows.
     """

@@ -1,7 +1,7 @@
 """Triton kernels for InfoGAN: the information loss of all codes, and the sampling of latents.
 
-Imports torch and triton only, triton not before a kernel is asked for: importing this package
-works without a GPU, without a driver and without triton.
+Imports torch, and triton when a kernel is first used: importing this package works without a GPU,
+without a driver and without triton.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One player's move in one launch: Adam, the copy that is computed with, and the moving average.
+"""One player's move in one launch: Adam, the working copy and the moving average.
 
 PyTorch's fused Adam reads and writes the parameters and moments once; the cast to bf16 reads the
 parameters again, and the average twice more. Here each number is read once and written once.
@@ -23,7 +23,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = 512  # numbers of a program: four per thread, 16 bytes of fp32
+BLOCK = 512  # numbers per program: four per thread, 16 bytes of fp32
 OPTIONS: dict[str, Any] = {"num_warps": 4}
 
 
@@ -99,7 +99,7 @@ def adam_(
     average: Tensor | None = None,
     decay: float = 0.0,
 ) -> None:
-    """Take update `number` of Adam on one buffer, in place, in one launch. Nothing is read back.
+    """Take update `number` of Adam on one buffer, in place, in one launch. Read nothing back.
 
     Args:
         value, grad, first, second: parameters, gradient and the two moments, fp32, contiguous, of
@@ -152,7 +152,7 @@ def adam_(
         value.numel(),
         0 if average is None else average.numel(),
         *betas,
-        # of β = 0: so far below that βᵗ is 0
+        # for β = 0: a number so low that βᵗ is 0
         *(math.log(beta) if beta else -1e4 for beta in betas),
         epsilon,
         1.0 - decay,

@@ -1,11 +1,11 @@
 """The kernel as autograd and torch.compile see it.
 
-Eager calls go from an `autograd.Function` straight to the launcher: at InfoGAN's sizes the host is
-what costs, and an op between the two would double it (profiling/host_overhead.py measures that).
+Eager calls go from an `autograd.Function` straight to the launcher. At InfoGAN's sizes the host's
+time dominates, and an op between the two would double it (profiling/host_overhead.py measures it).
 Under torch.compile the same function calls an opaque op with a fake.
 
-The launch computes loss and gradient. Backward is one elementwise product with the upstream
-gradient, whatever that is, as often as it is asked for.
+The launch computes loss and gradient. Each backward pass is one elementwise product with the
+upstream gradient.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ _head_loss = getattr(torch.ops, NAMESPACE).head_loss
 
 
 def _run(call: Call) -> Losses:
-    """Launch, or, where tensors have no memory yet, call the op that stands for the launch."""
+    """Launch; for tensors without memory (traced, fake) call the op that stands for the launch."""
     if not torch.compiler.is_compiling() and type(call.q) in (Tensor, torch.nn.Parameter):
         return launch(call)
     runs = [number for run in call.layout.runs for number in (run.kind, run.width, run.n)]
@@ -130,10 +130,10 @@ def _remember(ctx: Any, *inputs: Tensor) -> None:
     if torch.compiler.is_compiling():
         ctx.inputs = None
         return
-    # As attributes, not among the saved tensors: they are here for the graph that they belong to,
-    # their values are not needed and may change.
+    # As attributes, not as saved tensors: only the graph that they belong to is needed. Their
+    # values are not, and may change.
     ctx.inputs = inputs
-    ctx.set_materialize_grads(False)  # zeros for an output that was not used would be a launch
+    ctx.set_materialize_grads(False)  # zeros for an unused output would cost a launch
 
 
 def _gradient(ctx: Any, i: int, stored: Tensor, upstream: Tensor | None) -> Tensor | None:

@@ -2,9 +2,9 @@
 
 The information loss of all codes, and where there are logits the adversarial loss too; the README
 next to this package has the formulas. A program takes blocks of rows; within a block the runs of
-the layout follow one another, a run's equal codes (heads) side by side in one tile [rows, heads,
-width]. Sums over the rows go to the program's own row of `partial`, and the program that ends last
-adds those rows up in a fixed order: the result is the same to the last bit each time.
+the layout follow one another, and a run's equal codes (heads) lie next to each other in one tile
+[rows, heads, width]. Sums over the rows go to the program's own row of `partial`. The program that
+ends last adds these rows in a fixed order, so that the result is the same to the last bit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FIELDS = tl.constexpr(8)  # numbers per run, in RUNS and in the table
 
 @triton.jit
 def _softplus(z):
-    """log(1 + e^z) and its derivative, to some ulp, and for z ≪ 0 as near as exp(z) is."""
+    """Return log(1 + e^z) and its derivative: a few ulp off, for z ≪ 0 as accurate as exp(z)."""
     e = tl.exp(-tl.abs(z))  # in [0, 1]
     # log(1 + e) = 2 artanh(s), s = e/(2 + e) ≤ 1/3: a log of 1 + e would lose a small e
     s = e / (2.0 + e)
@@ -38,9 +38,9 @@ def _softplus(z):
 
 @triton.jit
 def _cos_sin(x):
-    """Return the cosine and the sine of x, each to some 1e-7, for |x| up to 1e5."""
+    """Return the cosine and the sine of x, with errors of about 1e-7, for |x| up to 1e5."""
     quarters = tl.floor(x * 0.6366197723675814 + 0.5)
-    # less quarters · π/2, whose three parts are exact in so many bits that no product rounds
+    # subtract quarters · π/2 in three parts, each short enough that its product does not round
     r = x - quarters * 1.5703125
     r = r - quarters * 4.837512969970703125e-4
     r = r - quarters * 7.549789948768648e-8
@@ -63,10 +63,10 @@ def _cos_sin(x):
 
 @triton.jit
 def _log_bessel(square):
-    """Return log I₀(κ) and I₁(κ) / (κ I₀(κ)) for κ² = square, each to some 3e-7.
+    """Return log I₀(κ) and I₁(κ) / (κ I₀(κ)) for κ² = square, with errors of about 3e-7.
 
-    To κ = 4 by polynomials in κ² for I₀ and I₁/κ, beyond by polynomials in 1/κ for both times
-    √κ·e^(−κ), fitted at Chebyshev's nodes; nothing overflows.
+    Up to κ = 4, I₀ and I₁/κ are polynomials in κ². Beyond, both times √κ·e^(−κ) are polynomials in
+    1/κ. All are fitted at Chebyshev's nodes; nothing overflows.
     """
     near = square < 16.0
     t = tl.where(near, square, 0.0)
@@ -104,7 +104,7 @@ def _labelled(item, label_rows, label_col, code, MASKED: tl.constexpr):
 
 @triton.jit
 def _add(partial, value, mask, first):
-    """Add to this program's sums. The same thread adds to the same place each time, in order."""
+    """Add to this program's sums. One thread makes all additions to a place, in order."""
     if first:
         tl.store(partial, value, mask=mask)
     else:
@@ -118,7 +118,7 @@ def _categorical(
     PADDED: tl.constexpr, HEADS: tl.constexpr, ONE_CHUNK: tl.constexpr, GRAD: tl.constexpr,
     MASKED: tl.constexpr,
 ):  # fmt: skip
-    """A run of categoricals. Returns the rows' weighted NLL [BLOCK_B]."""
+    """Compute a run of categoricals; return the rows' weighted NLL [BLOCK_B]."""
     total = tl.zeros(live.shape, tl.float32)
     k = tl.arange(0, PADDED)[None, None, :]
     for h0 in range(0, n, HEADS):
@@ -186,7 +186,7 @@ def _bernoulli(
     scale, live, first, column, n, code, target,
     HEADS: tl.constexpr, GRAD: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """A run of Bernoullis. Returns the rows' weighted NLL [BLOCK_B]."""
+    """Compute a run of Bernoullis; return the rows' weighted NLL [BLOCK_B]."""
     total = tl.zeros(live.shape, tl.float32)
     for h0 in range(0, n, HEADS):
         h = h0 + tl.arange(0, HEADS)
@@ -221,7 +221,7 @@ def _continuous(
     PADDED: tl.constexpr, HEADS: tl.constexpr, LEARNS: tl.constexpr, GRAD: tl.constexpr,
     MASKED: tl.constexpr,
 ):  # fmt: skip
-    """A run of continuous codes. Returns the rows' weighted NLL [BLOCK_B]."""
+    """Compute a run of continuous codes; return the rows' weighted NLL [BLOCK_B]."""
     total = tl.zeros(live.shape, tl.float32)
     k = tl.arange(0, PADDED)[None, None, :]
     for h0 in range(0, n, HEADS):
@@ -291,7 +291,7 @@ def _angle(
     scale, live, first, column, n, code, target,
     HEADS: tl.constexpr, LEARNS: tl.constexpr, GRAD: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """A run of angles. Returns the rows' weighted NLL [BLOCK_B]."""
+    """Compute a run of angles; return the rows' weighted NLL [BLOCK_B]."""
     LOG_2PI: tl.constexpr = 1.8378770664093453
     LOG_2PI_I0_OF_1: tl.constexpr = 2.073791424916524
     total = tl.zeros(live.shape, tl.float32)
@@ -365,7 +365,7 @@ def _adversarial(x, other, real, LOSS: tl.constexpr, GENERATOR: tl.constexpr):
 
 @triton.jit
 def _sum_rows(partial_ptr, column, exists, programs, WIDTH: tl.constexpr, BLOCK_P: tl.constexpr):
-    """Sums over the programs [columns], in a fixed order."""
+    """Return the sums over the programs, [columns], added in a fixed order."""
     p = tl.arange(0, BLOCK_P)[:, None]
     acc = tl.zeros((BLOCK_P, column.shape[0]), tl.float32)
     for p0 in range(0, programs, BLOCK_P):
@@ -373,14 +373,14 @@ def _sum_rows(partial_ptr, column, exists, programs, WIDTH: tl.constexpr, BLOCK_
             partial_ptr + (p0 + p) * WIDTH + column[None, :],
             mask=(p0 + p < programs) & exists[None, :],
             other=0.0,
-            cache_modifier=".cg",  # written by other programs: not from this one's cache
+            cache_modifier=".cg",  # written by other programs, so this one's cache may be stale
         )
     return tl.sum(acc, 0)
 
 
 @triton.jit(
     do_not_specialize=["n_rows", "n_real", "q_first", "n_runs"],
-    # a capture's counter is any of an array: not to be compiled for anew, in the capture
+    # a capture's counter is any element of an array; its alignment must not cost a compilation
     do_not_specialize_on_alignment=["counter_ptr", "table_ptr"],
 )
 def head_loss_kernel(
@@ -418,7 +418,7 @@ def head_loss_kernel(
     scale,  # of the information loss: 1 / rows for a mean
     code_scale,
     n_runs,
-    RUNS: tl.constexpr,  # the layout, flat, FIELDS numbers a run; () where TABLE
+    RUNS: tl.constexpr,  # the layout, flat, FIELDS numbers per run; () where TABLE
     TABLE: tl.constexpr,
     N_CODES: tl.constexpr,
     Q_DIM: tl.constexpr,
@@ -434,7 +434,7 @@ def head_loss_kernel(
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """See `launch.launch` for what it computes."""
+    """Compute the losses and gradients that `launch.launch` describes."""
     program = tl.program_id(0)
     programs = tl.num_programs(0)
     WIDTH: tl.constexpr = N_CODES + 2
@@ -548,8 +548,8 @@ def head_loss_kernel(
                             tl.zeros((BLOCK_B, 16), tl.float32),
                             mask=real[:, None] & (columns < Q_DIM)[None, :],
                         )
-    # All of this program's sums are written before it counts itself done, and the last one reads
-    # after all others have.
+    # A program writes all of its sums before it adds to the counter, so the last program reads
+    # complete sums of all others.
     tl.debug_barrier()
     done = tl.atomic_add(counter_ptr, 1, sem="acq_rel")
     if done == programs - 1:
@@ -579,7 +579,7 @@ def _run(
     CODE: tl.constexpr, TARGET: tl.constexpr, PADDED: tl.constexpr, HEADS: tl.constexpr,
     GRAD: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """One run that is known when compiling."""
+    """Compute one run whose fields are compile-time constants."""
     if KIND == CATEGORICAL:
         return _categorical(
             q_rows, q_col, dq_rows, cat_rows, cat_col, label_rows, label_col, weight_ptr, partial,

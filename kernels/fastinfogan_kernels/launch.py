@@ -1,4 +1,4 @@
-"""From tensors to one launch of the head-loss kernel: its plan, its workspace, its outputs."""
+"""The launcher of the head-loss kernel: its plan, its workspace and its outputs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LOSSES = {"nonsaturating": 1, "hinge": 2, "wgan": 3, "lsgan": 4, "relativistic":
 MAX_PROGRAMS = 1024
 MAX_ROWS = 2**30  # blocks of rows are counted in 32 bits
 WARPS = 4
-MAX_REGISTERS = 128  # of a thread, on NVIDIA's GPUs
+MAX_REGISTERS = 128  # per thread, on NVIDIA's GPUs
 INTERPRETED = not isinstance(head_loss_kernel, triton.JITFunction)
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 _NARROW = (torch.float32, torch.bfloat16, torch.float16)
@@ -58,7 +58,7 @@ def _power_of_two(n: int) -> int:
 
 @lru_cache(maxsize=256)
 def make_plan(layout: Layout, extra: Extra = "") -> Plan:
-    """Choose tiles, with equal heads of a run side by side, for a launch that also does `extra`."""
+    """Choose the tiles of a launch that also computes `extra`; equal heads share a tile."""
     table = len(layout.runs) > MAX_RUNS
     flat: list[int] = []
     widest, padded_of = 1, {True: 1, False: 1}
@@ -87,7 +87,7 @@ def constants(
     per_row: bool = False,
     masked: bool = False,
 ) -> dict[str, object]:
-    """Return the kernel's constexpr arguments: with the dtypes, what it is compiled for."""
+    """Return the kernel's constexpr arguments, which with the dtypes decide the compilation."""
     plan = make_plan(layout, _extra(adversarial is not None, per_row))
     loss = 0 if adversarial is None else LOSSES[adversarial]
     if adversarial == "hinge" and player == "generator":
@@ -116,7 +116,7 @@ def constants(
 def _options(hip: bool, *args: Any) -> dict[str, object]:
     """Return `constants` of the same arguments, and the compiler's own options."""
     options = {**constants(*args), "num_warps": WARPS}
-    if not hip:  # left alone, ptxas spills some bytes to fit one more program in
+    if not hip:  # without a limit ptxas spills some bytes to fit one more program into an SM
         options["maxnreg"] = MAX_REGISTERS
     return options
 
@@ -124,7 +124,7 @@ def _options(hip: bool, *args: Any) -> dict[str, object]:
 _workspaces = Workspaces()
 
 
-@cache  # for good: a captured graph holds its address
+@cache  # never freed: a captured graph holds its address
 def _table(layout: Layout, device: torch.device) -> Tensor:
     """Return the runs in the device's memory, written once per (layout, device)."""
     runs = make_plan(layout).runs
@@ -146,11 +146,11 @@ class Call(NamedTuple):
     logits: Tensor | None = None  # [R + B]: D's on R real rows and on the B generated ones
     sigma: float = 1.0  # of the continuous codes whose σ is fixed
     reduction: Reduction = "mean"  # of `total` over the batch; "none" gives [B]
-    adversarial: Adversarial = "nonsaturating"  # the loss of the logits, where they are given
-    player: Player = "discriminator"  # and whose
+    adversarial: Adversarial = "nonsaturating"  # the loss of the logits, if given
+    player: Player = "discriminator"  # the side whose loss it is
     grad: bool = True  # compute the gradients too
     code_sums: bool = False  # `per_code` is a sum over the batch, not a mean
-    labelled: Tensor | None = None  # bool [B, n_codes]; False: factor 0. Means are over the others
+    labelled: Tensor | None = None  # bool [B, n_codes]; False: factor 0, not in the means
     real: Tensor | None = None  # [B]: D's logits on real images, for a relativistic generator
 
 
@@ -165,13 +165,13 @@ class Losses(NamedTuple):
 
 
 def launch(call: Call) -> Losses:
-    """Compute losses and gradients in one launch; read nothing back, and wait for nothing.
+    """Compute losses and gradients in one launch; read nothing back and never wait.
 
-    Raises ValueError for a tensor that does not fit the layout, or that no kernel can take here.
+    Raises ValueError for a tensor that does not fit the layout or that the kernel does not take.
     """
     q, layout, categorical, continuous, weights, logits = call[:6]
     if q.device.type == "cuda" and q.device.index != torch.cuda.current_device():
-        with torch.cuda.device(q.device):  # for the stream, the capture, and the launch
+        with torch.cuda.device(q.device):  # sets the stream, the capture and the launch
             return launch(call)
     batch = categorical.shape[0]
     n_real = 0 if logits is None else logits.shape[0] - batch
@@ -262,7 +262,7 @@ def launch(call: Call) -> Losses:
 
 
 def _check(call: Call, n_real: int) -> None:
-    """Raise ValueError for what would have the kernel read or write elsewhere."""
+    """Raise ValueError for tensors with which the kernel would read or write out of bounds."""
     q, layout, categorical, continuous, weights, logits = call[:6]
     batch = categorical.shape[0]
     rows = {batch, batch + n_real}

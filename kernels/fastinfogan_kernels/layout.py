@@ -23,7 +23,7 @@ def columns(kind: int, width: int) -> int:
 
 
 class Run(NamedTuple):
-    """`n` codes of one kind and width, side by side."""
+    """`n` neighbouring codes of one kind and width."""
 
     kind: int
     column: int  # first column in q
@@ -46,8 +46,8 @@ class Layout(NamedTuple):
 def make_layout(codes: Iterable[tuple[str, int]]) -> Layout:
     """Return the layout of codes given in order as (kind, width), kind one of `KINDS`.
 
-    Raises ValueError for another kind, a width below 1 or, of a Bernoulli or an angle, other than
-    1, or no code.
+    Raises ValueError for another kind, a width below 1, a Bernoulli or an angle of another width
+    than 1, and for no code.
     """
     runs: list[Run] = []
     column = cat = cont = n_codes = 0

@@ -1,8 +1,8 @@
 """Memory that launches keep on a device: workspaces, and tables that are written once.
 
-It must lie where nobody else manages memory. A CUDA graph's capture, Inductor's graph trees and
-`torch.cuda.use_mem_pool` route the allocations of the thread that they run in to pools of their
-own, and take back what lies there. So what is kept is allocated by a thread of its own, on the
+This memory must lie outside of every pool. A CUDA graph's capture, Inductor's graph trees and
+`torch.cuda.use_mem_pool` route the allocations of the thread that they run in to their own
+pools, and take back the memory of these. So a separate thread allocates kept memory, on the
 device's default stream.
 """
 
@@ -26,7 +26,7 @@ def capturing(device: torch.device) -> bool:
 def kept(device: torch.device, make: Callable[[], T]) -> T:
     """Return `make()`, outside of any pool; later work on the current stream sees it.
 
-    Raises ValueError in a capture, which could not wait for it.
+    Raises ValueError in a capture, which cannot wait for the copy.
     """
     if device.type != "cuda":
         return make()
@@ -60,9 +60,9 @@ def kept(device: torch.device, make: Callable[[], T]) -> T:
 class Workspaces:
     """Partial sums and a counter at zero for each (device, stream), on a CPU for each thread.
 
-    Launches on one stream, or interpreted in one thread, follow one another, so they may share. A
-    captured launch replays on streams that nobody knows yet: it gets partials from the graph's own
-    memory, and a counter that is never given out again.
+    Launches on one stream, or interpreted in one thread, follow one another, so they may share. The
+    streams on which a captured launch replays are not known: it gets partials from the graph's own
+    memory, and a counter that no other launch gets.
     """
 
     COUNTERS = 4096  # captured launches per device; after those, each replay writes its zero itself

@@ -12,13 +12,13 @@ word % 4 is the word. So the rows do not depend on how many ranks draw them. Let
     gaussian      x·scale + shift, x and its neighbour from one pair of words by Box–Muller:
                   √(−2 log(u + 2⁻²⁴))·cos(2πu'), then the same with sin
 
-The layout comes as a table on the device, so one compiled kernel serves every layout and none
-compiles in the middle of a run; a second one has the weighted categoricals and the angles, which
-cost nothing in the first. All floats come from IEEE +, −, ×, √ without fused products:
+The layout is a table on the device, so one compiled kernel serves every layout and none is compiled
+in the middle of a run. A second kernel adds weighted categoricals and angles, so that they cost
+nothing in the first. All floats come from IEEE +, −, ×, √ without fused products:
 the same bits on every device, and interpreted. Log, cos and sin are polynomials for that reason,
-and because the GPU's fast ones miss the accuracy that the rows are promised at: over all 2²⁴
-values of u the radius is within 9.9e-8 and the cosine or sine within 1.31e-7 of the exact
-function of fp32(2πu), both relative, so a standard normal is within 2.9e-7 of Box–Muller.
+and because the GPU's fast ones are less accurate than the rows have to be. Over all 2²⁴ values of
+u the relative error of the radius is at most 9.9e-8, and that of the cosine and sine of fp32(2πu)
+at most 1.31e-7, so a standard normal is within 2.9e-7 of Box–Muller.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Piece(NamedTuple):
     word: int  # the run's first word
     column: int  # the run's first column in G's input
     target: int  # the run's first column in its target tensor; -1: noise, which has none
-    # of a Bernoulli the threshold, of a weighted categorical all of them, of another nothing
+    # a Bernoulli's threshold; all thresholds of a weighted categorical; unused by a plain one
     scale: int | float | tuple[int, ...]
     shift: float
 
@@ -114,8 +114,8 @@ def make_plan(
             ("weighted", n, thresholds, 0) with n + 1 integers that do not fall, from 0 to 2³²;
             ("angle", 1, 2π, −π), each rounded so that θ stays in [−π, π).
 
-    Raises ValueError for another kind, a width below 1, thresholds that are not so, no code, or
-    2³¹ columns or words and more.
+    Raises ValueError for another kind, a width below 1, other thresholds, no code, or 2³¹
+    columns or words and more.
     """
     # (kind, width, scale, shift, count of codes, word, column, target) of equal neighbours
     runs: list[tuple[int, int, int | float | tuple[int, ...], float, int, int, int, int]] = []
@@ -217,7 +217,7 @@ def _table(plan: Plan, device: torch.device) -> Tensor:
 
 @triton.jit
 def _word(seed, row, word, step, stream):
-    """The word at each (row, word), uint32 of the shape of `word`."""
+    """Return the word at each (row, word), uint32 of the shape of `word`."""
     # tl.philox takes its shape from the counter's first part
     row, block = tl.broadcast(row, (word // 4).to(tl.uint32))
     a, b, c, d = tl.philox(seed, row, block, step, stream)
@@ -227,7 +227,7 @@ def _word(seed, row, word, step, stream):
 
 @triton.jit
 def _radius(word):
-    """√(−2 log u), u = (⌊word/2⁸⌋ + 1)·2⁻²⁴ in (0, 1]. Relative error ≤ 9.9e-8."""
+    """Return √(−2 log u), u = (⌊word/2⁸⌋ + 1)·2⁻²⁴ in (0, 1]. Relative error ≤ 9.9e-8."""
     bits = ((word >> 8) + 1).to(tl.float32).to(tl.int32, bitcast=True)
     mantissa = ((bits & 0x7FFFFF) | 0x3F800000).to(tl.float32, bitcast=True)
     upper = mantissa > 1.4142135
@@ -251,18 +251,18 @@ def _radius(word):
 
 @triton.jit
 def _cosine(word, sine):
-    """cos (or, where `sine` is 1, sin) of fp32(2πu), u = ⌊word/2⁸⌋·2⁻²⁴. Error ≤ 1.31e-7."""
+    """Return cos (sin where `sine` is 1) of fp32(2πu), u = ⌊word/2⁸⌋·2⁻²⁴. Error ≤ 1.31e-7."""
     turn = (word >> 8).to(tl.int32)
-    # the angle that the reference rounds to fp32: off by up to 4e-7, which is more than
-    # the rows may differ by, so it is part of the definition
+    # The reference rounds the angle to fp32, which moves it by up to 4e-7. That is more than the
+    # rows may differ by, so the rounding is part of the definition.
     angle = (turn.to(tl.float32) * 5.9604644775390625e-08) * 6.2831854820251465
     return _cosine_of(angle, (turn + 0x200000) >> 22, sine)
 
 
 @triton.jit
 def _cosine_of(angle, quarter, sine):
-    """cos (or, where `sine` is 1, sin) of an angle that lies around quarter·π/2."""
-    # less quarter·π/2, in three parts of which the first two make exact products
+    """Return cos (sin where `sine` is 1) of an angle near quarter·π/2."""
+    # subtract quarter·π/2 in three parts; the products of the first two are exact
     k = quarter.to(tl.float32)
     x = ((angle - k * 1.57080078125) - k * -4.454454938240815e-06) - k * -1.6513992864147786e-13
     square = x * x
@@ -314,7 +314,7 @@ def sample_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """One piece of `COLUMNS` columns of G's input for `ROWS` rows, and the targets in it."""
+    """Write a piece, `ROWS` rows by `COLUMNS` columns of G's input, and its targets."""
     program = tl.program_id(0)
     record = table + (program % pieces) * FIELDS
     kind = tl.load(record)
@@ -448,15 +448,15 @@ def sample_latents(
         plan: what to draw, from `make_plan`.
         batch: rows, 0 … 2³¹ − 1.
         device: of the outputs, a CUDA or ROCm one; a CPU's where the kernel is interpreted.
-        seed, step, stream, first_row: the draw's address, each taken mod 2³² but the seed,
-            which is taken mod 2⁶⁴. step may be an int64 tensor of one element on the device.
+        seed, step, stream, first_row: the draw's address, each taken mod 2³², except the
+            seed, which is taken mod 2⁶⁴. step may be an int64 tensor of one element on the device.
         out: tensors to write into, of the shapes and dtypes of `Latents`; columns contiguous,
             rows at any stride. By default new ones.
 
     Returns:
         Latents(input [batch, input_dim], categorical [batch, n_cat], continuous [batch, n_cont]).
 
-    Raises ValueError for arguments that are not so.
+    Raises ValueError for any other argument.
     """
     if not 0 <= batch < 2**31:
         raise ValueError(f"batch must be 0 … 2³¹ − 1, got {batch}")

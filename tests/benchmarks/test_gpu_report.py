@@ -202,7 +202,7 @@ def test_without_a_gpu_the_report_says_so_and_measures_nothing():
 
 
 @pytest.mark.slow
-def test_a_capture_that_fails_is_told_in_a_line_and_the_rest_goes_on(tmp_path):
+def test_a_failed_capture_is_reported_in_one_line_and_the_report_goes_on(tmp_path):
     done = report(
         tmp_path,
         f"""

@@ -168,7 +168,7 @@ def test_damage_to_an_archive_is_refused_by_name_or_does_not_matter(
                 assert row_numbers(read.images[:]) == list(range(96))
 
 
-def test_a_disk_too_full_to_decode_is_said_before(
+def test_a_disk_too_full_to_decode_is_reported_before_decoding(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_dsprites(Path("dsprites"))
@@ -178,7 +178,7 @@ def test_a_disk_too_full_to_decode_is_said_before(
     assert str(cache) in message
 
 
-def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     write_dsprites(Path("dsprites"))
     (tmp_path / "cache").write_text("a file where the folder should be")
     assert "XDG_CACHE_HOME" in refused("dsprites", 8, 1)

@@ -64,7 +64,7 @@ def test_hidden_folders_are_no_data_at_any_depth(root: Path, name: str, place: s
     assert train.notes[0].endswith("left out: 1 hidden folder")
 
 
-def test_one_line_tells_what_is_there_and_what_was_left_out(root: Path) -> None:
+def test_one_line_lists_the_images_and_the_files_left_out(root: Path) -> None:
     fill(root / "horse", 150)
     for name in (".git", "cat/@eaDir"):
         (root / name).mkdir()
@@ -159,7 +159,7 @@ def test_a_linked_file_is_read(root: Path, tmp_path: Path) -> None:
         ("qoi", "QOI"),
     ],
 )
-def test_what_pillow_reads_is_read(root: Path, suffix: str, kind: str) -> None:
+def test_every_format_that_pillow_reads_is_read(root: Path, suffix: str, kind: str) -> None:
     (root / "horse").mkdir()
     mode = "RGB" if kind == "QOI" else "L"
     for i in range(10):
@@ -290,7 +290,7 @@ def test_images_without_a_row_have_no_factors(root: Path) -> None:
         ("file,size\nx.png,1", "none of its files"),
     ],
 )
-def test_a_table_that_is_none_is_refused_by_name(root: Path, text: str, reason: str) -> None:
+def test_an_invalid_table_is_refused_by_name(root: Path, text: str, reason: str) -> None:
     (root / "factors.csv").write_text(text)
     message = refused(root)
     assert reason in message

@@ -131,7 +131,7 @@ def test_npz_labels_are_found_by_their_usual_names(tmp_path: Path, key: str) -> 
     assert any(f"labels from {key}" in line for line in test.notes) is (key != "labels")
 
 
-def test_what_else_an_npz_holds_is_named(tmp_path: Path) -> None:
+def test_arrays_of_an_npz_that_are_not_read_are_named(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", images=IMAGES, y=LABELS / 2)
     assert (
         "no labels: y float64 [40] is not 40 integers"

@@ -124,7 +124,7 @@ def test_a_damaged_image_is_named_by_its_row(hf: Any, content: Any) -> None:
 
 
 @pytest.mark.parametrize("spec", ["hf:nobody/nothing", "hf:nobody/nothing:plain", "hf:empty"])
-def test_what_cannot_be_loaded_says_so_in_one_line(spec: str) -> None:
+def test_a_set_that_cannot_be_loaded_is_refused_in_one_line(spec: str) -> None:
     Path("empty").mkdir()
     message = refused(spec)
     assert f"--data {spec}: cannot be loaded" in message

@@ -28,7 +28,7 @@ def _own_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def test_a_run_says_what_it_reads_and_reads_as_it_is_told(
+def test_a_run_reports_how_it_reads_and_follows_the_reading_options(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "set"

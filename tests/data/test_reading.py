@@ -290,7 +290,7 @@ def test_other_floats_are_refused_with_the_option(
 
 
 @pytest.mark.parametrize("kind", ["npz", "npy", "png"])
-def test_a_range_that_is_asked_for_is_mapped_and_clipped(tmp_path: Path, kind: str) -> None:
+def test_a_given_value_range_is_mapped_and_clipped(tmp_path: Path, kind: str) -> None:
     images = np.tile(np.array([0, 10, 20, 60], np.uint8), (30, 8, 2))
     read = load(write(kind, tmp_path, images), value_range="10,30")
     assert (pixels(read)[0, 0, :4, 0] == [0, 0, 128, 255]).all()
@@ -313,7 +313,7 @@ def test_an_image_outside_the_range_of_the_others_is_refused_by_name(tmp_path: P
 
 
 @pytest.mark.parametrize("text", ["0", "a,b", "5,5", "9,1", "0,inf", "", "none"])
-def test_a_range_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+def test_an_invalid_value_range_is_refused(tmp_path: Path, text: str) -> None:
     message = refused(write("npz", tmp_path, masks()), value_range=text)
     assert message.startswith("--value-range: expected auto, full or LOW,HIGH")
 

@@ -90,7 +90,7 @@ def test_an_epoch_shows_every_image_once_less_the_last_incomplete_batch(
         assert len(set(rows.tolist())) == len(rows)
 
 
-def test_what_a_batch_holds_is_a_function_of_seed_and_step_and_ranks_share_it(
+def test_the_rows_of_a_batch_depend_on_seed_and_step_alone_and_ranks_share_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     small_windows(monkeypatch, 3)
@@ -240,7 +240,7 @@ def test_a_sample_of_the_set_lies_in_few_row_groups(
         assert len(set((rows // GROUP).tolist())) == groups
 
 
-def test_the_checksum_reads_no_images_and_tells_files_and_splits_apart(
+def test_the_checksum_reads_no_images_and_differs_between_files_and_splits(
     read: Any, many: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train, test = read(many).values()

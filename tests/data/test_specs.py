@@ -152,7 +152,7 @@ class TestIdx:
         assert load(f"idx:{folder}", "test").labels is None
 
     @pytest.mark.parametrize("suffix", ["", ".gz"])
-    def test_a_single_file_takes_the_labels_beside_it(self, tmp_path, suffix):
+    def test_a_single_file_takes_the_labels_next_to_it(self, tmp_path, suffix):
         path = write_idx(tmp_path / f"my-images-idx3-ubyte{suffix}", numbered(30))
         write_idx(tmp_path / f"my-labels-idx1-ubyte{suffix}", np.arange(30) % 7)
         train, test = load(f"idx:{path}"), load(f"idx:{path}", "test")
@@ -282,7 +282,7 @@ class TestNpz:
         refused(f"npz:{path}")
 
     @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04" + bytes(40)])
-    def test_what_is_not_an_npz_is_refused(self, tmp_path, content):
+    def test_a_file_that_is_not_an_npz_is_refused(self, tmp_path, content):
         path = tmp_path / "x.npz"
         path.write_bytes(content)
         assert str(path) in refused(f"npz:{path}")
@@ -344,7 +344,7 @@ class TestFolder:
         assert (read.images == 255).all()
 
     @pytest.mark.parametrize("size", [4, 8, 12])
-    def test_mixed_sizes_come_out_at_the_size_asked_for(self, tmp_path, size):
+    def test_images_of_mixed_sizes_get_the_requested_size(self, tmp_path, size):
         for i, shape in enumerate([(3, 3), (8, 8), (40, 20), (20, 41)] * 3):
             write_picture(tmp_path / f"{i:02}.png", (i, i, i), shape)
         read = load(f"folder:{tmp_path}", size=size)
@@ -359,7 +359,7 @@ class TestFolder:
             ("RGBA", (200, 100, 50, 255), [200, 100, 50], 124),
         ],
     )
-    def test_colour_and_gray_follow_the_channels_asked_for(self, tmp_path, mode, colour, rgb, gray):
+    def test_colour_and_gray_follow_the_requested_channels(self, tmp_path, mode, colour, rgb, gray):
         for i in range(10):
             write_picture(tmp_path / f"{i}.png", colour, mode=mode)
         colours = load(f"folder:{tmp_path}", channels=3).images
@@ -455,7 +455,7 @@ class TestRange:
         assert scaled[-1] == high
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-    def test_what_lies_outside_the_range_is_clamped(self, dtype):
+    def test_values_outside_the_range_are_clamped(self, dtype):
         outside = torch.tensor([-0.5, -1e-3, 1.001, 7.0], dtype=dtype).reshape(1, 1, 2, 2)
         back = data.from_range(outside, (0.0, 1.0))
         assert back.flatten().tolist() == [0, 0, 255, 255]

@@ -47,7 +47,7 @@ def test_a_missing_set_says_where_it_was_sought_where_to_get_it_and_where_to_put
         assert part in message
 
 
-def test_where_dsprites_is_missing_its_likes_are_offered() -> None:
+def test_a_missing_dsprites_offers_dsprites_like() -> None:
     assert "dsprites-like" in refused("dsprites")
 
 
@@ -62,7 +62,7 @@ def test_the_cache_is_the_home_folders_where_none_is_set(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("spec", ["svhn", "fashion-mnist", "mnist"])
-def test_what_is_read_whole_cannot_be_streamed(spec: str) -> None:
+def test_sets_that_are_read_whole_cannot_be_streamed(spec: str) -> None:
     assert f"can be streamed, not {spec}" in refused(spec, mode="always")
 
 
@@ -228,7 +228,7 @@ def numbers(split: data.Images) -> list[int]:
 @pytest.mark.parametrize("mode", ["never", "always"])
 @pytest.mark.parametrize("kind", ["txt", "csv"])
 @pytest.mark.parametrize("place", ["data/celeba", "celeba", "cache"])
-def test_celebas_partition_tells_training_from_test_images(
+def test_celebas_partition_separates_training_from_test_images(
     cache: Path, place: str, kind: str, mode: stream.Mode
 ) -> None:
     root = cache / "celeba" if place == "cache" else Path(place)
@@ -282,7 +282,7 @@ def test_celebas_missing_images_are_counted_and_named() -> None:
 
 
 @pytest.mark.parametrize("line", ["000001.jpg", "000001.jpg 3", "000001.jpg 0 1", "\x00"])
-def test_a_partition_that_is_none_is_refused_by_line(line: str) -> None:
+def test_an_invalid_partition_is_refused_with_the_line(line: str) -> None:
     names = write_celeba(Path("celeba"))
     Path("celeba/list_eval_partition.txt").write_text(f"{names[0]} 0\n{line}\n")
     assert "list_eval_partition.txt: line 2: expected" in refused("celeba")
@@ -310,7 +310,7 @@ def test_a_spec_means_the_same_from_another_folder() -> None:
 
 
 @pytest.mark.parametrize("kind", ["folder", "npz", "npy", "idx", "tar", "parquet", "hf"])
-def test_the_home_of_nobody_is_refused_in_one_line(kind: str) -> None:
+def test_the_home_of_an_unknown_user_is_refused_in_one_line(kind: str) -> None:
     with pytest.raises(UserError, match="~nosuchuser/x: no user of that name"):
         data.absolute(f"{kind}:~nosuchuser/x")
     assert "no user of that name" in refused(f"{kind}:~nosuchuser/x")
@@ -328,7 +328,7 @@ def test_a_user_without_a_home_has_a_cache(monkeypatch: pytest.MonkeyPatch) -> N
 # Stand-ins
 
 
-def test_a_set_that_is_missing_is_stood_in_for_where_two_are_named_and_a_line_says_so() -> None:
+def test_a_missing_set_is_replaced_by_the_second_name_and_one_line_reports_it() -> None:
     for name, other in (("svhn", "street-digits-like"), ("dsprites", "dsprites-like")):
         spec, line = data.choose(f"{name}|{other}")
         assert spec == data.absolute(f"{name}|{other}") == other
@@ -337,13 +337,13 @@ def test_a_set_that_is_missing_is_stood_in_for_where_two_are_named_and_a_line_sa
         assert "\n" not in line
 
 
-def test_a_set_that_is_there_is_not_stood_in_for() -> None:
+def test_a_present_set_is_not_replaced() -> None:
     write_svhn(Path("svhn"), "train_32x32.mat", 10)
     assert data.choose("svhn|street-digits-like") == ("svhn", "")
 
 
 @pytest.mark.parametrize("spec", ["svhn", "dsprites"])
-def test_a_set_that_is_named_alone_is_never_stood_in_for(spec: str) -> None:
+def test_a_set_named_alone_is_never_replaced(spec: str) -> None:
     assert data.choose(spec) == (spec, "")
     assert spec in refused(spec)
 

@@ -136,7 +136,7 @@ def test_a_class_outside_its_factors_is_refused(column: int, outside: str) -> No
 
 
 @pytest.mark.parametrize("factors", [np.zeros((3, 6), int), np.zeros(5, int), np.zeros((3, 5))])
-def test_what_are_no_factors_is_refused(factors: np.ndarray) -> None:
+def test_invalid_factors_are_refused(factors: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"integers \[B, 5\]"):
         render(factors)
 

@@ -415,7 +415,7 @@ def test_a_torn_or_lengthened_npy_is_refused_by_name(
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no numpy", b"\x80\x04K\x01."])
-def test_what_is_no_npy_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_an_npy_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.npy"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"x\.npy: not a readable"):

@@ -11,7 +11,7 @@ class TestClassifier:
     def test_its_file_is_small(self):
         assert classifier.WEIGHTS.stat().st_size < 1_000_000
 
-    def test_it_reaches_the_accuracy_written_beside_it(self):
+    def test_it_reaches_the_accuracy_stored_with_it(self):
         test = data.load("mnist", image_size=28, channels=1)["test"]
         images = data.to_range(torch.from_numpy(test.images), (0.0, 1.0))
         assert test.labels is not None

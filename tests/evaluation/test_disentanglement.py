@@ -129,7 +129,7 @@ class TestSap:
         codes = np.array([[0.0, 1, 2, 3], [0, 0, 1, 1]]).T
         assert sap(codes, factor) == pytest.approx(1 - 0.8)
 
-    def test_classes_without_order_are_told_apart_by_thresholds(self):
+    def test_classes_without_order_are_separated_by_thresholds(self):
         factor = np.repeat([0, 1, 2], 5)[:, None]
         middle = np.repeat([0.0, 9.0, 4.0], 5)  # class 2 lies between the others
         halves = np.repeat([0.0, 1.0, 1.0], 5)  # two of three classes in one: 2/3
@@ -317,7 +317,7 @@ def test_factors_are_drawn_uniformly():
     ],
 )
 @pytest.mark.parametrize("score", [mig, dci, sap, factorvae_score, betavae_score])
-def test_what_cannot_be_scored_is_refused(score, codes, factors, reason):
+def test_codes_and_factors_that_cannot_be_scored_are_refused(score, codes, factors, reason):
     with pytest.raises(ValueError, match=reason):
         score(codes, factors)
 

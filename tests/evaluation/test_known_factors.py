@@ -110,7 +110,7 @@ class TestCompare:
         dims = [real(str(i), code) for i, code in enumerate(codes)]
         assert known_factors.fit(dims, Factor("x", drawn(1).normal(size=200))) < 0.3
 
-    def test_what_is_constant_or_not_known_has_no_correlation(self):
+    def test_a_constant_or_unknown_factor_has_no_correlation(self):
         values = drawn().normal(size=N)
         few = np.where(np.arange(N) < 20, values, np.nan)
         some = np.where(np.arange(N) < 500, values, np.nan)

@@ -319,7 +319,7 @@ class TestDigits:
         assert result["obedience"] == pytest.approx(0.8, abs=0.05)
 
     @pytest.mark.slow
-    def test_where_labels_are_not_the_digits_nothing_is_obeyed(self, mnist):
+    def test_labels_other_than_the_digits_give_no_obedience(self, mnist):
         test, train = mnist["test"], mnist["train"]
         assert test.labels is not None
         moved = data.Images(test.images, (test.labels + 1) % 10)
@@ -392,7 +392,7 @@ def test_a_set_with_factors_has_its_disentanglement_measured(tmp_path, monkeypat
     assert measure.evaluate(loaded, splits(config))["disentanglement"] is None
 
 
-def test_scores_are_told_which_columns_are_a_categorys_number(tmp_path, monkeypatch):
+def test_scores_get_the_columns_that_hold_a_categorys_number(tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "RENDERED", 50)
     told = {}
     monkeypatch.setattr(disentanglement, "all_scores", lambda *_, **k: told.update(k) or {})
@@ -406,7 +406,7 @@ def test_scores_are_told_which_columns_are_a_categorys_number(tmp_path, monkeypa
     assert told["classes"] == [2, 4]
 
 
-def test_what_q_says_has_a_column_for_each_dim_of_each_code():
+def test_codes_read_from_q_have_a_column_per_dim():
     spec = LatentSpec(
         noise=0, codes=(Uniform(dim=2, sigma="learned"), Categorical(3), Bernoulli(), Uniform())
     )

@@ -68,7 +68,7 @@ class TestGrid:
         assert picture.size == (side + 2 * GAP, side + 2 * GAP)
         assert (tiles(picture, 1, 1, side=side) == 7).all()
 
-    def test_what_is_missing_from_the_last_row_stays_white(self):
+    def test_missing_tiles_of_the_last_row_stay_white(self):
         picture = pictures.grid(flat([0, 0, 0, 0]), 3)
         cut = tiles(picture, 2, 3)
         assert (cut[1, 0] == 0).all()

@@ -36,7 +36,7 @@ def test_the_accuracy_is_shown_and_kept_and_changes_no_weight(tmp_path, capsys):
         (("--codes", "uniform,uniform"), True, "there is no categorical code"),
     ],
 )
-def test_it_is_refused_before_training_where_nothing_can_be_sorted(
+def test_watch_labels_is_refused_before_training_without_labels_or_a_category(
     tmp_path, capsys, more, labels, message
 ):
     code, out = run(tmp_path, "run", "--watch-labels", *more, labels=labels)

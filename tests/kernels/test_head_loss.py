@@ -129,7 +129,7 @@ def test_the_kernel_is_no_further_from_the_truth_than_the_definition(
         *(pytest.param(b, k, marks=pytest.mark.slow) for b in (77, 129) for k in (257, 5000)),
     ],
 )
-def test_it_holds_for_every_width_of_a_categorical(batch, k):
+def test_the_kernel_agrees_for_every_width_of_a_categorical(batch, k):
     spec = LatentSpec(0, (Categorical(k), Categorical(k, weight=0.5), Uniform()))
     dtype = NARROW[(batch + k) % 3]
     assert_held(problem(spec, batch, dtype=dtype, seed=k))
@@ -139,7 +139,7 @@ def test_it_holds_for_every_width_of_a_categorical(batch, k):
 @pytest.mark.parametrize("name", BUILDERS)
 @pytest.mark.parametrize("dtype", NARROW, ids=str)
 @pytest.mark.parametrize("batch", [1, 20])
-def test_it_holds_for_runs_and_for_the_table_of_many_runs(name, dtype, batch):
+def test_the_kernel_agrees_for_unrolled_runs_and_for_the_table_of_many_runs(name, dtype, batch):
     spec = BUILDERS[name]
     assert launch.make_plan(layout_of(spec)).table == (name == "table")
     assert_held(problem(spec, batch, dtype=dtype, seed=5))
@@ -157,7 +157,7 @@ def test_it_holds_for_runs_and_for_the_table_of_many_runs(name, dtype, batch):
     ],
     ids=["65,536 categories", "1,024 heads", "256 alternating heads", "wide", "100 bits"],
 )
-def test_it_holds_at_the_ends_of_the_range(spec):
+def test_the_kernel_agrees_at_the_ends_of_the_range(spec):
     assert_held(problem(spec, 2, dtype=torch.float32, seed=2))
 
 
@@ -334,7 +334,7 @@ def test_nothing_outside_the_tensors_is_read_or_written_and_all_outputs_are(
     ids=str,
 )
 @pytest.mark.parametrize("c", [0, 1])
-def test_extreme_logits_give_what_the_definition_gives_beside_ordinary_rows(dtype, k, logits, c):
+def test_extreme_logits_next_to_ordinary_rows_agree_with_the_definition(dtype, k, logits, c):
     # wide: the extreme is in the first chunk, the rest of it and the second follow its last value
     row = torch.tensor(logits + [logits[-1]] * (k - 3))
     q = torch.stack((row, torch.zeros(k), torch.linspace(199, 200, k))).to(dtype)

@@ -387,7 +387,7 @@ def chosen(q, continuous, weights=None, backend="auto"):
     return functional_losses._choose_backend(inputs, backend)
 
 
-def test_auto_is_the_kernel_on_a_gpu_where_it_can_do_what_is_asked(monkeypatch):
+def test_auto_is_the_kernel_on_a_gpu_for_all_that_the_kernel_supports(monkeypatch):
     def choose(q, continuous=None, weights=None):
         return chosen(q, continuous or OnCuda(), weights)
 
@@ -400,7 +400,7 @@ def test_auto_is_the_kernel_on_a_gpu_where_it_can_do_what_is_asked(monkeypatch):
     assert choose(OnCuda()) == "reference"
 
 
-def test_asked_for_what_the_kernel_has_not_it_says_so(monkeypatch):
+def test_the_kernel_refuses_what_it_does_not_support_with_the_remedy(monkeypatch):
     args = problem(ALL_KINDS)
     with pytest.raises(ValueError, match='no float64; use backend="reference"'):
         info_loss(*args, backend="triton")

@@ -80,7 +80,7 @@ def test_a_capture_before_any_other_call_has_a_counter_too(cuda: SimpleNamespace
     assert counter.item() == 0
 
 
-def test_what_would_be_copied_within_a_capture_is_refused(
+def test_a_copy_to_the_device_within_a_capture_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(memory, "capturing", lambda device: True)
@@ -88,7 +88,7 @@ def test_what_would_be_copied_within_a_capture_is_refused(
         memory.kept(CUDA, lambda: torch.zeros(1))
 
 
-def test_what_is_kept_is_made_in_a_thread_whose_error_is_seen(
+def test_kept_memory_is_made_in_a_thread_whose_error_is_raised(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Null:

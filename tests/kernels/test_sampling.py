@@ -337,7 +337,7 @@ def recorder(monkeypatch):
     return recorder
 
 
-def test_no_seed_step_stream_row_batch_or_spec_asks_for_another_compilation(recorder, request):
+def test_no_seed_step_stream_row_batch_or_spec_needs_another_compilation(recorder, request):
     mangle = triton.runtime.jit.mangle_type
     request.getfixturevalue("monkeypatch").undo()
     cases = list(sampling.compile_cases().values())

@@ -54,7 +54,7 @@ def test_without_an_address_each_call_gives_new_rows_which_manual_seed_repeats()
     assert same(SPEC.sample(64), second)
 
 
-def test_a_generator_of_one_s_own_draws_and_leaves_the_default_one_alone():
+def test_a_given_generator_draws_and_the_default_one_stays():
     state = torch.get_rng_state()
     first = SPEC.sample(64, generator=torch.Generator().manual_seed(5))
     assert same(SPEC.sample(64, generator=torch.Generator().manual_seed(5)), first)
@@ -206,7 +206,7 @@ def test_relaxed_rows_become_the_input_s_columns_and_get_its_gradient():
         (NOISE, torch.tensor([[0, 2, 0, 0]] * 2), VALUES, "c2_bernoulli: .* 0 … 1, got .* 2"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_what_was_expected_and_what_came(
+def test_tensors_that_do_not_fit_are_refused_with_the_expected_and_actual_shape(
     noise, categorical, continuous, message
 ):
     with pytest.raises(ValueError, match=message):

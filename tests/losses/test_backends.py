@@ -224,7 +224,7 @@ def test_targets_drawn_in_inference_mode_serve_a_training_step():
     torch.testing.assert_close(got, expected)
 
 
-def test_what_is_kept_of_a_layout_first_met_in_inference_mode_serves_a_training_step():
+def test_a_layout_first_used_in_inference_mode_serves_a_training_step():
     spec = LatentSpec(0, (Categorical(7, weight=0.125), Gaussian(sigma="learned", weight=3.0)))
     args = problem(spec)
     with torch.inference_mode():

@@ -275,7 +275,7 @@ def accepted() -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", accepted())
-def test_what_users_tried_is_accepted(name):
+def test_common_ways_to_call_the_loss_are_accepted(name):
     equal(info_loss(**{**mnist(), **accepted()[name]}), info_loss(**mnist()))
 
 
@@ -305,7 +305,7 @@ def test_what_users_tried_is_accepted(name):
         ),
     ],
 )
-def test_what_is_not_accepted_says_what_to_do(changes, message):
+def test_a_refused_argument_says_what_to_do(changes, message):
     with pytest.raises(ValueError, match=message):
         info_loss(**{**mnist(), **changes})
 

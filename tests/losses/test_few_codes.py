@@ -101,7 +101,7 @@ def test_a_hook_runs_once_and_no_gradient_is_made_without_one():
     ],
     ids=lambda changed: next(iter(changed)),
 )
-def test_what_is_special_takes_the_general_way(changed, monkeypatch):
+def test_special_arguments_take_the_general_way(changed, monkeypatch):
     spec = SPECS["both"]
     q, batch = problem(spec)
     monkeypatch.setattr(functional, "few_codes_loss", lambda *_: pytest.fail("taken"))

@@ -728,7 +728,7 @@ def test_large_logits_do_not_overflow_in_any_dtype(name, dtype, sign):
         assert torch.isfinite(gradient).all()
 
 
-def test_the_relativistic_generator_asks_for_real_logits_and_the_others_do_not():
+def test_the_relativistic_generator_needs_real_logits_and_the_others_do_not():
     _, g_loss = adversarial_losses("relativistic")
     with pytest.raises(ValueError, match="expected D's logits on real images, got None"):
         g_loss(torch.zeros(3))

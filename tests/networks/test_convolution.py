@@ -271,7 +271,7 @@ class TestAsking:
         assert done == {"of input", "of weight", "of bias"}
 
     @pytest.mark.parametrize("trained", range(8))
-    def test_what_needs_no_gradient_is_not_computed(self, kind, sizes, trained):
+    def test_unneeded_gradients_are_not_computed(self, kind, sizes, trained):
         layer, x, dy = problem(kind, **sizes)
         everything = run_layer(layer, dy, x)[1:]
         leaves = [x, *layer.parameters()]
@@ -290,7 +290,7 @@ class TestAsking:
         names = ("of input", "of weight", "of bias")
         assert work.done == {name for name, flag in zip(names, flags, strict=True) if flag}
 
-    def test_behind_the_block_everything_is_asked_for_again(self, kind, sizes):
+    def test_after_the_block_every_gradient_is_computed_again(self, kind, sizes):
         layer, x, dy = problem(kind, **sizes)
         expected = run_layer(layer, dy, x)
         with pytest.raises(KeyError), only_grads_of("weights"), only_grads_of("inputs"):

@@ -88,14 +88,14 @@ def test_a_module_in_the_working_directory_is_found(module):
         ({"body": "return G(7, 64), D(q_dim)"}, "generator failed: RuntimeError: "),
     ],
 )
-def test_what_they_lack_is_said_in_one_line(module, changes, message):
+def test_unsuitable_networks_are_refused_in_one_line(module, changes, message):
     path = f"{module(**changes)}:make"
     with pytest.raises(UserError, match=f"^--networks {path}:? ?.*{message}") as caught:
         pair(path, *SIZES)
     assert "\n" not in str(caught.value)
 
 
-def test_a_path_that_leads_nowhere_is_said_in_one_line(module):
+def test_a_path_that_leads_nowhere_is_refused_in_one_line(module):
     name = module()
     for path, message in (
         ("no_such_module:make", "no module no_such_module on sys.path or in "),
@@ -125,7 +125,7 @@ def test_each_part_of_a_batch_is_normalised_by_itself(module):
     torch.testing.assert_close(together[4:], discriminator.trunk(other), rtol=0, atol=0)
 
 
-def test_running_statistics_are_taken_where_they_are_asked_for_and_the_mode_stays(module):
+def test_running_statistics_are_used_on_request_and_the_mode_stays(module):
     _, discriminator = pair(f"{module()}:make", *SIZES)
     images = 3 + torch.rand(4, 1, 8, 8)
     before = {name: b.clone() for name, b in discriminator.named_buffers()}

@@ -311,7 +311,7 @@ class TestSizes:
     @pytest.mark.parametrize("name", TABLES)
     @pytest.mark.parametrize("channels", [1, 2, 3])
     @pytest.mark.parametrize("more", [0, 1])
-    def test_images_and_outputs_have_the_sizes_that_were_asked_for(self, name, channels, more):
+    def test_images_and_outputs_have_the_requested_sizes(self, name, channels, more):
         side = LEAST[name] + more * FACTOR[name]
         generator, discriminator = drawn(name, side, channels)
         with torch.no_grad():
@@ -356,7 +356,7 @@ class TestInterface:
         assert all(g is not None for g in used[len(own) :])
 
     @pytest.mark.parametrize("name", TABLES)
-    def test_batchnorms_buffers_move_where_they_are_told_to(self, name):
+    def test_batchnorms_buffers_move_for_the_statistics_update_alone(self, name):
         generator, discriminator = drawn(name, 32)
         latent = torch.randn(4, 9)
         for network, x in ((generator, latent), (discriminator, generator(latent).detach())):

@@ -402,7 +402,7 @@ class TestRestore:
             ({"a": torch.zeros(2), "b": torch.zeros(1, 2)}, "b"),
         ],
     )
-    def test_what_does_not_fit_is_named_and_nothing_is_written(self, saved, odd):
+    def test_a_tensor_that_does_not_fit_is_named_and_nothing_is_written(self, saved, odd):
         live = {"a": torch.ones(2), "b": torch.ones(2)}
         with pytest.raises(UserError, match=f"somewhere .*{odd} \\["):
             checkpoint.restore(live, saved, "somewhere")

@@ -64,7 +64,7 @@ os._exit(1)
 """
 
 
-def test_the_file_of_a_killed_run_keeps_nobody_out(
+def test_the_lock_file_of_a_killed_run_keeps_no_run_out(
     tmp_path: Path, refuse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / ".in-use")])

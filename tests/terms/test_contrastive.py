@@ -66,7 +66,7 @@ def test_pairs_are_rows_of_one_global_batch_and_share_no_random_numbers():
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_its_gradient_is_that_of_hs_cross_entropy(mode):
+def test_the_terms_gradient_is_that_of_hs_cross_entropy(mode):
     """In G's parameters it is added to that of G's own loss; H has no other."""
     config = CONFIG.with_options(contrastive=1.0)
     networks, critic = pair(), build_critic(config, SPEC).double()
@@ -125,7 +125,7 @@ def test_h_is_trained_with_g_and_kept_and_no_part_of_the_average(cpu_ranks, netw
     assert len(step.ema.flat.params) == len(list(step.networks.generator.parameters()))
 
 
-def test_before_its_start_h_is_neither_asked_nor_moved(cpu_ranks):
+def test_before_its_start_h_is_neither_evaluated_nor_moved(cpu_ranks):
     config = CONFIG.with_options(contrastive=2.0, contrastive_start=2)
     late, never = Step(config, SPEC, cpu_ranks()), Step(CONFIG, SPEC, cpu_ranks())
     at_once = Step(config.with_options(contrastive_start=0), SPEC, cpu_ranks())

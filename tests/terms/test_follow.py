@@ -18,7 +18,7 @@ WARPED = WarpedCopies(Warp(), 0.0)
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("weight", [0.0, 2.0])
-def test_it_adds_its_weight_times_its_gradient_to_d_s(mode, weight):
+def test_follow_adds_its_weight_times_its_gradient_to_ds(mode, weight):
     """Alone, and with the invariance on the same copies, which are made once."""
     real, warped = random_images(2)
     change = 2 * torch.rand(8, 6, generator=torch.Generator().manual_seed(3)) - 1

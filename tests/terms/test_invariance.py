@@ -49,7 +49,7 @@ def test_the_most_there_is_is_log_k_and_independent_predictions_give_nothing():
     assert float(mutual_information(even, one_hot).nats) == pytest.approx(0.0, abs=1e-9)
 
 
-def test_which_copy_is_the_warped_one_makes_no_difference():
+def test_the_term_is_symmetric_in_the_two_copies():
     a, b = predictions(5, 30, 0), predictions(5, 30, 1)
     assert mutual_information(a, b) == mutual_information(b, a)
 
@@ -63,7 +63,7 @@ def test_balance_weighs_the_entropy_of_the_categories():
     assert float(of_three.objective - of_one.objective) == pytest.approx(4 * float(entropy))
 
 
-def test_its_gradient_is_right_and_finite_where_a_category_is_never_used():
+def test_the_gradient_is_right_and_finite_when_a_category_is_never_used():
     a, b = predictions(4, 6, 0).requires_grad_(), predictions(4, 6, 1).requires_grad_()
     assert torch.autograd.gradcheck(lambda a, b: mutual_information(a, b).objective, (a, b))
     logits = torch.tensor([[0.0, 0.0, -1e4]] * 5, requires_grad=True)
@@ -71,7 +71,7 @@ def test_its_gradient_is_right_and_finite_where_a_category_is_never_used():
     assert torch.autograd.grad(found, logits)[0].isfinite().all()
 
 
-def test_it_is_refused_without_a_category_or_where_q_would_not_learn_it():
+def test_the_term_is_refused_without_a_category_and_when_q_would_not_learn_it():
     with pytest.raises(UserError, match="categorical"):
         config_module.check(WITH.with_options(codes="uniform"))
     with pytest.raises(UserError, match="needs a uniform or gaussian code"):
@@ -103,7 +103,7 @@ def test_it_is_refused_without_a_category_or_where_q_would_not_learn_it():
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_it_adds_its_weight_times_its_gradient_to_d_s(mode):
+def test_invariance_adds_its_weight_times_its_gradient_to_ds(mode):
     real, warped = random_images(2)
     term = Invariance(2.0, slice(1, 4), WARPED)
     values = []
@@ -128,7 +128,7 @@ def test_the_first_categorical_code_has_the_term():
 
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("mode", MODES)
-def test_steps_with_it_tell_kinds_of_images_apart(cpu_ranks, mode):
+def test_steps_with_invariance_separate_kinds_of_images(cpu_ranks, mode):
     config = WITH.with_options(step=mode, lr_d=3e-3, codes="cat3", warp="rotate=10,shift=0.05")
     step = Step(config, config.spec(), cpu_ranks("no"))
     draw = torch.Generator().manual_seed(0)

@@ -175,7 +175,7 @@ def test_logits_that_do_not_differ_give_a_finite_gradient():
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("follow", [False, True])
-def test_it_adds_its_weight_times_its_gradient_to_d_s(mode, follow):
+def test_upright_adds_its_weight_times_its_gradient_to_ds(mode, follow):
     real, warped, *copies = random_images(4)
     change = torch.rand(8, 6, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     term = Upright(2.0, slice(1, 4), COPIES)
@@ -227,7 +227,7 @@ def test_the_first_categorical_code_has_it_and_it_is_off_by_default():
         ({"upright": -1.0}, "^--upright.weight: expected a number ≥ 0, got -1"),
     ],
 )
-def test_what_it_cannot_go_with_is_refused(change, told):
+def test_options_that_contradict_upright_are_refused(change, told):
     config_module.check(CONFIG)
     with pytest.raises(UserError, match=told):
         config_module.check(CONFIG.with_options(**change))

@@ -64,7 +64,7 @@ def test_the_adversarial_change_is_nearly_the_worst_of_its_length():
     assert 0.6 * best < float(found) <= best * (1 + 1e-9)
 
 
-def test_its_gradient_goes_to_the_copies_and_not_to_the_target_or_the_search():
+def test_the_gradient_reaches_the_copies_and_not_the_target_or_the_search():
     network, images, probes = linear_case()
     term = VirtualAdversarial(1.0, slice(0, 3), 0.3)
     q = network.q(images.flatten(1), "batch")
@@ -87,7 +87,7 @@ def test_its_gradient_goes_to_the_copies_and_not_to_the_target_or_the_search():
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("alone", [True, False])
-def test_it_is_added_for_its_weight_to_d_s_loss(mode, alone):
+def test_vat_is_added_with_its_weight_to_ds_loss(mode, alone):
     real, warped = random_images(2)
     probes = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(3))
     term = VirtualAdversarial(3.0, slice(1, 4), 0.5)
@@ -106,7 +106,7 @@ def test_it_is_added_for_its_weight_to_d_s_loss(mode, alone):
     assert record.terms["vat"].item() == pytest.approx(values[0])
 
 
-def test_it_is_active_from_its_start_to_its_stop(cpu_ranks, monkeypatch):
+def test_vat_is_active_from_its_start_to_its_stop(cpu_ranks, monkeypatch):
     config = CONFIG.with_options(vat=1.0, vat_start=2, vat_stop=4)
     step, probes = Step(config, SPEC, cpu_ranks("no")), []
     make = Probes.__call__

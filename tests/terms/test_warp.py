@@ -85,7 +85,7 @@ def stroke(side: int = 28, slant: float = 0.0) -> Tensor:
     return ((2 - away).clamp(0, 1) * (y.abs() < side / 3))[None, None]
 
 
-def test_a_change_of_slant_is_told_as_it_is_measured():
+def test_the_reported_change_of_slant_is_the_measured_one():
     for warp in (Warp(shear=0.3), Warp(rotate=15), Warp(rotate=15, shear=0.3)):
         copies = warp(stroke().expand(300, 1, 28, 28), seed=0, step=0)
         measured = torch.from_numpy(slant(copies.images[:, 0].numpy()))
@@ -93,7 +93,7 @@ def test_a_change_of_slant_is_told_as_it_is_measured():
         assert copies.change[:, 0].abs().max() <= 1
 
 
-def test_a_change_of_thickness_is_told_as_it_is_measured():
+def test_the_reported_change_of_thickness_is_the_measured_one():
     copies = Warp(thickness=1.0)(stroke().expand(300, 1, 28, 28), seed=0, step=0)
     area = copies.images.sum((1, 2, 3))
     assert torch.corrcoef(torch.stack((area, copies.change[:, 1])))[0, 1] > 0.99
@@ -122,7 +122,7 @@ def test_wherever_a_shape_lies_it_turns_and_grows_in_its_place():
         torch.testing.assert_close(there, centres(image).expand(100, 2), atol=2e-3, rtol=0)
 
 
-def test_a_change_of_place_or_size_is_told_as_it_is_measured():
+def test_the_reported_change_of_place_or_size_is_the_measured_one():
     image = torch.zeros(1, 1, 64, 64)
     image[..., 20:32, 30:40] = 1
     copies = Warp(shift=0.1, zoom=0.25, rotate=30)(image.expand(300, 1, 64, 64), seed=0, step=0)
@@ -134,7 +134,7 @@ def test_a_change_of_place_or_size_is_told_as_it_is_measured():
     assert copies.change.abs().max() <= 1
 
 
-def test_a_stretch_is_told_as_it_is_measured():
+def test_the_reported_stretch_is_the_measured_one():
     image = torch.zeros(1, 1, 64, 64)
     image[..., 24:40, 20:44] = 1
     for warp in (Warp(scale=0.25), Warp(scale=0.25, zoom=0.3, shift=0.05)):
@@ -149,7 +149,7 @@ def test_a_stretch_is_told_as_it_is_measured():
         assert copies.change.abs().max() <= 1
 
 
-def test_a_copys_place_tells_nothing_of_the_images():
+def test_a_copys_place_is_independent_of_the_images():
     images = torch.zeros(2, 1, 64, 64)
     images[0, :, 20:32, 10:20] = images[1, :, 34:46, 44:54] = 1
     both = images.repeat_interleave(200, 0)
@@ -178,7 +178,7 @@ def test_gamma_bends_the_scale_of_brightness_and_leaves_its_ends():
 
 
 @pytest.mark.parametrize("side", [28, 32])
-def test_a_stroke_is_a_short_bright_line_on_as_many_copies_as_asked(side):
+def test_a_stroke_is_a_short_bright_line_on_the_requested_share_of_copies(side):
     rows, dark = 2000, -1.0
     images = torch.full((rows, 3, side, side), dark)
     copies = Warp(stroke=0.3)(images, seed=2, step=5, background=dark).images
@@ -210,7 +210,7 @@ def test_a_stroke_changes_no_other_draw_and_no_pixel_elsewhere():
     assert float((with_stroke.images != without.images).float().mean()) < 0.1
 
 
-def test_what_comes_in_from_outside_is_the_background():
+def test_pixels_from_outside_the_image_are_background():
     images = torch.full((16, 1, 8, 8), -1.0)
     out = Warp(rotate=45, shift=0.3)(images, seed=0, step=0, background=-1.0).images
     torch.testing.assert_close(out, images)
@@ -252,7 +252,7 @@ def test_a_warp_reads_back_what_its_text_says(**values):
         ("shift=.1,place=.1", "got both"),
     ],
 )
-def test_a_bad_warp_is_told_in_one_line(text, told):
+def test_a_bad_warp_is_refused_in_one_line(text, told):
     with pytest.raises(UserError, match=r"^--invariance.warp: ") as caught:
         config_module.check(TrainConfig().with_options(real_info=1.0, warp=text))
     assert told in str(caught.value)

@@ -28,7 +28,7 @@ def test_a_uniform_code_has_the_closed_form_of_its_mse():
         assert bound(spec, nll) == [pytest.approx(expected, abs=1e-9)]
 
 
-def test_it_is_the_best_of_all_fixed_sigmas_that_the_loss_takes():
+def test_the_calibrated_bound_is_that_of_the_best_fixed_sigma():
     spec = LatentSpec(noise=0, codes=(Gaussian(std=2.0, dim=3),))
     draw = torch.Generator().manual_seed(0)
     target = 2 * torch.randn(500, 3, generator=draw)

@@ -113,13 +113,13 @@ class TestCaptured:
             Captured(count_up(state), [state], [torch.ones(2)], Full())
         assert state.tolist() == [0, 0]
 
-    def test_a_replay_that_does_not_do_the_work_is_found_out(self):
+    def test_a_replay_that_does_not_do_the_work_is_detected(self):
         state = torch.zeros(2)
         with pytest.raises(CaptureFailed, match="a replay differs"):
             Captured(count_up(state), [state], [torch.ones(2)], Wrong())
         assert state.tolist() == [0, 0]
 
-    def test_a_replay_that_does_half_of_the_work_is_found_out(self):
+    def test_a_replay_that_does_half_of_the_work_is_detected(self):
         class Half(Recorded):
             """A graph without what the function does to the second tensor, and that is little."""
 
@@ -159,7 +159,7 @@ class TestCaptured:
         Captured(function, [state], [torch.ones(50)], Recorded())
 
     @pytest.mark.parametrize("graphs", [Recorded, Refused, Wrong])
-    def test_where_another_rank_cannot_replay_it_none_does(self, graphs):
+    def test_no_rank_replays_when_another_rank_cannot(self, graphs):
         """Behave after a comparison as after a capture that this rank alone brought about."""
         for of_rounds in (["no memory", ""], ["", "a replay differs"]):
             state, rounds = torch.zeros(2), iter(of_rounds)
@@ -243,9 +243,7 @@ class TestStep:
         assert same(everything(captured), everything(eager))
 
     @pytest.mark.parametrize("graphs", [Refused, Wrong])
-    def test_where_it_cannot_be_captured_the_run_goes_on_eagerly_and_says_so(
-        self, captured_step, graphs
-    ):
+    def test_a_run_that_cannot_be_captured_goes_on_eagerly_and_says_so(self, captured_step, graphs):
         captured, eager = captured_step(graphs)
         (line,) = captured.prepare(batch(0))
         assert line.startswith("the update runs without a CUDA graph: ")

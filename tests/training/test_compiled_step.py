@@ -130,7 +130,7 @@ def broken(graph: object, inputs: object) -> None:
 
 
 class TestStep:
-    def test_where_the_compiler_fails_unasked_the_step_is_eager_and_says_so(
+    def test_a_compiler_that_fails_under_auto_leaves_the_step_eager_and_says_so(
         self, cpu_ranks, monkeypatch
     ):
         monkeypatch.setattr(step, "COMPILER", broken)
@@ -149,7 +149,9 @@ class TestStep:
             s(n, batch(n)), eager(n, batch(n))
         assert all(torch.equal(a, b) for a, b in zip(everything(eager), everything(s), strict=True))
 
-    def test_where_it_fails_as_asked_that_is_an_error_of_one_line(self, cpu_ranks, monkeypatch):
+    def test_a_requested_compilation_that_fails_is_an_error_of_one_line(
+        self, cpu_ranks, monkeypatch
+    ):
         monkeypatch.setattr(step, "COMPILER", broken)
         s = Step(CONFIG.with_options(compile="on"), SPEC, cpu_ranks("no"))
         with pytest.raises(UserError, match=r"^torch.compile failed, use --compile off: .+$"):

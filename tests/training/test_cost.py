@@ -10,7 +10,7 @@ from fastinfogan.training.step import build
 
 
 @pytest.mark.parametrize("name", ["mnist", "own", "faces", "dsprites"])
-def test_it_is_what_torch_counts(name):
+def test_the_flop_are_those_that_torch_counts(name):
     config = PRESETS[name]
     generator, discriminator = (network.eval() for network in build(config, config.spec()))
     with torch.no_grad():
@@ -38,5 +38,5 @@ def test_twice_the_side_is_about_four_times_the_arithmetic():
     assert 3.9 < large / small < 4.1
 
 
-def test_networks_of_ones_own_are_not_counted():
+def test_a_users_networks_are_not_counted():
     assert cost_line(PRESETS["mnist-paper"].with_options(networks="mine:pair")) == ""

@@ -258,7 +258,7 @@ class TestWhatStays:
         assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
     @pytest.mark.parametrize("routing", ROUTINGS)
-    def test_what_d_says_of_fakes_does_not_depend_on_the_real_batch_nor_the_reverse(self, routing):
+    def test_ds_output_for_fakes_does_not_depend_on_the_real_batch_nor_the_reverse(self, routing):
         networks = pair()
         _, base = of_d(networks, routing)
         _, other_real = of_d(networks, routing, real=1)

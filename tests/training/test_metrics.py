@@ -207,7 +207,7 @@ class TestStopwatch:
         watch.count(100)
         assert watch.rate() == 50
 
-    def test_asking_does_not_start_a_paused_watch(self, clock):
+    def test_reading_the_rate_does_not_start_a_paused_watch(self, clock):
         watch = Stopwatch(torch.device("cpu"))
         watch.start()
         watch.pause()

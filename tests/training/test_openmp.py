@@ -29,7 +29,7 @@ def test_a_setting_of_the_user_is_kept(given, expected, monkeypatch):
     assert openmp.settings().get("GOMP_SPINCOUNT") == expected
 
 
-def test_it_can_be_set_before_torch_is_imported():
+def test_openmp_can_be_set_up_before_torch_is_imported():
     modules = "fastinfogan.training.openmp, fastinfogan.__main__"
     code = f"import sys, {modules}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

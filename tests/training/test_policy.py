@@ -58,7 +58,9 @@ class TestDefaults:
     def test_without_triton_a_gpu_captures_what_is_eager(self, no_triton):
         assert chosen("cuda").name == "captured"
 
-    def test_where_torch_cannot_trace_gradients_a_gpu_captures_what_is_eager(self, monkeypatch):
+    def test_a_torch_that_cannot_trace_gradients_captures_the_eager_step_on_a_gpu(
+        self, monkeypatch
+    ):
         monkeypatch.setattr(torch._dynamo, "config", object())
         assert chosen("cuda").name == "captured"
 
@@ -66,7 +68,7 @@ class TestDefaults:
         assert chosen("cuda", "fp16").name == "captured"
 
     @pytest.mark.parametrize("option", ["r1", "r2"])
-    def test_with_a_gradient_penalty_a_gpu_runs_eagerly_and_the_reason_is_said(self, option):
+    def test_with_a_gradient_penalty_a_gpu_runs_eagerly_and_the_reason_is_given(self, option):
         options: dict[str, Any] = {option: 1.0}
         policy = chosen("cuda", **options)
         assert policy.name == "eager"
@@ -91,7 +93,7 @@ class TestOptions:
         assert chosen("cuda", capture="off").name == "compiled"
         assert chosen("cuda", compile="off", capture="off").name == "eager"
 
-    def test_what_was_asked_for_says_so(self):
+    def test_a_requested_policy_has_the_reason_as_requested(self):
         assert chosen("cpu", compile="on").reason == "as requested"
         assert chosen("cuda", compile="off", capture="off").reason == "as requested"
 

@@ -59,7 +59,7 @@ class TestRanks:
         step(0, batch(0))
         return seen
 
-    def test_ds_average_runs_beside_gs_own_pass_and_is_there_before_d_moves(self, monkeypatch):
+    def test_ds_average_runs_during_gs_pass_and_ends_before_d_moves(self, monkeypatch):
         assert self.events(monkeypatch, "alternating") == [
             "D_LATENTS are drawn",
             "d_grads",
