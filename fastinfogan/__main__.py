@@ -15,16 +15,22 @@ SHELLS = ("bash", "zsh", "fish")
 COMMANDS = {
     "train": ("train an InfoGAN, or go on with a run", "train mnist"),
     "evaluate": ("measure a run on its test images", "evaluate runs/mnist"),
-    "sample": ("draw pictures of what the codes do", "sample runs/mnist --out codes.png"),
-    "explore": ("a page with a run's codes as controls", "explore runs/mnist"),
-    "export": ("a run's networks as ONNX files", "export runs/mnist"),
-    "save": ("a run as a folder for others", "save runs/mnist digits"),
-    "push": ("a run to the Hugging Face hub", "push runs/mnist USER/digits"),
-    "track": ("a run to TensorBoard, W&B, trackio, MLflow", "track runs/mnist --with tensorboard"),
-    "presets": ("the experiments, or one with its options", "presets mnist"),
+    "sample": ("draw pictures of the codes", "sample runs/mnist --ordered"),
+    "explore": ("write a page with the codes as controls", "explore runs/mnist"),
+    "export": ("write a run's networks as ONNX files", "export runs/mnist"),
+    "save": ("write a run as a folder for others", "save runs/mnist digits"),
+    "push": ("upload a run to the Hugging Face hub", "push runs/mnist USER/digits"),
+    "track": ("send a run to an experiment tracker", "track runs/mnist"),
+    "presets": ("list the experiments, or one's options", "presets mnist"),
     "data check": ("look at image data before training on it", "data check folder:photos"),
-    "completion": ("tab completion for bash, zsh or fish", "completion bash"),
+    "completion": ("print tab completion for bash, zsh or fish", "completion bash"),
 }
+COMPLETION_HELP = f"""usage: fastinfogan completion {{{",".join(SHELLS)}}}
+
+Print a script with which the shell completes commands and options on Tab.
+
+Example: eval "$(fastinfogan completion bash)"
+"""
 
 
 def module_of(command: str) -> str:
@@ -122,6 +128,9 @@ complete -o default -F _fastinfogan fastinfogan"""
 
 def print_completion(args: list[str]) -> int:
     """Print a shell's completion script: `fastinfogan completion bash`."""
+    if args in (["-h"], ["--help"]):
+        say(COMPLETION_HELP.rstrip())
+        return 0
     if len(args) != 1 or args[0] not in SHELLS:
         got = " ".join(args) or "none"
         say(f"error: expected one shell of {', '.join(SHELLS)}, got {got}", sys.stderr)

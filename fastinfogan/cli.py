@@ -124,7 +124,7 @@ def parse(args: Sequence[str] | None = None) -> TrainConfig:
             args=words,
             default=default,
             prog="fastinfogan train",
-            description=" ".join((TrainConfig.__doc__ or "").split()),
+            description=getdoc(TrainConfig),
         )
 
 

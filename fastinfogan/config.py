@@ -245,6 +245,7 @@ class LoggingOptions(Group):
 @dataclass(frozen=True)
 class TrainConfig(Group):
     """Train an InfoGAN. Progress, samples and checkpoints go to --out; running again resumes.
+
     Example: fastinfogan train mnist --steps 500 --out runs/first
     """
 

@@ -40,8 +40,9 @@ class EvaluateConfig:
     seed: int = 0
     """Fixes the generated images."""
     features: Path | None = None
-    """A feature extractor for the quality of images: TorchScript, or a .pt2 of torch.export, that
-    maps float32 images [B, C, H, W] in [0, 1] to features [B, F]. A fixed network by default."""
+    """A network of image features: TorchScript, or a .pt2 of torch.export.
+    It maps images [B, C, H, W] in [0, 1] to features [B, F]. By default it
+    is a fixed random one."""
 
 
 def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:

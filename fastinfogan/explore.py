@@ -34,8 +34,8 @@ class ExploreConfig:
     folder: Path | None = None
     """Write a folder of files for a static web server, instead of one file."""
     full: bool = False
-    """Keep the weights in fp32: about three times the size. By default they are stored as integers
-    of 12 bits (generator: at most one grey level off) and 8 bits (reader)."""
+    """Keep fp32 weights, which take three times the space. By default
+    they have 12 bits (generator: at most one grey level off) or 8 (reader)."""
     reader: bool = True
     """Include the network that reads the code of a picture."""
 

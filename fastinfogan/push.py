@@ -27,6 +27,7 @@ class PushConfig:
     """Upload a run's networks, card and picture to the Hugging Face hub.
 
     In Python `fastinfogan.load("hf:USER/NAME")` loads them. Log in first: hf auth login.
+
     Example: fastinfogan push runs/mnist USER/digits
     """
 

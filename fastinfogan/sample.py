@@ -32,8 +32,7 @@ class SampleConfig:
     out: Path = Path("samples.png")
     """A .png file, or a folder that gets one picture per code."""
     traverse: str | None = None
-    """The code to vary, by name (digit, or c1_categorical or c1 where it has none) or index
-    (0, 1, …); all by default."""
+    """The code to vary, by name (slant), by place (c2) or by index (1); all codes by default."""
     ordered: bool = False
     """Vary the categorical code that `evaluate` scored, its columns in the order of the labels."""
     seed: int = 0

@@ -21,7 +21,9 @@ from .sharing.card import save_run
 class SaveConfig:
     """Write a run's networks for others: safetensors, JSON, a model card and a picture.
 
-    In Python `fastinfogan.load(DIR)` reads them. Example: fastinfogan save runs/mnist digits --page
+    In Python `fastinfogan.load(DIR)` reads them.
+
+    Example: fastinfogan save runs/mnist digits --page
     """
 
     run: tyro.conf.Positional[Path]

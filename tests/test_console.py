@@ -24,7 +24,7 @@ def test_alone_it_names_every_command_with_an_example(capsys):
         assert f"\n  {name} " in out
         assert f"fastinfogan {example}" in out
         assert example.startswith(name)
-    assert max(map(len, out.splitlines())) <= 110
+    assert max(map(len, out.splitlines())) <= 100
 
 
 @pytest.mark.parametrize("name", [n for n in __main__.COMMANDS if n != "completion"])
@@ -39,6 +39,26 @@ def test_the_help_of_a_command_has_an_example_that_can_be_parsed(name, capsys):
     (words,) = commands_in(f"`{text.partition('Example: ')[2]}`")
     assert words[: len(name.split())] == name.split()
     check_command(words)
+
+
+@pytest.mark.parametrize("name", [n for n in __main__.COMMANDS if n != "completion"])
+def test_each_group_of_a_command_s_help_fits_on_a_screen(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit):
+        import_module(__main__.module_of(name)).main(["--help"])
+    title = r"(?m)^\W*(?:positional arguments|(?:[\w.]+ )?options)\W*$"
+    boxes = re.split(title, capsys.readouterr().out)[1:]
+    assert len(boxes) >= 2
+    for box in boxes:
+        lines = box.splitlines()
+        assert len(lines) <= 40
+        assert max(map(len, lines)) <= 100
+
+
+def test_the_help_of_completion_has_an_example(capsys):
+    assert __main__.main(["completion", "--help"]) == 0
+    assert "usage: fastinfogan completion {bash,zsh,fish}" in (out := capsys.readouterr().out)
+    assert 'Example: eval "$(fastinfogan completion bash)"' in out
 
 
 def test_an_unknown_command_is_refused_with_the_known_ones(capsys):

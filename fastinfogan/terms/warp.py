@@ -30,7 +30,7 @@ class Warped(NamedTuple):
 WARP_HELP = {
     "rotate": "Rotation, up to so many degrees either way, at most 180.",
     "scale": "Scale of each axis by itself, from 1 - scale to 1 + scale; under 1.",
-    "shear": "Shear, up to this value either way, at most 2.",
+    "shear": "Shear, up to this slope either way, at most 2.",
     "shift": "Shift, up to this part of the side either way.",
     "flip": "Probability of mirroring left and right.",
     "thickness": "Widening or thinning of bright strokes, in pixels on each side, at most 1.",
