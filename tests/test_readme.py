@@ -131,6 +131,33 @@ def test_the_table_of_the_gpu_has_the_figures_of_its_report(label: str, way: str
     ]
 
 
+CPU = json.loads((ROOT / "benchmarks" / "results" / "amd-epyc" / "loss.json").read_text("utf-8"))
+
+
+def test_the_table_of_the_cpu_has_the_figures_of_its_record() -> None:
+    rows = {row[0]: row[1:] for row in table_under("B = 128")[2:]}
+    ways = {
+        "loop with `F.gaussian_nll_loss`": "eager loop",
+        "hand-written NLL with `exp`": "exp loop",
+        "`log_prob` of `torch.distributions`": "log_prob loop",
+        "cross entropy, MSE, one tensor": "CE + MSE",
+        "cross entropy, MSE, separate heads": "CE + MSE, heads",
+        "ours**, one tensor": "reference",
+        "ours**, separate heads": "reference, heads",
+    }
+    expected = {
+        name: [f"{case[way]:,}" for case in CPU["loss and gradient"].values()]
+        for name, way in ways.items()
+    }
+    expected["latents: plain PyTorch, **ours"] = [
+        f"{case['randn + randint + one_hot']}/{case['sample']}" for case in CPU["latents"].values()
+    ]
+    assert rows == expected
+    text = " ".join(README.split())
+    assert f"torch {CPU['torch'].partition('+')[0]}), loss and gradient, median µs" in text
+    assert f"of {CPU['n']} blocks in turns" in text
+
+
 def test_the_headline_speeds_are_those_of_the_report_and_of_the_notes() -> None:
     (fastest,) = (
         step["images_per_s"]["median"]
