@@ -1,7 +1,8 @@
 """Hooks of mkdocs: pages made from the code, and the repository's files that pages link to.
 
-`reference/command-line.md` comes from the option groups, `reference/presets.md` from the presets. A
-link from a page to a file outside docs/ leads to a copy of that file below source/ on the site.
+`reference/command-line.md` comes from the option groups, `reference/presets.md` from the presets,
+`reference/moved.md` from the table of moved import paths and the options' second names. A link from
+a page to a file outside docs/ leads to a copy of that file below source/ on the site.
 """
 
 from __future__ import annotations
@@ -225,6 +226,35 @@ def presets() -> str:
     return "\n".join(parts)
 
 
+def moved() -> str:
+    """Return the page of import paths and options that have new names."""
+    from fastinfogan.config import OPTIONS
+    from fastinfogan.moved import KERNELS_MOVED, MOVED
+
+    paths = [f"| `{old}` | `{new}` |" for old, new in {**MOVED, **KERNELS_MOVED}.items()]
+    options = [
+        f"| `--{item.rule.alias}` | `--{item.spelling}` |"
+        for item in OPTIONS.values()
+        if item.rule.alias and item.rule.alias != item.spelling
+    ]
+    return "\n".join(
+        [
+            "# Names that moved\n",
+            "This page is made from the code that keeps the old names working.\n",
+            "## Import paths\n",
+            "The paths of version 0.1 work for one release, with a `DeprecationWarning`.\n",
+            "| old path | new path |\n|---|---|",
+            *paths,
+            "\n## Options\n",
+            "Both names of an option work on the command line and, with `_` for `-` and `.`, as "
+            "keywords of `with_options` and `fit`.\n",
+            "| second name, of version 0.1 | name |\n|---|---|",
+            *options,
+            "",
+        ]
+    )
+
+
 # What mkdocs calls
 
 
@@ -236,6 +266,7 @@ def on_files(files: Any, config: Any) -> Any:
     generated: dict[str, str | bytes] = {
         "reference/command-line.md": command_line(),
         "reference/presets.md": presets(),
+        "reference/moved.md": moved(),
         **repository_pages(),
     }
     for place, content in generated.items():

@@ -54,6 +54,9 @@ MOVED = {
     }.items()
 }
 
+# The kernels' package warns by itself: it works without this one.
+KERNELS_MOVED = {"fastinfogan_kernels.info_loss": "fastinfogan_kernels.head_loss"}
+
 
 class Moved(MetaPathFinder, Loader):
     """An importer that hands out the module at the new path under its old name."""

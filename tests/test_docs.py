@@ -18,6 +18,7 @@ from fastinfogan.data.specs import SPECS
 from fastinfogan.errors import LostRank, NonFiniteLoss, UserError
 from fastinfogan.evaluation.measure import QUALITY
 from fastinfogan.latents import parse_codes
+from fastinfogan.moved import KERNELS_MOVED, MOVED
 from fastinfogan.parallel import Ranks
 from fastinfogan.presets import PRESETS
 from fastinfogan.training.metrics import Metrics
@@ -77,7 +78,11 @@ def test_every_page_is_in_the_navigation_and_every_entry_is_a_page(hooks: Module
     config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
     entries = set(re.findall(r"[\w/-]+\.md", str(config["nav"])))
     written = {page.relative_to(DOCS).as_posix() for page in PAGES if "assets" not in page.parts}
-    assert entries == written | {"reference/command-line.md", "reference/presets.md"}
+    assert entries == written | {
+        "reference/command-line.md",
+        "reference/moved.md",
+        "reference/presets.md",
+    }
 
 
 def test_the_site_loads_no_fonts_or_scripts_from_other_hosts() -> None:
@@ -100,6 +105,16 @@ def test_the_page_of_presets_has_each_with_its_reasons(hooks: ModuleType) -> Non
     for name in PRESETS:
         assert f"## {name}\n" in page
         assert f"fastinfogan train {name}\n" in page
+
+
+def test_the_page_and_the_changelog_list_every_name_that_moved(hooks: ModuleType) -> None:
+    page = hooks.moved()
+    changes = " ".join((ROOT / "CHANGELOG.md").read_text("utf-8").split())
+    for old, new in {**MOVED, **KERNELS_MOVED}.items():
+        assert f"| `{old}` | `{new}` |" in page
+        short = [name.removeprefix("fastinfogan.") for name in (old, new)]
+        assert f"`{short[0]}` → `{short[1]}`" in changes
+    assert "| `--real-info` | `--invariance.weight` |" in page
 
 
 def test_a_link_out_of_the_documentation_leads_to_a_copy_on_the_site(hooks: ModuleType) -> None:
