@@ -190,6 +190,11 @@ class ExecutionOptions(Group):
     memory_format: Literal["channels_last", "contiguous"] = option(
         "channels_last", "Layout of feature maps in memory."
     )
+    reduce_dtype: Literal["fp32", "bf16"] = option(
+        "fp32",
+        "Precision in which ranks send each other their gradients; bf16 halves the bytes, which "
+        "is what costs on a slow network, and rounds the gradients.",
+    )
 
 
 @dataclass(frozen=True)

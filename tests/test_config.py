@@ -82,6 +82,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "compile": ("on", "on"),
     "capture": ("off", "off"),
     "memory_format": ("contiguous", "contiguous"),
+    "reduce_dtype": ("bf16", "bf16"),
     "threads": ("4", 4),
     "track": ("tensorboard", "tensorboard"),
     "project": ("mine", "mine"),

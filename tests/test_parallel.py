@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.runs import command, launch, tensors, write_images
+from helpers.runs import command, free_port, launch, tensors, write_images
 
 import fastinfogan
 from fastinfogan import parallel
@@ -32,10 +31,7 @@ def start_ranks(*options: list[str], script: Path | None = None) -> list[subproc
 
     A launcher takes its time, and would itself end the ranks that are left.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     common = {"WORLD_SIZE": str(len(options)), "OMP_NUM_THREADS": "1", **address}
     what = ("-m", "fastinfogan.train") if script is None else (str(script),)
     return [
@@ -286,6 +282,28 @@ def test_two_ranks_differ_from_one_that_sees_half_as_much(data: Path, tmp_path: 
     one, two = (tensors(tmp_path / out, 1) for out in ("one", "two"))
     moment = "training/adam_d.00.exp_avg"
     assert not torch.equal(one[moment], two[moment])
+
+
+@pytest.mark.slow
+def test_gradients_sent_in_bf16_round_the_weights_and_no_more(data: Path, tmp_path: Path) -> None:
+    options = ("--steps", "6", "--precision", "fp32", "--checkpoint-every", "1", "--keep", "9")
+    for dtype in ("fp32", "bf16"):
+        code, _, errors = train(data, tmp_path / dtype, *options, "--reduce-dtype", dtype)
+        assert code == 0, errors
+
+    def difference(kind: str, step: int, over: Callable[..., torch.Tensor]) -> float:
+        """The relative distance of the runs in all tensors of a kind."""
+        runs = [tensors(tmp_path / dtype, step) for dtype in ("fp32", "bf16")]
+        flat = [torch.cat([v.flatten() for k, v in run.items() if kind in k]) for run in runs]
+        return float((flat[0] - flat[1]).norm() / over(*flat))
+
+    # Adam's first moment after one update is the gradient but for a factor: bf16 rounds by up to
+    # 2^-9, when it is sent and when the ranks' sum is formed.
+    moments = difference("exp_avg", 1, lambda a, b: a.norm())
+    assert 2**-12 < moments < 2**-8
+    weights = difference("model/generator.", 6, lambda a, b: a.norm())
+    print(moments, weights)
+    assert 0 < weights < 0.05
 
 
 @pytest.mark.slow

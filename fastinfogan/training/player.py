@@ -84,6 +84,7 @@ class Player:
         lr: the full learning rate.
         betas: Adam's.
         ranks: average the gradients.
+        reduce_dtype: what they are sent in, if not as they are.
     """
 
     def __init__(
@@ -94,8 +95,9 @@ class Player:
         lr: float,
         betas: tuple[float, float],
         ranks: Ranks,
+        reduce_dtype: torch.dtype | None = None,
     ) -> None:
-        self.name, self.lr, self._ranks = name, lr, ranks
+        self.name, self.lr, self._ranks, self._reduce_dtype = name, lr, ranks, reduce_dtype
         self.flat = Flat(params, dtype)
         self.optimizer = fused_adam(self.flat, lr, betas)
 
@@ -116,8 +118,18 @@ class Player:
 
     def start_average(self, grads: Sequence[Tensor]) -> Pending:
         """Take up this rank's gradients and start averaging them over the ranks."""
+        grad = self.flat.grad
         self.flat.collect(grads)
-        return self._ranks.start_average(self.flat.grad)
+        if self._reduce_dtype is None:
+            return self._ranks.start_average(grad)
+        sent = grad.to(self._reduce_dtype)
+        average = self._ranks.start_average(sent)
+
+        def finish() -> None:
+            average.wait()
+            grad.copy_(sent)
+
+        return Pending(finish)
 
     def move(self) -> None:
         """Apply the averaged gradients, and bring the working copies up to date."""

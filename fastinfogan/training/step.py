@@ -253,8 +253,10 @@ class Step:
             (config.optimiser.lr_d, config.optimiser.lr_g),
             (config.optimiser.beta1, config.optimiser.beta2),
         )
+        sends_bf16 = config.execution.reduce_dtype == "bf16" and ranks.world_size > 1
+        reduce_dtype = torch.bfloat16 if sends_bf16 else None
         self.d, self.g = (
-            Player(name, own, self.policy.dtype, lr, betas, ranks)
+            Player(name, own, self.policy.dtype, lr, betas, ranks, reduce_dtype)
             for name, own, lr in zip("dg", params, rates, strict=True)
         )
         copies = working_copies((self.d.flat, self.g.flat))

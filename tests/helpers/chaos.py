@@ -10,6 +10,7 @@ import errno
 import multiprocessing
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -28,6 +29,7 @@ OPTIONS = (
     *("--precision", "fp32", "--log-every", "3", "--checkpoint-every", "4", "--sample-every", "8"),
     *("--steps", str(STEPS)),
 )
+WRITES = 130  # about as many as a run makes of files and folders
 LIMIT = 300  # seconds for a run on a busy machine
 Rng = np.random.Generator
 
@@ -152,13 +154,13 @@ def tell(cases: int, counts: dict[Any, Any]) -> None:
 # Faults, installed in the process of a run before it begins
 
 
-class FullDisk:
-    """From the n-th time on that a process opens, renames or makes a file below a folder, that
-    fails: a full disk, a quota, a file system that became read-only.
+class _Writes:
+    """At the n-th time that a process opens, renames or makes a file below a folder, and at each
+    later one, do something.
     """
 
-    def __init__(self, folder: Path, n: int, code: int = errno.ENOSPC) -> None:
-        self.folder, self.n, self.code, self.count = str(folder), n, code, 0
+    def __init__(self, folder: Path, n: int) -> None:
+        self.folder, self.n, self.count = str(folder), n, 0
 
     def __call__(self) -> None:
         sys.addaudithook(self._audit)
@@ -172,7 +174,78 @@ class FullDisk:
             return
         self.count += 1
         if self.count >= self.n:
-            raise OSError(self.code, os.strerror(self.code))
+            self.strike()
+
+    def strike(self) -> None:
+        raise NotImplementedError
+
+
+class FullDisk(_Writes):
+    """From the n-th write on they fail: a full disk, a quota, a file system now read-only."""
+
+    def __init__(self, folder: Path, n: int, code: int = errno.ENOSPC) -> None:
+        super().__init__(folder, n)
+        self.code = code
+
+    def strike(self) -> None:
+        raise OSError(self.code, os.strerror(self.code))
+
+
+class SignalAtWrite(_Writes):
+    """A process sends itself a signal before its n-th write."""
+
+    def __init__(self, folder: Path, n: int, number: int) -> None:
+        super().__init__(folder, n)
+        self.number = number
+
+    def strike(self) -> None:
+        if self.count == self.n:
+            os.kill(os.getpid(), self.number)
+
+
+class SignalAfter:
+    """A process sends itself a signal some seconds after its start."""
+
+    def __init__(self, seconds: float, number: int) -> None:
+        self.seconds, self.number = seconds, number
+
+    def __call__(self) -> None:
+        timer = threading.Timer(self.seconds, os.kill, (os.getpid(), self.number))
+        timer.daemon = True
+        timer.start()
+
+
+class SignalAtUpdate:
+    """A process sends itself a signal some seconds into update n, from 0, or the first after it."""
+
+    def __init__(self, n: int, seconds: float, number: int) -> None:
+        self.n, self.after = n, SignalAfter(seconds, number)
+        self.sent = False
+
+    def __call__(self) -> None:
+        from fastinfogan.runs.loop import Training
+
+        update = Training._update
+
+        def struck(training: Training, n: int, images: Any) -> Any:
+            if n >= self.n and not self.sent:
+                self.sent = True
+                self.after()
+            return update(training, n, images)
+
+        setattr(Training, "_update", struck)  # noqa: B010
+
+
+def at_any_moment(rng: Rng, whole: Undisturbed, out: Path, number: int) -> Callable[[], None]:
+    """A signal after some time, in some update, or before some write: one in three each."""
+    kinds: tuple[Callable[[], Callable[[], None]], ...] = (
+        lambda: SignalAfter(rng.uniform(0, whole.seconds), number),
+        lambda: SignalAtUpdate(
+            int(rng.integers(STEPS)), rng.uniform(0, whole.seconds / STEPS), number
+        ),
+        lambda: SignalAtWrite(out, int(rng.integers(1, WRITES + 1)), number),
+    )
+    return kinds[rng.integers(len(kinds))]()
 
 
 def impatient(seconds: float) -> None:

@@ -1,0 +1,139 @@
+"""Several machines, as two launchers on this one, each with a loopback address."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from helpers.runs import command, free_port, launch, tensors, write_images
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+TRAIN = ("-m", "fastinfogan.train")
+CPU = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+SAVES = ("--checkpoint-every", "4")
+
+
+def accelerate(machine: int, port: int) -> tuple[str, ...]:
+    return (
+        *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "2"),
+        *("--num_processes", "2", "--machine_rank", str(machine)),
+        *("--main_process_ip", "127.0.0.1", "--main_process_port", str(port)),
+    )
+
+
+def torchrun(machine: int, port: int) -> tuple[str, ...]:
+    return (
+        *("-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"),
+        *("--node_rank", str(machine), "--master_addr", "127.0.0.1", "--master_port", str(port)),
+        *("--local_addr", f"127.0.0.{machine + 1}"),
+    )
+
+
+LAUNCHERS = {"accelerate": accelerate, "torchrun": torchrun}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("data") / "images.npz")
+
+
+def start(launcher: str, data: Path, folder: Path, *more: str) -> list[subprocess.Popen[str]]:
+    """The same command on two machines; each has a working folder of its own."""
+    port = free_port()
+    return [
+        launch(
+            *LAUNCHERS[launcher](machine, port),
+            *TRAIN,
+            *command(data, folder / f"machine-{machine}", *SAVES, *more),
+            env=CPU,
+            new_session=True,
+        )
+        for machine in (0, 1)
+    ]
+
+
+def finish(machines: list[subprocess.Popen[str]]) -> list[str]:
+    texts = ["".join(machine.communicate(timeout=300)) for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], texts
+    return texts
+
+
+def wait_for(path: Path, machines: list[subprocess.Popen[str]]) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert all(machine.poll() is None for machine in machines)
+        assert time.monotonic() < deadline, f"no {path}"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_machines_train_and_resume_to_the_same_weights(
+    data: Path, tmp_path: Path, launcher: str
+) -> None:
+    for name, lengths in (("whole", ("8",)), ("parts", ("4", "8"))):
+        for steps in lengths:
+            first, _ = finish(start(launcher, data, tmp_path / name, "--steps", steps))
+            assert "2 ranks" in first
+    whole, parts = (tensors(tmp_path / name / "machine-0", 8) for name in ("whole", "parts"))
+    # BatchNorm's buffers and the metrics' sums are averaged at each save, so they may round
+    differing = [k for k in whole if not torch.equal(whole[k], parts[k])]
+    assert [k for k in differing if "running" not in k and "metrics" not in k] == []
+    environment = json.loads((tmp_path / "whole" / "machine-0" / "environment.json").read_text())
+    assert environment["world_size"] == 2
+    assert not (tmp_path / "whole" / "machine-1").exists()  # rank 0 alone writes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_when_a_machine_disappears_the_other_ends_and_the_run_goes_on(
+    data: Path, tmp_path: Path, launcher: str
+) -> None:
+    machines = start(launcher, data, tmp_path, "--steps", "100000")
+    try:
+        wait_for(tmp_path / "machine-0" / "checkpoints" / "step-00000004", machines)
+        os.killpg(machines[1].pid, signal.SIGKILL)
+        said, errors = machines[0].communicate(timeout=120)
+    finally:
+        for machine in machines:
+            machine.kill()
+    assert machines[0].returncode == 1
+    (line,) = re.findall(r"^error: lost another rank .*$", errors, re.M)
+    match = re.search(r"step-(\d+) is the last good checkpoint; run again to go on", line)
+    assert match is not None, said + errors
+    finish(start(launcher, data, tmp_path, "--steps", str(int(match[1]) + 2)))
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_a_run_that_lost_a_rank_from_its_last_checkpoint(
+    data: Path, tmp_path: Path
+) -> None:
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    options = command(data, tmp_path / "run", *SAVES, "--steps", "400")
+    process = launch(*launcher, "--max-restarts", "1", *TRAIN, *options, env=CPU)
+    wait_for(tmp_path / "run" / "checkpoints" / "step-00000004", [process])
+    (victim,) = (
+        child
+        for child in psutil.Process(process.pid).children()
+        if child.environ().get("RANK") == "1"
+    )
+    victim.kill()
+    said, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    begun = [int(n) for n in re.findall(r"updates (\d+) to 400", said)]
+    assert begun[0] == 1
+    assert begun[1] > 4  # it did not begin anew
+    assert tensors(tmp_path / "run", 400)
+
+
+@pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*.sh")), ids=lambda path: path.name)
+def test_a_script_is_sound_bash(script: Path) -> None:
+    subprocess.run(["bash", "-n", script], check=True)
