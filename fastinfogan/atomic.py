@@ -44,6 +44,13 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             raise
 
 
+def clear_leftovers(folder: Path) -> None:
+    """Delete what killed writers left in a folder. Not while another process may be writing."""
+    for path in folder.glob(".*.tmp"):
+        if not path.is_dir():
+            path.unlink(missing_ok=True)
+
+
 def write_and_sync(path: Path, data: bytes) -> None:
     """Write a new file and wait until its bytes are on the disk.
 

@@ -297,10 +297,10 @@ def test_gradients_sent_in_bf16_round_the_weights_and_no_more(data: Path, tmp_pa
         flat = [torch.cat([v.flatten() for k, v in run.items() if kind in k]) for run in runs]
         return float((flat[0] - flat[1]).norm() / over(*flat))
 
-    # Adam's first moment after one update is the gradient but for a factor: bf16 rounds by up to
-    # 2^-9, when it is sent and when the ranks' sum is formed.
+    # Adam's first moment after one update is the gradient but for a factor. bf16 rounds each rank's
+    # gradient and their sum by up to 2^-9, and the gradients cancel in part.
     moments = difference("exp_avg", 1, lambda a, b: a.norm())
-    assert 2**-12 < moments < 2**-8
+    assert 2**-12 < moments < 2**-6
     weights = difference("model/generator.", 6, lambda a, b: a.norm())
     print(moments, weights)
     assert 0 < weights < 0.05

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,18 +67,32 @@ def _svhn_places() -> tuple[Path, ...]:
     return places("svhn", "SVHN", "")  # torchvision puts the files into the root itself
 
 
+# scipy's reader of .mat files can crash on a damaged one, and would take this process with it.
+_READ_MAT = """
+import sys
+import numpy as np
+from scipy.io import loadmat
+content = loadmat(sys.argv[1], variable_names=["X", "y"])
+for name in ("X", "y"):
+    if name in content:
+        np.save(f"{sys.argv[2]}/{name}.npy", content[name], allow_pickle=False)
+"""
+
+
 def _read_mat(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Read images [N, H, W, 3] and digits [N] of a Matlab file of X [H, W, 3, N] and y [N, 1]."""
-    from scipy.io import loadmat
-
-    try:
-        content = loadmat(path, variable_names=["X", "y"])
-    except Exception as error:  # scipy raises what it happens to meet
-        reason = " ".join(f"{error}".split()) or type(error).__name__
-        raise UserError(f"{path}: not a readable .mat file ({reason})") from None
-    if "X" not in content or "y" not in content:
-        raise UserError(f"{path}: expected a .mat file with X and y")
-    images, digits = content["X"], content["y"]
+    with tempfile.TemporaryDirectory() as folder:
+        reader = subprocess.run(
+            [sys.executable, "-c", _READ_MAT, str(path), folder], capture_output=True, text=True
+        )
+        if reader.returncode:
+            lines = reader.stderr.split("\n") if reader.returncode > 0 else []
+            reason = next((line for line in reversed(lines) if line.strip()), "damaged")
+            raise UserError(f"{path}: not a readable .mat file ({reason})")
+        files = [Path(folder, f"{name}.npy") for name in ("X", "y")]
+        if not all(file.is_file() for file in files):
+            raise UserError(f"{path}: expected a .mat file with X and y")
+        images, digits = (np.load(file, allow_pickle=False) for file in files)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[2] != 3:
         raise UserError(
             f"{path}: X must be uint8 [H, W, 3, N], got {images.dtype} {list(images.shape)}"

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import filelock
 from torch import Tensor
 
-from ..atomic import write_atomically
+from ..atomic import clear_leftovers, write_atomically
 from ..config import TrainConfig, differences, to_yaml
 from ..errors import UserError
 from ..training import metrics
@@ -47,6 +47,8 @@ def open_folder(config: TrainConfig, run: RunDir) -> filelock.BaseFileLock:
 
 def _check_folder(config: TrainConfig, run: RunDir) -> None:
     checkpoint.clear_leftovers(run.checkpoints)
+    for folder in (run.path, run.samples):
+        clear_leftovers(folder)
     existing = run.read_config()
     if existing is None and checkpoint.list_newest_first(run.checkpoints):
         raise UserError(f"{run.path} has checkpoints but no config.yaml; choose another --out")

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
+import resource
 import struct
+import tarfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
+from scipy.io import savemat
 
 from fastinfogan import data
+from fastinfogan.config import from_yaml, to_yaml
+from fastinfogan.data.known import _read_mat
 from fastinfogan.errors import UserError
+from fastinfogan.presets import PRESETS
+from fastinfogan.runs import checkpoint
 
 SIDE = 16
 QUICK, LONG, CAMPAIGN = 60, 400, 2500  # files of each kind
@@ -50,6 +62,31 @@ def array(write: Callable[..., Any], **more: Any) -> bytes:
     return buffer.getvalue()
 
 
+def shard() -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for i in range(12):
+            for suffix, content in (("png", picture("PNG")), ("cls", str(i % 3).encode())):
+                member = tarfile.TarInfo(f"{i:03}.{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def parquet() -> bytes:
+    images = [{"bytes": picture("PNG"), "path": None}] * 12
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.table({"image": images, "label": np.arange(12) % 3}), buffer)
+    return buffer.getvalue().to_pybytes()
+
+
+def mat() -> bytes:
+    buffer = io.BytesIO()
+    images = np.zeros((8, 8, 3, 12), np.uint8)
+    savemat(buffer, {"X": images, "y": np.ones((12, 1), np.uint8)}, do_compression=True)
+    return buffer.getvalue()
+
+
 def idx() -> bytes:
     values = (np.arange(12 * 64) % 251).astype(np.uint8)
     return struct.pack(">4B3I", 0, 0, 8, 3, 12, 8, 8) + values.tobytes()
@@ -72,7 +109,19 @@ SEEDS: dict[str, tuple[str, str, Callable[[], bytes]]] = {
     "npz-deflated": ("npz", "x.npz", lambda: array(np.savez_compressed, labels=True)),
     "idx": ("idx", "x", idx),
     "gz": ("idx", "x.gz", lambda: gzip.compress(idx(), mtime=0)),
+    "tar": ("tar", "x.tar", shard),
+    "parquet": ("parquet", "x.parquet", parquet),
+    "mat": ("mat", "x.mat", mat),
 }
+MEMORY = 2 << 30  # bytes, above what the process has
+
+
+@pytest.fixture(autouse=True)
+def _limited_memory() -> Iterator[None]:
+    before, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + MEMORY, most))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, (before, most))
 
 
 def damaged(content: bytes, rng: np.random.Generator) -> bytes:
@@ -100,6 +149,9 @@ def read(spec: str, path: Path) -> bool:
     """Return True if the images are read; else the error is one line that names the file."""
     options: dict[str, Any] = {} if spec == "folder" else {"stream": "never"}
     try:
+        if spec == "mat":
+            _read_mat(path)
+            return True
         for frames in ("first", "all") if spec == "folder" else ("first",):
             where = f"{spec}:{path.parent if spec == 'folder' else path}"
             splits = data.load(where, image_size=8, channels=1, frames=frames, **options)
@@ -119,6 +171,8 @@ def campaign(kind: str, root: Path, n: int) -> int:
     sound = make()
     path = root / name
     sound_images = 0
+    if kind == "mat":  # which has a process per file
+        n //= 10
     if spec == "folder":  # so many that one of each split is there
         for i in range(19):
             Image.new("L", (8, 8), 200).save(root / f"sound{i:02}.png")
@@ -151,3 +205,56 @@ def test_much_damage_gives_images_or_one_line_with_the_files_name(
     tmp_path: Path, kind: str, files: int
 ) -> None:
     campaign(kind, tmp_path, files)
+
+
+# A run's own files
+
+
+def read_config(path: Path) -> None:
+    from_yaml(path.read_text(encoding="utf-8", errors="surrogateescape"), str(path))
+
+
+def read_checkpoint(path: Path) -> None:
+    checkpoint.load_newest(path.parent.parent)
+
+
+def read_checkpoint_with_its_checksum(path: Path) -> None:
+    """As a forger would: the manifest's entry for the damaged file is made true."""
+    manifest = path.with_name(checkpoint.MANIFEST)
+    content = json.loads(manifest.read_text())
+    content["files"][path.name] = checkpoint._fingerprint(path.read_bytes())
+    del content["sha256"]
+    content["sha256"] = checkpoint._seal(content)
+    manifest.write_text(json.dumps(content))
+    read_checkpoint(path)
+
+
+RUN_FILES: dict[str, Callable[[Path], None]] = {
+    "config.yaml": read_config,
+    "checkpoints/step-00000004/manifest.json": read_checkpoint,
+    "checkpoints/step-00000004/model.safetensors": read_checkpoint_with_its_checksum,
+}
+
+
+@pytest.mark.parametrize("name", RUN_FILES)
+@pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param(LONG, marks=pytest.mark.slow),
+        pytest.param(CAMPAIGN, marks=pytest.mark.chaos),
+    ],
+)
+def test_damaged_files_of_a_run_are_read_or_refused_in_one_line(
+    tmp_path: Path, name: str, files: int
+) -> None:
+    (tmp_path / "config.yaml").write_text(to_yaml(PRESETS["mnist"]))
+    tensors = {"model": {"w": torch.arange(24.0).view(4, 6), "b": torch.arange(3)}}
+    checkpoint.save(tmp_path / "checkpoints", 4, tensors, {"good": True, "scaler": None}, keep=1)
+    path, rng = tmp_path / name, np.random.default_rng([8, *name.encode()])
+    sound = path.read_bytes()
+    for _ in range(files):
+        path.write_bytes(damaged(sound, rng))
+        try:
+            RUN_FILES[name](path)
+        except UserError as error:
+            assert "\n" not in str(error)  # noqa: PT017

@@ -143,7 +143,7 @@ def finish(data: Path, out: Path, *more: str) -> None:
     assert run.wait() == 0, run.lines()
     run.lines()
     hidden = [path for path in out.rglob(".*") if path.name != ".lock"]
-    assert hidden == []
+    assert hidden == [], hidden
 
 
 def tell(cases: int, counts: dict[Any, Any]) -> None:

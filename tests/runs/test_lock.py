@@ -13,8 +13,10 @@ import filelock
 import pytest
 
 from fastinfogan.errors import UserError
+from fastinfogan.presets import PRESETS
 from fastinfogan.runs import folder
 from fastinfogan.runs.folder import RunDir
+from fastinfogan.runs.resume import open_folder
 
 NO_LOCKS = [errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK]
 
@@ -79,3 +81,15 @@ def test_another_failure_to_lock_is_one_line(tmp_path: Path, refuse, code: int) 
     refuse(code)
     with pytest.raises(UserError, match=f"cannot write .*{os.strerror(code)}"):
         RunDir(tmp_path).lock()
+
+
+def test_what_a_killed_writer_left_behind_is_deleted_when_the_run_goes_on(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    run.make()
+    left = [run.path / ".eval.json.tmp", run.samples / ".real.png.tmp"]
+    kept = [run.path / ".gitignore", run.samples / "real.png", run.path / "notes.tmp"]
+    for path in left + kept:
+        path.touch()
+    open_folder(PRESETS["mnist"], run).release()
+    assert [path for path in left if path.exists()] == []
+    assert all(path.exists() for path in kept)
