@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -168,7 +169,9 @@ class Training:
     def _build_step(self) -> Step:
         """Return the update, in fp32 where this machine computes wrong numbers otherwise."""
         step = Step(self.config, self.spec, self.ranks)
+        began = time.perf_counter()
         failure = self.ranks.first_failure(check_layers(step))
+        self.environment["self_check_seconds"] = round(time.perf_counter() - began, 3)
         if not failure:
             return step
         failed = self.environment["precision"]

@@ -111,6 +111,7 @@ class TestRuns:
         environment = json.loads((tmp_path / "run" / "environment.json").read_text())
         assert environment["precision"] == "fp32"
         assert environment["precision_failed"] == "bf16"
+        assert "self_check_seconds" in environment
         assert self.run(data, tmp_path / "fp32", 3, "--precision", "fp32") == 0
         run, fp32 = tensors(tmp_path / "run", 3), tensors(tmp_path / "fp32", 3)
         assert all(torch.equal(fp32[k], v) for k, v in run.items())
