@@ -38,14 +38,18 @@ BLOCKS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def hooks() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("site_hooks", DOCS / "site_hooks.py")
+def module_in_docs(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def hooks() -> ModuleType:
+    return module_in_docs("site_hooks")
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -123,6 +127,31 @@ def test_a_link_out_of_the_documentation_leads_to_a_copy_on_the_site(hooks: Modu
     text = hooks.relinked("[x](../../examples/dcgan_heads.py)", "docs/howto/extend.md")
     assert text == "[x](../source/examples/dcgan_heads.py.md)"
     assert hooks.relinked("[x](results.md)", "docs/index.md") == "[x](results.md)"
+
+
+@pytest.mark.parametrize("picture", sorted(DOCS.glob("*.png")), ids=lambda path: path.name)
+def test_a_picture_is_small_shown_on_a_page_and_has_its_command(picture: Path) -> None:
+    assert picture.stat().st_size <= 300_000
+    shown = re.compile(rf"!\[[^\]]+\]\((?:\.\./)?{picture.name}\)")
+    assert any(shown.search(page.read_text()) for page in PAGES)
+    results = (DOCS / "results.md").read_text()
+    table = results.partition("## How the pictures are made")[2]
+    assert re.search(rf"\| [^|`]*\b{picture.name}\b[^|`]* \| `", table)
+
+
+def test_the_curves_of_the_accuracy_are_those_of_the_record_of_runs(tmp_path: Path) -> None:
+    pictures = module_in_docs("pictures")
+    record = tmp_path / "runs.jsonl"
+    lines = [
+        {"name": "a", "seed": 1, "accuracies": [[200, 0.5], [100, 0.25]]},
+        {"name": "b", "seed": 0, "accuracies": [[100, 1.0]]},
+        {"name": "a", "seed": 0, "accuracies": [[100, 0.75, 3.0]]},
+    ]
+    record.write_text("\n".join(map(json.dumps, lines)))
+    assert pictures.curves(record, "a") == [[(100, 0.75)], [(100, 0.25), (200, 0.5)]]
+    assert pictures.curves(tmp_path / "none.jsonl", "a") == []
+    pictures.draw_accuracy({"a": pictures.curves(record, "a")}, tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("form", re.findall(r"[a-z][\w-]*(?=[,:]| or)", SPECS))
