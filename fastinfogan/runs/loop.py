@@ -492,7 +492,8 @@ class Training:
         self._say(
             f"{config.preset}: updates {start + 1} to {config.steps} at batch "
             f"{config.batch_size}{ranks}, into {self.dir.path}",
-            f"{e['device']}, {e['threads']} threads, {e['precision']} ({e['precision_reason']})",
+            f"{e['device']}, {e['threads']} thread{'s' * (e['threads'] != 1)}, {e['precision']} "
+            f"({e['precision_reason']})",
             f"{config.execution.step} step, {self.step.policy.name} ({e['step_reason']})"
             f", {e['memory_format']}",
             *filter(None, [cost_line(config, e["world_size"])]),
