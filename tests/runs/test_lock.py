@@ -83,7 +83,7 @@ def test_another_failure_to_lock_is_one_line(tmp_path: Path, refuse, code: int) 
         RunDir(tmp_path).lock()
 
 
-def test_what_a_killed_writer_left_behind_is_deleted_when_the_run_goes_on(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_writer_are_deleted_when_the_run_goes_on(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
     run.make()
     left = [run.path / ".eval.json.tmp", run.samples / ".real.png.tmp"]
