@@ -142,7 +142,7 @@ def test_every_rank_gets_the_same(
     assert [s[what] for s in said] == [expected, expected]
 
 
-def test_what_fails_on_rank_0_fails_on_every_rank_and_is_printed_once(
+def test_a_failure_on_rank_0_fails_on_every_rank_and_is_printed_once(
     said: list[dict[str, object]],
 ) -> None:
     assert said[0]["UserError"] == ["UserError", False]
@@ -158,7 +158,7 @@ def test_ranks_that_disagree_end_with_the_name_and_both_values_printed_once(
     assert [s["agree on the path"] for s in said] == [[line, False], [line, True]]
 
 
-def test_what_fails_on_any_rank_fails_on_every_rank_and_is_printed_once(
+def test_a_failure_on_any_rank_fails_on_every_rank_and_is_printed_once(
     said: list[dict[str, object]],
 ) -> None:
     assert [s["on_all"] for s in said] == [0, 1]
