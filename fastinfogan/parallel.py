@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from types import FrameType
 from typing import Any, NamedTuple, TypeVar
@@ -31,6 +31,9 @@ T = TypeVar("T")
 # wait for rank 0's evaluation; on the device, only for each other's updates.
 DEVICE_TIMEOUT = timedelta(minutes=10)
 HOST_TIMEOUT = timedelta(minutes=30)
+# Joining the other ranks may hang for good: gloo sometimes waits without a limit for a connection
+# that failed. Longer than the limits that torch keeps.
+JOIN_TIMEOUT = timedelta(minutes=11)
 PATIENCE = 10  # seconds that a signal gives a rank for images that all ranks wait for
 TWO_RANKS = (
     "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 -m fastinfogan.train"
@@ -250,6 +253,31 @@ def _losing_ranks() -> Iterator[None]:
         raise LostRank(f"lost another rank ({reason})") from None
 
 
+@contextmanager
+def _joining() -> Iterator[None]:
+    """End the process, with a line and exit code 1, where the other ranks are not reached in time.
+
+    No exception can end a call that hangs.
+    """
+
+    def give_up() -> None:
+        minutes = JOIN_TIMEOUT.total_seconds() / 60
+        line = (
+            f"error: the other ranks were not reached within {minutes:.3g} minutes; check that all "
+            "were started and that their ports are open between the machines, and run again\n"
+        )
+        os.write(2, line.encode())
+        os._exit(1)
+
+    timer = threading.Timer(JOIN_TIMEOUT.total_seconds(), give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 # What `accelerate launch` may ask for by these variables, and no training here does.
 _ENGINES = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -288,21 +316,22 @@ def start(mixed_precision: str, cpu_only: bool) -> Ranks:
             f"--cpu --num_processes N` does; use `{TWO_RANKS}`"
         )
     limit = InitProcessGroupKwargs(timeout=DEVICE_TIMEOUT)
-    try:
-        with _losing_ranks():
-            accelerator = Accelerator(
-                mixed_precision=mixed_precision, cpu=cpu_only, kwargs_handlers=[limit]
+    with nullcontext() if requested == 1 else _joining():
+        try:
+            with _losing_ranks():
+                accelerator = Accelerator(
+                    mixed_precision=mixed_precision, cpu=cpu_only, kwargs_handlers=[limit]
+                )
+        except ValueError as error:  # a variable of the environment that cannot be read
+            raise UserError(
+                f"Accelerate cannot start: {error}; check the launcher's settings"
+            ) from None
+        if accelerator.num_processes != requested:
+            raise UserError(
+                f"launched as {requested} processes, but Accelerate joined "
+                f"{accelerator.num_processes}; on a CPU use `{TWO_RANKS}`"
             )
-    except ValueError as error:  # a variable of the environment that cannot be read
-        raise UserError(
-            f"Accelerate cannot start: {error}; check the launcher's settings"
-        ) from None
-    if accelerator.num_processes != requested:
-        raise UserError(
-            f"launched as {requested} processes, but Accelerate joined "
-            f"{accelerator.num_processes}; on a CPU use `{TWO_RANKS}`"
-        )
-    return Ranks(accelerator)
+        return Ranks(accelerator)
 
 
 def is_alone() -> bool:

@@ -559,6 +559,25 @@ def test_a_rank_that_hangs_is_given_up_after_the_timeout(data: Path, tmp_path: P
     assert "lost another rank (Timed out waiting 3000ms" in lost(text)
 
 
+HANGING = """
+import sys, threading
+from datetime import timedelta
+from fastinfogan import parallel, train
+parallel.JOIN_TIMEOUT = timedelta(seconds=1)
+parallel.Accelerator = lambda **_: threading.Event().wait()
+raise SystemExit(train.main(sys.argv[1:]))
+"""
+
+
+def test_ranks_whose_joining_hangs_end_in_one_line(data: Path, tmp_path: Path) -> None:
+    script = tmp_path / "hanging.py"
+    script.write_text(HANGING)
+    options = command(data, tmp_path / "run", "--steps", "4")
+    for code, text in ends(start_ranks(options, options, script=script), 60):
+        assert code == 1
+        assert re.fullmatch(r"error: the other ranks were not reached within .* run again\n", text)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
