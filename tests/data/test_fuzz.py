@@ -30,7 +30,7 @@ from fastinfogan.presets import PRESETS
 from fastinfogan.runs import checkpoint
 
 SIDE = 16
-QUICK, LONG, CAMPAIGN = 60, 150, 2500  # files of each kind
+QUICK, LONG, CAMPAIGN = 60, 150, 1250  # files of each kind
 
 
 def picture(kind: str, **options: Any) -> bytes:
