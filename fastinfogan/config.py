@@ -375,6 +375,7 @@ def check(config: TrainConfig) -> None:
     for term in config.term:
         parse_call(term, "--term")
     _check_real(config, spec)
+    _check_start(config)
     _check_penalty(config)
     if config.contrastive.weight and config.batch_size < 4:
         raise UserError(
@@ -401,6 +402,23 @@ def _check_real(config: TrainConfig, spec: LatentSpec) -> None:
     active = [f"--{term.prefix}.weight" for term in terms if term.weight]
     if active and config.information.routing == "generator-step":
         raise UserError(f"{active[0]}: Q must learn in D's step; use --routing openai or head")
+
+
+def _check_start(config: TrainConfig) -> None:
+    """Check --gan-start against the terms on real images. `Step` checks terms of a user's own."""
+    start = config.adversarial.gan_start
+    if not start:
+        return
+    if start >= config.steps:
+        raise UserError(f"--gan-start: expected less than --steps {config.steps}, got {start}")
+    if config.information.routing == "generator-step":
+        raise UserError("--gan-start: Q must learn in D's step; use --routing openai or head")
+    terms = (config.invariance, config.follow, config.upright, config.vat)
+    if not (config.term or any(term.weight for term in terms)):
+        names = ", ".join(f"--{term.prefix}.weight" for term in terms)
+        raise UserError(
+            f"--gan-start {start}: no term acts on real images; give one of {names} a value"
+        )
 
 
 def _check_penalty(config: TrainConfig) -> None:

@@ -161,6 +161,24 @@ class TestSizes:
             read("own", "--data", f"npz:{tmp_path / 'none.npz'}")
 
 
+@pytest.mark.parametrize(
+    ("options", "given", "note"),
+    [
+        ({}, (), None),
+        ({"codes": "uniform", "follow": 0.0}, (), "--gan-start 0 (no term acts on real images)"),
+        ({"steps": 40}, (), "--gan-start 0 (--steps 40 are not more)"),
+        ({"steps": 40}, ("gan-start",), None),
+    ],
+)
+def test_a_preset_s_start_without_the_game_goes_where_no_update_could_have_it(options, given, note):
+    config, notes = adapted(
+        PRESETS["mnist"].with_options(gan_start=40, **options), frozenset(given)
+    )
+    assert config.adversarial.gan_start == (40 if note is None else 0)
+    assert ("--gan-start" in "".join(notes)) == (note is not None)
+    assert note is None or notes[0].endswith(note)
+
+
 class TestOwnSize:
     def test_it_is_that_of_the_images_read(self, tmp_path):
         rng = np.random.default_rng(0)

@@ -60,6 +60,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "vat_radius": ("0.5", 0.5),
     "objective": ("hinge", "hinge"),
     "label_smoothing": ("0.1", 0.1),
+    "gan_start": ("25", 25),
     "spectral_norm": ("", True),  # a flag
     "r1": ("10", 10.0),
     "r2": ("0.5", 0.5),
@@ -256,6 +257,7 @@ class TestPresets:
             "info_ramp",
             "decay_steps",
             "label_smoothing",
+            "gan_start",
         )
         assert not any(NAMED[name].get(config) for name in off)
 
@@ -301,6 +303,7 @@ class TestCheck:
             ("checkpoint_every", -1),
             ("keep", 0),
             ("threads", -1),
+            ("gan_start", -1),
             *(
                 (name, value)
                 for name in ("lr_d", "lr_g", "info_weight", "info_from", "r1", "r2", "contrastive")
@@ -340,6 +343,12 @@ class TestCheck:
             ({"r1": 1.0, "precision": "fp16"}, "--penalty.r1: fp16"),
             ({"contrastive": 1.0, "codes": "cat10"}, "--contrastive.weight: .*got c1_categorical"),
             ({"contrastive": 1.0, "batch_size": 3}, "--contrastive.weight: .*got 3"),
+            ({"gan_start": 5, "steps": 5, "vat": 1.0}, "--gan-start: .*--steps 5, got 5"),
+            ({"gan_start": 5}, "--gan-start 5: no term acts on real images; .*--vat.weight"),
+            (
+                {"gan_start": 5, "term": ("my:Term",), "routing": "generator-step"},
+                "--gan-start: Q must learn in D's step",
+            ),
         ],
     )
     def test_contradictory_options_are_refused_in_one_line(self, changes, told):
@@ -364,6 +373,7 @@ class TestCheck:
             ("ema", 0.0),
             ("r1", 0.0),
             ("balance_codes", 0.0),
+            ("gan_start", 0),
             ("codes", " cat2 , bernoulli*0 "),
         ],
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.runs import command, free_port, launch, tensors, write_images
+from helpers.runs import command, free_port, launch, records, tensors, write_images
 
 import fastinfogan
 from fastinfogan import parallel
@@ -269,6 +270,32 @@ def test_two_ranks_resume_to_the_same_weights_and_moments(data: Path, tmp_path: 
     assert all(torch.equal(whole[name], parts[name]) for name in exact)
     for name in whole.keys() - set(exact):
         torch.testing.assert_close(whole[name], parts[name])
+
+
+@pytest.mark.slow
+def test_two_ranks_begin_the_game_together_and_resume_on_either_side(
+    data: Path, tmp_path: Path
+) -> None:
+    options = ("--gan-start", "3", "--log-every", "2", "--checkpoint-every", "2", "--keep", "9")
+    whole = tmp_path / "whole"
+    code, _, errors = train(data, whole, "--steps", "6", *options)
+    assert code == 0, errors
+    for out, left in (("before", 2), ("after", 4)):
+        shutil.copytree(whole, tmp_path / out)
+        for folder in (tmp_path / out / "checkpoints").iterdir():
+            if int(folder.name.removeprefix("step-")) > left:
+                shutil.rmtree(folder)
+        code, _, errors = train(data, tmp_path / out, "--steps", "6", *options)
+        assert code == 0, errors
+        expected, got = tensors(whole, 6), tensors(tmp_path / out, 6)
+        exact = [n for n in expected if "running" not in n and "metrics" not in n]
+        assert all(torch.equal(expected[name], got[name]) for name in exact)
+    first = tensors(whole, 2)
+    g, average = (first[f"model/{name}.fc1.weight"] for name in ("generator", "generator_ema"))
+    assert torch.equal(g, average)
+    assert first["training/adam_d.step"] == 2
+    assert first["training/adam_g.step"] == 0
+    assert [r["d_loss"] is None for r in records(whole)] == [True, False, False]
 
 
 @pytest.mark.slow

@@ -79,6 +79,14 @@ class AdversarialOptions(Group):
         "The pair of networks, named by the experiment of its table: mnist, svhn (also for "
         "celeba), faces, chairs, dsprites; or module.path:function for a pair of your own.",
     )
+    gan_start: int = option(
+        0,
+        "Updates before the game begins. Until then no image is generated and G stays as it is: "
+        "D's trunk and Q learn from the terms on real images alone (--invariance.weight, "
+        "--follow.weight, --upright.weight, --vat.weight), in updates that cost a fraction. "
+        "--info-start, --vat.start and --decay.start count these updates too.",
+        at_least=0,
+    )
     spectral_norm: bool = option(
         False,
         "Normalise D's and Q's weights by their largest singular value, in place of BatchNorm "

@@ -35,6 +35,7 @@ def adapted(config: TrainConfig, given: frozenset[str]) -> tuple[TrainConfig, tu
     adapting.take_size()
     adapting.take_networks()
     adapting.switch_off_terms()
+    adapting.switch_off_start()
     if not adapting.changes:
         return config, ()
     return adapting.config, (f"{config.preset} is changed: {'; '.join(adapting.changes)}",)
@@ -150,6 +151,17 @@ class _Adapting:
                 off.setdefault(reason, []).append(f"{term.prefix}.weight")
         for reason, names in off.items():
             self._change(reason, dict.fromkeys(names, 0.0))
+
+    def switch_off_start(self) -> None:
+        """Switch off the preset's updates before the game where none of them could be taken."""
+        config, start = self.config, self.config.adversarial.gan_start
+        if not start or "gan-start" in self.given:
+            return
+        terms = (config.invariance, config.follow, config.upright, config.vat)
+        if not (config.term or any(term.weight for term in terms)):
+            self._change("no term acts on real images", {"gan-start": 0})
+        elif config.steps <= start:
+            self._change(f"--steps {config.steps} are not more", {"gan-start": 0})
 
     def _missing_changes(self) -> list[str]:
         """Return the changes that codes are to follow and the warp does not make."""

@@ -161,7 +161,8 @@ class Training:
             "world_size": ranks.world_size,
             "data": images,
         }
-        self.metrics = Metrics(self.spec, ranks, [term.name for term in self.step.terms])
+        names = [term.name for term in self.step.terms]
+        self.metrics = Metrics(self.spec, ranks, names, self.step.gan_start)
         self.watch = Stopwatch(ranks.device)
         self.good: Path | None = None  # the last good checkpoint
         self.tracking: Tracking | None = None  # on rank 0, where --track names a tracker
@@ -278,7 +279,8 @@ class Training:
         if start == 0:
             self._pictures(0)
         received, done = 0, start
-        with self.stop, Progress(config, self.spec, self.ranks, start) as progress:
+        terms = self.metrics.terms
+        with self.stop, Progress(config, self.spec, self.ranks, start, terms) as progress:
             for n in range(start, config.steps):
                 # Update
                 images = self._batch(n)
@@ -457,7 +459,8 @@ class Training:
         self.hooks.draw(self.dir.samples, done, generator, self.spec, self.splits["train"], log)
         records = metrics.read(self.dir.metrics)
         if records:
-            metrics.draw_curves(records, self.spec, self.dir.samples / "curves.png")
+            path = self.dir.samples / "curves.png"
+            metrics.draw_curves(records, self.spec, path, self.step.gan_start)
 
     def _evaluate(self, done: int) -> None:
         self._say("evaluating …")
@@ -497,8 +500,19 @@ class Training:
             f"{config.execution.step} step, {self.step.policy.name} ({e['step_reason']})"
             f", {e['memory_format']}",
             *filter(None, [cost_line(config, e["world_size"])]),
+            *self._start_line(start),
             *self.splits["train"].notes,
         )
+
+    def _start_line(self, start: int) -> list[str]:
+        """Return the line on the updates before the game, where there are some to do."""
+        gan_start = self.step.gan_start
+        if start >= gan_start:
+            return []
+        return [
+            f"updates {start + 1} to {gan_start} train D and Q on real images alone; G and the "
+            f"game begin with update {gan_start + 1} (--gan-start)"
+        ]
 
     def _last_good(self) -> str:
         return f"; {self.good} is the last good checkpoint" if self.good else "; nothing saved"

@@ -77,6 +77,7 @@ class Follow(Term):
     changes: tuple[int, ...]  # the column of `Warped.change` that each follows
     recipe: WarpedCopies
     name = "follow"
+    real_only: ClassVar[bool] = True
 
     def loss(self, seen: Seen) -> tuple[Tensor, Tensor | None]:
         """Return weight · Σ over the codes of E[(Δ mean − REACH · change)²], and that sum."""

@@ -117,6 +117,7 @@ class Invariance(Term):
     categories: slice  # columns of Q's output
     recipe: WarpedCopies
     name = "invariance"
+    real_only: ClassVar[bool] = True
 
     def loss(self, seen: Seen) -> tuple[Tensor, Tensor | None]:
         """Return −weight · the objective of `mutual_information`, and the nats."""

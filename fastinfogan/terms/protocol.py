@@ -63,7 +63,8 @@ class Seen(NamedTuple):
     """The tensors that a term computes its loss from.
 
     Q's outputs are in fp32 or wider. In the generator's step `real` has not been through D: `q` is
-    empty, [0, q_dim].
+    empty, [0, q_dim]. Before `--gan-start` nothing is generated: `fake`, `latents`, `q_fake` and
+    `logits_fake` have no rows.
     """
 
     generator: Generator
@@ -92,6 +93,8 @@ class Term:
     recipe: Recipe | None = None
     differentiated_twice: ClassVar[bool] = False  # then the update runs eagerly
     fp16: ClassVar[bool] = True  # whether its gradients fit fp16's range
+    # Whether D's term needs no generated images: only such terms act before --gan-start.
+    real_only: ClassVar[bool] = False
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:

@@ -146,6 +146,7 @@ class Upright(Term):
     categories: slice  # columns of Q's output
     recipe: UprightCopies
     name = "upright"
+    real_only: ClassVar[bool] = True
 
     def loss(self, seen: Seen) -> tuple[Tensor, Tensor | None]:
         """Return −weight · (the objective of `mutual_information` + the taught log-likelihood)."""

@@ -95,6 +95,7 @@ class VirtualAdversarial(Term):
     recipe: Probes = Probes()
     name = "vat"
     fp16: ClassVar[bool] = False
+    real_only: ClassVar[bool] = True
 
     def active(self, step: int) -> bool:
         """Return whether `step` lies in start … stop − 1."""

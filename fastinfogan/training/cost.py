@@ -18,6 +18,7 @@ _PASSES: dict[StepMode, tuple[int, int]] = {
     "reused": (3, 6 + 2),
     "shared": (3, 6),
 }
+_REAL_PASSES = 3  # of D before --gan-start: forward and backward on a real image
 
 
 def flop_per_image(config: TrainConfig) -> tuple[int, int] | None:
@@ -70,7 +71,11 @@ def cost_line(config: TrainConfig, ranks: int = 1) -> str:
     passes = _PASSES[config.execution.step]
     image = sum(part * n for part, n in zip(flop, passes, strict=True))
     update = image * config.batch_size * ranks
+    start = ""
+    if config.adversarial.gan_start:
+        part = _REAL_PASSES * flop[1] * config.batch_size * ranks
+        start = f" ({part / 1e9:,.3g} GFLOP before --gan-start)"
     return (
-        f"an update takes about {update / 1e9:,.3g} GFLOP, {image / 1e9:,.3g} per image, without "
-        "terms on further images"
+        f"an update takes about {update / 1e9:,.3g} GFLOP, {image / 1e9:,.3g} per image{start}, "
+        "without terms on further images"
     )

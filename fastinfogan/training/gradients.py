@@ -172,6 +172,43 @@ def d_grads(
         return torch.autograd.grad(scale(total), params, materialize_grads=True), record
 
 
+def real_grads(
+    networks: Networks,
+    spec: LatentSpec,
+    params: Sequence[nn.Parameter],
+    real: Tensor,
+    scale: Scale = unscaled,
+    *,
+    terms: TermSet,
+    extras: Sequence[Extra] = (),
+) -> tuple[Gradients, dict[str, Tensor]]:
+    """Return the gradients in `params` of terms on real images alone, and the terms' values.
+
+    Nothing is generated and D's logit is not computed, so its layer's gradient is 0. Running
+    buffers follow the real images, as in `d_grads`.
+
+    Args:
+        params: D's, and those of the terms' own networks.
+        real: images [B, C, H, W] in the generator's range, in the dtype that D computes in.
+        scale: multiplies the loss (fp16's loss scale).
+        terms, extras: D's terms, one or more, all of them `real_only`, and what each of their
+            recipes made of the batch.
+    """
+    discriminator = networks.discriminator
+    of_real, *of_extra = _features(networks, [x.to(real.dtype) for x in (real, *_images(extras))])
+    q = widened(discriminator.q(of_real, "update"))
+    q_extra = [widened(discriminator.q(x, "batch")) for x in of_extra]
+    no_latents = LatentBatch(
+        q.new_zeros(0, spec.input_dim),
+        q.new_zeros(0, spec.n_cat, dtype=torch.int64),
+        q.new_zeros(0, spec.n_cont),
+    )
+    seen = Seen(*networks, real, real[:0], no_latents, q, q[:0], q[:0, 0])
+    total, logged = terms.add(q.new_zeros(()), seen, extras, q_extra)
+    with only_grads_of("weights"):
+        return torch.autograd.grad(scale(total), params, materialize_grads=True), logged
+
+
 def g_grads(
     networks: Networks,
     objective: Objective,

@@ -23,6 +23,7 @@ from .calibration import CONVENTION, calibrated_information, is_calibrated
 from .gradients import DRecord, GRecord
 
 _NEVER = 2**62
+BEFORE_GAME = "real images alone"  # of updates before --gan-start
 
 
 class Metrics:
@@ -32,10 +33,15 @@ class Metrics:
     alternates: so those of different `--step` do not compare.
 
     terms: the names of the run's loss terms. Each is averaged over the updates that had it.
+    gan_start: updates before the game, whose values are 0 in them. They are averaged over the
+        updates that had it.
     """
 
-    def __init__(self, spec: LatentSpec, ranks: Ranks, terms: Sequence[str] = ()) -> None:
+    def __init__(
+        self, spec: LatentSpec, ranks: Ranks, terms: Sequence[str] = (), gan_start: int = 0
+    ) -> None:
         self.spec, self.ranks, self.terms = spec, ranks, tuple(terms)
+        self.gan_start = gan_start
         codes = len(spec.codes)
         self._losses = ["d_loss", "g_loss", *terms, *(f"information of {n}" for n in spec.names)]
         n = 2 + len(self.terms) + codes
@@ -94,18 +100,25 @@ class Metrics:
     def record(self, step: int, images: int, images_per_second: float | None) -> dict[str, Any]:
         """Return the means since the last record, as a plain object. Reads from the device.
 
-        A term has null where no update of the interval had it.
+        A term has null where no update of the interval had it, and so have the game's values.
         """
         sums = self.sums.clone()
         self.ranks.average_([sums])
         n_terms, names = len(self.terms), self.spec.names
-        counts = [self.count.expand(2), self.term_counts, self.count.expand(len(names) + 2)]
+        games = self.count
+        if self.gan_start:  # the interval's updates are the last ones
+            games = games.clamp(max=max(step - self.gan_start, 0))
+        counts = [games.expand(2), self.term_counts, games.expand(len(names) + 2)]
         means = sums / torch.cat([c.to(sums.dtype) for c in counts])
         (d_loss, g_loss), of_terms, nll, (d_real, d_fake) = (
             part.tolist() for part in means.split([2, n_terms, len(names), 2])
         )
         bound = information(means[2 + n_terms : -2], self.spec).tolist()
-        calibrated = calibrated_information(nll, self.spec)
+        if step > self.gan_start:
+            calibrated: list[Any] = calibrated_information(nll, self.spec)
+        else:
+            d_loss = g_loss = d_real = d_fake = None
+            nll = bound = calibrated = [None] * len(names)
         had = self.term_counts.tolist()
         logged = zip(self.terms, of_terms, had, strict=True)
         return {
@@ -191,8 +204,13 @@ def cut_back(path: Path, step: int) -> None:
         write_atomically(path, "".join(json.dumps(r) + "\n" for r in kept))
 
 
-def draw_curves(records: list[dict[str, Any]], spec: LatentSpec, path: Path) -> None:
-    """Losses and information over time, as a PNG."""
+def draw_curves(
+    records: list[dict[str, Any]], spec: LatentSpec, path: Path, gan_start: int = 0
+) -> None:
+    """Draw losses and information over time, as a PNG.
+
+    gan_start: updates before the game, which are shaded.
+    """
     from matplotlib.figure import Figure  # the object interface: no display, no global state
 
     steps = [r["step"] for r in records]
@@ -217,6 +235,8 @@ def draw_curves(records: list[dict[str, Any]], spec: LatentSpec, path: Path) -> 
     bound.set(xlabel="update", ylabel="lower bound, nats", title=title)
     for axes, place in ((losses, "upper right"), (bound, "lower right")):
         axes.grid(alpha=0.3)
+        if gan_start and steps:
+            axes.axvspan(0, min(gan_start, steps[-1]), alpha=0.15, color="gray", label=BEFORE_GAME)
         if steps:  # in a fixed place: matplotlib warns where the search for a free one takes long
             axes.legend(fontsize="small", loc=place)
     picture = io.BytesIO()

@@ -139,6 +139,11 @@ class Player:
             self._scaler.step(self.optimizer)
         self.flat.refresh()
 
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Set Adam's moments and count to 0, as they are before the first update."""
+        torch._foreach_zero_(list(self.optimizer.state[self.flat.value].values()))
+
     def state(self) -> list[Tensor]:
         """Return all that an update of this player changes, live: parameters and moments."""
         tensors = [self.flat.value, *self.optimizer.state[self.flat.value].values()]

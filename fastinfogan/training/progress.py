@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -12,13 +13,24 @@ from ..console import is_terminal, say
 from ..latents import LatentSpec
 from ..parallel import Ranks
 from .calibration import CONVENTION, is_calibrated
+from .metrics import BEFORE_GAME
+
+_COUNT = "{n_fmt}/{total_fmt}|{bar}| {elapsed}"
 
 
 class Progress:
     """Rank 0's progress: a bar on a terminal, a line per log interval elsewhere."""
 
-    def __init__(self, config: TrainConfig, spec: LatentSpec, ranks: Ranks, start: int) -> None:
-        self._names = spec.names
+    def __init__(
+        self,
+        config: TrainConfig,
+        spec: LatentSpec,
+        ranks: Ranks,
+        start: int,
+        terms: Sequence[str] = (),
+    ) -> None:
+        self._names, self._terms = spec.names, terms
+        self._gan_start = config.adversarial.gan_start
         calibrated = any(map(is_calibrated, spec.codes))
         self._unit = f"nats ({CONVENTION})" if calibrated else "nats"
         self._lines = ranks.is_main and not is_terminal(sys.stderr)
@@ -28,7 +40,7 @@ class Progress:
             disable=not ranks.is_main or self._lines,
             unit="update",
             dynamic_ncols=True,
-            bar_format="{n_fmt}/{total_fmt}|{bar}| {elapsed}<{remaining}{postfix}",
+            bar_format=self._format(start),
         )
         self._steps = config.steps
         self._batch = config.batch_size * ranks.world_size
@@ -39,31 +51,47 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _format(self, done: int) -> str:
+        """Return the bar's format. The updates before the game do not tell what is left."""
+        left = "" if done < self._gan_start else "<{remaining}"
+        return f"{_COUNT}{left}{{postfix}}"
+
     def advance(self) -> None:
         """One more update."""
         self._bar.update()
 
-    def show(self, record: dict[str, Any]) -> None:
-        """Show images/s, time left and the information of each code, in nats.
+    def _values(self, record: dict[str, Any]) -> str:
+        """Return the information of each code, in nats; before the game the terms' values.
 
         That of a continuous code is the bound at the best fixed σ.
         """
-        rate = record["images_per_second"]
-        information = record["information_calibrated"]
-        bounds = " ".join(f"{n} {information[n]:.2f}" for n in self._names)
+        if record["d_loss"] is None:
+            had = {name: record[name] for name in self._terms if record.get(name) is not None}
+            text = " ".join(f"{name} {value:.2f}" for name, value in had.items())
+            text = f"{BEFORE_GAME} to update {self._gan_start}: {text}"
+        else:
+            information = record["information_calibrated"]
+            text = " ".join(f"{n} {information[n]:.2f}" for n in self._names)
+            text = f"{self._unit}: {text}"
         if "code_accuracy" in record:
             watched = f"{record['code_accuracy']:.1%} sorted (labels not used in training)"
-            bounds = f"{bounds}, {watched}"
+            text = f"{text}, {watched}"
+        return text
+
+    def show(self, record: dict[str, Any]) -> None:
+        """Show images/s, time left and what the codes have learnt."""
+        rate, values = record["images_per_second"], self._values(record)
         speed = "" if rate is None else f"{rate:,.0f} images/s, "
-        self._bar.set_postfix_str(f"{speed}{self._unit}: {bounds}")
+        self._bar.bar_format = self._format(record["step"])
+        self._bar.set_postfix_str(f"{speed}{values}")
         if self._lines:
             left = ""
-            if rate:
+            if rate and record["step"] >= self._gan_start and record["d_loss"] is not None:
                 minutes, seconds = divmod(
                     int((self._steps - record["step"]) * self._batch / rate), 60
                 )
                 left = f"{minutes}:{seconds:02d} left, "
-            say(f"{record['step']}/{self._steps} {speed}{left}{self._unit}: {bounds}", sys.stderr)
+            say(f"{record['step']}/{self._steps} {speed}{left}{values}", sys.stderr)
 
     def close(self) -> None:
         """End the bar's line."""

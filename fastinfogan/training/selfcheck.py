@@ -57,6 +57,9 @@ def check_layers(step: Step) -> str:
         latents = step.latents(at, Stream.D_LATENTS, len(real))
         work = step.eager_work([term.name for term in step.terms])
         d_extras, g_extras = work.extras(real, at)
+        if step.gan_start:  # D's batches have one kind of images less
+            start = step.eager_work(step.active(0).terms)
+            start.real_grads(real, start.extras(real, at)[0])
         if config.execution.step == "shared":
             work.shared_grads(real, latents, d_extras, g_extras)
         else:

@@ -45,6 +45,7 @@ from .gradients import (
     d_grads,
     g_grads,
     generate,
+    real_grads,
     shared_grads,
     unscaled,
 )
@@ -66,8 +67,15 @@ __all__ = [
 ]
 
 
+class Active(NamedTuple):
+    """The parts of an update, which decide which graph runs."""
+
+    terms: tuple[str, ...]  # names
+    game: bool = True  # False before --gan-start: nothing is generated, G stays
+
+
 class Record(NamedTuple):
-    """The values of one update, on the device."""
+    """The values of one update, on the device. Before --gan-start those of the game are 0."""
 
     d: DRecord
     g: GRecord
@@ -78,6 +86,7 @@ class Work(NamedTuple):
 
     d_terms: TermSet
     g_terms: TermSet
+    real_grads: Callable[..., tuple[Gradients, dict[str, Tensor]]]  # of real, extras
     d_grads: Callable[..., tuple[Gradients, DRecord]]  # of real, latents, extras, G's images
     g_grads: Callable[..., tuple[Gradients, GRecord]]  # of latents, extras, G's images, real
     shared_grads: Callable[..., tuple[Gradients, DRecord, Gradients, GRecord]]
@@ -138,6 +147,17 @@ def shared(step: Step, work: Work, at: Address, real: Tensor) -> Record:
     g_average.wait()
     step.g.move()
     return Record(d_record, g_record)
+
+
+def real_alone(step: Step, work: Work, at: Address, real: Tensor) -> Record:
+    """Take an update before the game: D's trunk and Q learn from real images, G stays."""
+    extras, _ = work.extras(real, at)
+    grads, terms = work.real_grads(real, extras)
+    step.d.start_average(grads).wait()
+    step.d.move()
+    nll = torch.zeros_like(step.objective.weights)
+    none = nll.new_zeros(())
+    return Record(DRecord(none, none, none, nll, terms), GRecord(none, nll, {}))
 
 
 UPDATES = {"alternating": alternating, "reused": reused, "shared": shared}
@@ -222,6 +242,7 @@ class Step:
         policy: Policy | None = None,
     ) -> None:
         self.config, self.spec, self.ranks = config, spec, ranks
+        self.gan_start = config.adversarial.gan_start
         self.networks = build(config, spec)
         low, _ = self.networks.generator.image_range
         self.terms = (*build_terms(config, spec, low), *load_terms(config.term))
@@ -266,9 +287,10 @@ class Step:
         )
         self._working_modules = {module: working_network(module, copies) for module in owned}
         self.d_params, self.g_params = self._trained(self.working, self._working_modules)
-        self._work: dict[tuple[str, ...], Work] = {}
+        self._check_start()
+        self._work: dict[Active, Work] = {}
         self.work(self.active(0))  # where torch cannot compile, say so now
-        self._captured: dict[tuple[str, ...], Captured] = {}
+        self._captured: dict[Active, Captured] = {}
 
     @staticmethod
     def _adversarial(objective: str) -> str | AdversarialPair:
@@ -288,32 +310,56 @@ class Step:
 
     # The gradients
 
-    def active(self, step: int) -> tuple[str, ...]:
-        """Return the names of the terms that update `step` has: they decide which graph runs."""
-        return tuple(term.name for term in self.terms if term.active(step))
+    def active(self, step: int) -> Active:
+        """Return the parts of update `step` (from 0)."""
+        game = step >= self.gan_start
+        terms = [term for term in self.terms if term.active(step)]
+        if not game:
+            terms = [t for t in terms if t.real_only and t.player == "discriminator"]
+        return Active(tuple(term.name for term in terms), game)
 
-    def _active_sets(self) -> list[tuple[str, ...]]:
-        """Return the distinct sets of active terms over the run."""
-        return list(dict.fromkeys(self.active(step) for step in range(self.config.steps)))
+    def _active_sets(self) -> dict[Active, int]:
+        """Return the distinct parts of the run's updates, each with its first update."""
+        first: dict[Active, int] = {}
+        for step in range(self.config.steps):
+            first.setdefault(self.active(step), step)
+        return first
 
-    def work(self, active: tuple[str, ...]) -> Work:
-        """Return the gradients of updates with these terms, compiled where the policy says so."""
+    def _check_start(self) -> None:
+        """Raise UserError where an update before the game has nothing to learn from."""
+        for step in range(self.gan_start):
+            if not self.active(step).terms:
+                raise UserError(
+                    f"--gan-start {self.gan_start}: expected a term on real images in each update "
+                    f"before it, update {step} (from 0) has none; give such a term a weight "
+                    "(--invariance.weight 3), or a term of your own the class attribute "
+                    "real_only = True"
+                )
+
+    def work(self, active: Active) -> Work:
+        """Return the gradients of such updates, compiled where the policy says so."""
         if active not in self._work:
-            self._work[active] = self._bind(active, self.policy.compile)
+            self._work[active] = self._bind(active.terms, self.policy.compile)
         return self._work[active]
 
-    def eager_work(self, active: Sequence[str]) -> Work:
-        """Return the gradients of updates with these terms, never compiled."""
-        return self._bind(active, compile=False)
+    def eager_work(self, terms: Sequence[str]) -> Work:
+        """Return the gradients of updates with the terms of these names, never compiled."""
+        return self._bind(terms, compile=False)
 
-    def _bind(self, active: Sequence[str], compile: bool) -> Work:
+    def _bind(self, names: Sequence[str], compile: bool) -> Work:
         scale: Scale = unscaled if self.scaler is None else self.scaler.scale
         pair = (self.working, self.objective)
-        terms = [term for term in self.terms if term.name in active]
+        terms = [term for term in self.terms if term.name in names]
         d_terms, g_terms = (
             TermSet([term for term in terms if term.player == player], self._working_modules)
             for player in ("discriminator", "generator")
         )
+
+        def of_real(real: Tensor, extras: tuple[Extra, ...]) -> tuple[Gradients, dict[str, Tensor]]:
+            return real_grads(
+                self.working, self.spec, self.d_params, real.to(self.policy.dtype), scale,
+                terms=d_terms, extras=extras,
+            )  # fmt: skip
 
         def of_d(
             real: Tensor,
@@ -345,8 +391,9 @@ class Step:
             )  # fmt: skip
 
         if compile:  # one graph each; shapes are fixed, a new one is an error
-            of_d, of_g, of_both = compiled(of_d), compiled(of_g), compiled(of_both)
-        return Work(d_terms, g_terms, of_d, of_g, of_both)
+            of_real, of_d = compiled(of_real), compiled(of_d)
+            of_g, of_both = compiled(of_g), compiled(of_both)
+        return Work(d_terms, g_terms, of_real, of_d, of_g, of_both)
 
     def prepare(self, real: Tensor) -> list[str]:
         """Compile and capture for batches like `real`, which leaves no trace in the weights.
@@ -360,9 +407,9 @@ class Step:
         notes = self._compile(real)
         if not self.policy.capture:
             return notes
-        step = torch.zeros((), dtype=torch.int64, device=real.device)
         try:
-            for active in self._active_sets():
+            for active, first in self._active_sets().items():
+                step = torch.tensor(first, device=real.device)
                 self._captured[active] = Captured(
                     partial(self._update, active=active),
                     self._state(),
@@ -381,8 +428,8 @@ class Step:
             with restored(self._state()), warnings.catch_warnings():
                 for words in _NOT_FOR_USERS:
                     warnings.filterwarnings("ignore", words)
-                for active in self._active_sets():
-                    self._update(0, real, active)
+                for active, first in self._active_sets().items():
+                    self._update(first, real, active)
         except TorchDynamoException as error:
             why = " ".join(str(error).strip().splitlines()[:2])  # the backend, what it said
             # Other ranks wait in an all-reduce for what this one has not computed.
@@ -412,21 +459,28 @@ class Step:
     def __call__(self, step: int, real: Tensor) -> Record:
         """Run update `step` (from 0) on real images [B, C, H, W]."""
         active = self.active(step)
+        if step == self.gan_start > 0:
+            # D's moments are those of another loss, and 0 for its logit, which Adam, having counted
+            # the updates, would take for tiny gradients and move it by far more than the rate.
+            self.d.restart()
         if active in self._captured:
             record: Record = self._captured[active](step, real)
             return record
         return self._update(step, real, active)
 
-    def _update(self, step: int | Tensor, real: Tensor, active: tuple[str, ...]) -> Record:
-        """Run an update with these terms: everything between two reads by the host."""
+    def _update(self, step: int | Tensor, real: Tensor, active: Active) -> Record:
+        """Run an update with these parts: everything between two reads by the host."""
         self.schedule.set(step, None if self.balance is None else self.balance.factors())
         for player in (self.d, self.g):
             player.set_rate(self.schedule.rate(player.lr, step))
         at = Address(self.config.seed, step, self.ranks.rank * len(real))
-        record = UPDATES[self.config.execution.step](self, self.work(active), at, real)
+        update = UPDATES[self.config.execution.step] if active.game else real_alone
+        record = update(self, self.work(active), at, real)
         if self.scaler is not None:
             self.scaler.update()
-        self.ema.update(step, self.g.flat.value.detach())
+        if active.game:  # the average counts G's updates
+            n = step - self.gan_start if self.gan_start else step
+            self.ema.update(n, self.g.flat.value.detach())
         return record
 
     def begin(self, latents: LatentBatch) -> Tensor | None:

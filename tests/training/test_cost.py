@@ -30,6 +30,12 @@ def test_an_update_is_some_passes_of_each_network_for_every_image():
         assert f"about {passes * 256 / 1e9:.3g} GFLOP" in line
 
 
+def test_an_update_before_the_game_is_three_passes_of_d():
+    config = PRESETS["mnist-paper"].with_options(gan_start=5)
+    _, d = flop_per_image(config) or (0, 0)
+    assert f" ({3 * d * 256 / 1e9:.3g} GFLOP before --gan-start), " in cost_line(config, ranks=2)
+
+
 def test_twice_the_side_is_about_four_times_the_arithmetic():
     own = PRESETS["own"]
     small, large = (

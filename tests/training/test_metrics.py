@@ -92,6 +92,32 @@ class TestSums:
         record = of_run.record(5, 5, None)
         assert (record["invariance"], record["penalty"]) == (None, 2.0)
 
+    def test_the_game_s_values_are_null_before_it_and_then_means_of_the_updates_that_had_it(
+        self, cpu_ranks
+    ):
+        of_run = Metrics(SPEC, cpu_ranks(), TERMS, gan_start=3)
+        zero = terms(0.0, 0.0, 0.0, 0.0, (0.0, 0.0), (0.0, 0.0), (4.0, None, None))
+        game = ("d_loss", "g_loss", "d_real", "d_fake")
+        by_code = ("nll", "information", "information_calibrated")
+        for n in (1, 2, 3):
+            of_run.add(n, *zero)
+            record = of_run.record(n, n, None)
+            assert json.loads(json.dumps(record, allow_nan=False)) == record
+            assert [record[name] for name in game] == [None] * 4
+            none = dict.fromkeys(SPEC.names)
+            assert [record[name] for name in by_code] == [none] * 3
+            assert record["invariance"] == 4.0
+        for n in (4, 5):
+            of_run.add(n, *terms(d=6.0, g_nll=(0.5, 1.5), more=(1.0, None, None)))
+            record = of_run.record(n, n, None)
+            assert record["d_loss"] == 6.0
+            assert record["nll"] == {"c1_categorical": 0.5, "c2_uniform": 1.5}
+        assert record["invariance"] == pytest.approx((3 * 4 + 2) / 5)
+        of_run.reset()
+        of_run.add(6, *terms(d=7.0))
+        assert of_run.record(6, 6, None)["d_loss"] == 7.0
+        of_run.check_finite()
+
     def test_a_record_is_json(self, of_run):
         of_run.add(1, *terms())
         record = of_run.record(1, 128, None)
@@ -303,6 +329,24 @@ def test_the_curves_are_a_png_with_a_line_per_loss_and_code(tmp_path, of_run):
             assert (count == 0) or side == 1  # the codes' entropies are there from the start
         if n == 5:
             assert count > inked[1, colour, side] + 50  # more than the legend
+
+
+def test_the_curves_shade_the_updates_before_the_game_up_to_the_last_one(tmp_path, cpu_ranks):
+    of_run = Metrics(SPEC, cpu_ranks(), TERMS, gan_start=20)
+    records = []
+    for n in (10, 20, 30, 40):
+        of_run.add(n, *terms())
+        records.append(of_run.record(n, n, None))
+    shades = []
+    for part in (records[:1], records[:2], records):
+        metrics.draw_curves(part, SPEC, tmp_path / "curves.png", gan_start=20)
+        with Image.open(tmp_path / "curves.png") as picture:
+            pixels = np.asarray(picture.convert("L")).astype(int)
+        row = pixels[len(pixels) // 2]  # across both axes
+        shades.append(((row > 225) & (row < 245)).mean())
+    assert shades[0] > 0.5  # all of both axes is shaded
+    assert shades[1] > 0.5
+    assert 0.25 < shades[2] < 0.45  # half of them
 
 
 @pytest.mark.parametrize(

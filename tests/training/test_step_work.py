@@ -3,9 +3,7 @@
 import pytest
 from helpers.small_pair import BATCH, CONFIG, SPEC, Work, batch, of_both, of_d, of_g, pair
 
-from fastinfogan.training.step import (
-    Step,
-)
+from fastinfogan.training.step import Active, Step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -67,11 +65,11 @@ def test_in_bf16_no_more_is_computed_either(cpu_ranks, step, gradients, products
     real, c = batch(0), SPEC.sample(BATCH, seed=0)
     with Work() as work:
         if step == "d":
-            trained.work(()).d_grads(real, c, ())
+            trained.work(Active(())).d_grads(real, c, ())
         elif step == "g":
-            trained.work(()).g_grads(c, (), None, real)
+            trained.work(Active(())).g_grads(c, (), None, real)
         else:
-            trained.work(()).shared_grads(real, c, (), ())
+            trained.work(Active(())).shared_grads(real, c, (), ())
     assert sorted(work.gradients) == sorted(gradients)
     assert work.products.count(PRODUCT) == len(products)
     assert work.convolutions == convolutions
