@@ -187,6 +187,13 @@ class ExecutionOptions(Group):
     capture: Switch = option(
         "auto", "Replay the whole update as one CUDA graph. auto: on NVIDIA GPUs."
     )
+    fused_adam: bool = option(
+        False,
+        "Move a player by one kernel: Adam, the copy in the working precision and the averaged "
+        "generator. Rounds otherwise than the default. Not measured: it has not run on a GPU, "
+        "which it needs.",
+        may_change=True,
+    )
     memory_format: Literal["channels_last", "contiguous"] = option(
         "channels_last", "Layout of feature maps in memory."
     )

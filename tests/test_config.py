@@ -82,6 +82,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "keep": ("1", 1),
     "compile": ("on", "on"),
     "capture": ("off", "off"),
+    "fused_adam": ("", True),  # a flag
     "memory_format": ("contiguous", "contiguous"),
     "reduce_dtype": ("bf16", "bf16"),
     "threads": ("4", 4),
@@ -111,6 +112,7 @@ FREE = {
     "track",
     "project",
     "watch_labels",
+    "fused_adam",  # rounds otherwise; the moments and counts are the same tensors
 }
 
 

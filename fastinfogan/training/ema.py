@@ -39,5 +39,10 @@ class Ema:
             weight = 1.0 - min(self.decay, (1 + n) / (10 + n))
         value = self.flat.value.detach()
         value.lerp_(flat[: len(value)], weight)
+        self.copy_buffers()
+
+    @torch.no_grad()
+    def copy_buffers(self) -> None:
+        """Copy the source's buffers, where a kernel has moved the parameters."""
         if self._buffers[0]:
             torch._foreach_copy_(*self._buffers)

@@ -85,6 +85,10 @@ class Player:
         betas: Adam's.
         ranks: average the gradients.
         reduce_dtype: what they are sent in, if not as they are.
+        one_launch: move by the kernel of `fastinfogan_kernels.adam`, which also casts the working
+            copy and moves the average. It skips no update, as fp16's loss scale would ask.
+        average: a buffer that follows the first parameters, moved by the kernel alone.
+        decay: that average's, as `Ema`'s.
     """
 
     def __init__(
@@ -96,10 +100,18 @@ class Player:
         betas: tuple[float, float],
         ranks: Ranks,
         reduce_dtype: torch.dtype | None = None,
+        *,
+        one_launch: bool = False,
+        average: Tensor | None = None,
+        decay: float = 0.0,
     ) -> None:
         self.name, self.lr, self._ranks, self._reduce_dtype = name, lr, ranks, reduce_dtype
         self.flat = Flat(params, dtype)
         self.optimizer = fused_adam(self.flat, lr, betas)
+        self._one_launch, self._average, self._decay = one_launch, average, decay
+        if one_launch:  # the kernel reads the rate on the device
+            rate = torch.tensor(lr, device=self.flat.value.device)
+            self.optimizer.param_groups[0]["lr"] = rate
 
     @property
     def _scaler(self) -> torch.amp.GradScaler | None:
@@ -133,11 +145,35 @@ class Player:
 
     def move(self) -> None:
         """Apply the averaged gradients, and bring the working copies up to date."""
+        if self._one_launch:
+            self._move_at_once()
+            return
         if self._scaler is None:
             self.optimizer.step()
         else:
             self._scaler.step(self.optimizer)
         self.flat.refresh()
+
+    def _move_at_once(self) -> None:
+        """Move parameters, moments, working copy and average in one launch of the kernel."""
+        from fastinfogan_kernels.adam import adam_
+
+        (group,) = self.optimizer.param_groups
+        state = self.optimizer.state[self.flat.value]
+        adam_(
+            self.flat.value.detach(),
+            self.flat.grad,
+            state["exp_avg"],
+            state["exp_avg_sq"],
+            state["step"],
+            state["step"].long(),  # so moves by either way go on from the other's
+            group["lr"],
+            betas=group["betas"],
+            epsilon=group["eps"],
+            working=self.flat.working,
+            average=self._average,
+            decay=self._decay,
+        )
 
     @torch.no_grad()
     def restart(self) -> None:

@@ -14,6 +14,7 @@ import torch._dynamo
 
 from ..config import TrainConfig
 from ..errors import UserError
+from ..losses.triton import available
 from ..parallel import Ranks
 from ..terms.protocol import Term
 
@@ -31,6 +32,7 @@ class Policy:
     memory_format: torch.memory_format = torch.channels_last
     compile: bool = False
     capture: bool = False
+    fused_adam: bool = False  # Adam, cast and average by one kernel
     reason: str = ""
 
     @property
@@ -44,6 +46,7 @@ class Policy:
         return {
             "compiled": self.compile,
             "captured": self.capture,
+            "fused_adam": self.fused_adam,
             "memory_format": str(self.memory_format).removeprefix("torch."),
             "step_reason": self.reason,
         }
@@ -73,6 +76,8 @@ def choose(config: TrainConfig, ranks: Ranks, terms: Sequence[Term] = ()) -> Pol
     scaled = ranks.accelerator.scaler is not None
     if execution.compile == "on" and scaled:
         raise UserError("--compile on: fp16's loss scale is not compiled; use bf16 or fp32")
+    if execution.fused_adam:
+        _check_fused_adam(device, scaled)
     for term in terms:
         if scaled and not term.fp16:
             raise UserError(
@@ -117,5 +122,19 @@ def choose(config: TrainConfig, ranks: Ranks, terms: Sequence[Term] = ()) -> Pol
         formats[execution.memory_format],
         compiled,
         captured,
+        execution.fused_adam,
         reason,
     )
+
+
+def _check_fused_adam(device: torch.device, scaled: bool) -> None:
+    """Raise UserError where --fused-adam cannot run."""
+    if device.type != "cuda":
+        raise UserError(
+            f"--fused-adam: its kernel runs on CUDA and ROCm GPUs, this run is on {device}; leave "
+            "it out"
+        )
+    if scaled:
+        raise UserError("--fused-adam: takes no part in fp16's loss scale; use bf16 or fp32")
+    if not available():
+        raise UserError("--fused-adam: triton is not installed; install it or leave it out")

@@ -277,8 +277,8 @@ class Step:
         sends_bf16 = config.execution.reduce_dtype == "bf16" and ranks.world_size > 1
         reduce_dtype = torch.bfloat16 if sends_bf16 else None
         self.d, self.g = (
-            Player(name, own, self.policy.dtype, lr, betas, ranks, reduce_dtype)
-            for name, own, lr in zip("dg", params, rates, strict=True)
+            Player(name, own, self.policy.dtype, lr, betas, ranks, reduce_dtype, **more)
+            for name, own, lr, more in zip("dg", params, rates, self._moves(), strict=True)
         )
         copies = working_copies((self.d.flat, self.g.flat))
         generator, discriminator = self.networks
@@ -307,6 +307,13 @@ class Step:
                 own = copies.get(module, module).parameters()
                 (d if term.player == "discriminator" else g).extend(own)
         return d, g
+
+    def _moves(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return how D and G move, as arguments of `Player`."""
+        if not self.policy.fused_adam:
+            return {}, {}
+        average = {"average": self.ema.flat.value.detach(), "decay": self.ema.decay}
+        return {"one_launch": True}, {"one_launch": True, **average}
 
     # The gradients
 
@@ -478,7 +485,9 @@ class Step:
         record = update(self, self.work(active), at, real)
         if self.scaler is not None:
             self.scaler.update()
-        if active.game:  # the average counts G's updates
+        if active.game and self.policy.fused_adam:  # the kernel has moved the average
+            self.ema.copy_buffers()
+        elif active.game:  # the average counts G's updates
             n = step - self.gan_start if self.gan_start else step
             self.ema.update(n, self.g.flat.value.detach())
         return record

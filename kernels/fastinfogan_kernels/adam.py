@@ -76,7 +76,10 @@ def adam_kernel(
         here = at < averaged
         average = tl.load(average_ptr + at, here, 0.0)
         weight = tl.maximum(9.0 / (number + 10).to(tl.float32), least)
-        tl.store(average_ptr + at, average + weight * (value - average), here)
+        # as torch.lerp, from the nearer end: a weight of 1 gives the value itself
+        moved = value - average
+        near = tl.where(weight < 0.5, average + weight * moved, value - (1.0 - weight) * moved)
+        tl.store(average_ptr + at, near, here)
     if program == 0:
         tl.store(count_ptr, (number + 1).to(tl.float32))
 

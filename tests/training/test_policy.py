@@ -105,6 +105,7 @@ class TestOptions:
         assert chosen("cpu").record() == {
             "compiled": False,
             "captured": False,
+            "fused_adam": False,
             "memory_format": "channels_last",
             "step_reason": chosen("cpu").reason,
         }
@@ -127,6 +128,21 @@ class TestRefusals:
         with pytest.raises(UserError, match=r"^--vat: fp16 is too narrow .* --vat 0$"):
             chosen("cuda", "fp16", vat=1.0)
         assert chosen("cuda", "bf16", vat=1.0)
+
+    def test_the_kernel_for_adam_needs_a_gpu(self):
+        with pytest.raises(UserError, match=r"^--fused-adam: .* this run is on cpu; leave it out$"):
+            chosen("cpu", fused_adam=True)
+        assert chosen("cuda", fused_adam=True).fused_adam
+        assert not chosen("cuda").fused_adam
+
+    def test_and_no_loss_scale(self):
+        with pytest.raises(UserError, match=r"^--fused-adam: .* loss scale; use bf16 or fp32$"):
+            chosen("cuda", "fp16", fused_adam=True)
+
+    def test_and_triton(self, monkeypatch):
+        monkeypatch.setattr("fastinfogan.training.policy.available", lambda: False)
+        with pytest.raises(UserError, match=r"^--fused-adam: triton is not installed"):
+            chosen("cuda", fused_adam=True)
 
     def test_a_loss_scale_is_not_compiled(self):
         with pytest.raises(UserError, match="--compile on: fp16"):
