@@ -116,9 +116,9 @@ def _ask(field: str) -> str:
 
 
 def _busy() -> int | None:
-    """Percent of the last moments in which the GPU worked; None where nobody says."""
-    said = _ask("utilization.gpu")
-    return int(said) if said.isdigit() and torch.cuda.device_count() == 1 else None
+    """Return the GPU's utilisation in percent; None where it is not known."""
+    answer = _ask("utilization.gpu")
+    return int(answer) if answer.isdigit() and torch.cuda.device_count() == 1 else None
 
 
 def time_ways(

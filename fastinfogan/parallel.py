@@ -191,13 +191,13 @@ class Ranks:
             result = work()
         except Exception as error:
             failure = error
-        said = self._gather(None if failure is None else str(failure))
-        failed = [rank for rank, words in enumerate(said) if words is not None]
+        messages = self._gather(None if failure is None else str(failure))
+        failed = [rank for rank, message in enumerate(messages) if message is not None]
         if not failed:
             return result
         if failure is not None and self.rank == failed[0]:
             raise failure
-        raise UserError(said[failed[0]], said_by_main=True)
+        raise UserError(messages[failed[0]], said_by_main=True)
 
     def _gather(self, mine: Any) -> list[Any]:
         """Return every rank's object, by rank."""

@@ -72,6 +72,24 @@ def test_a_function_s_docstring_begins_with_a_capital_and_with_no_article():
     assert nouns == []
 
 
+def test_names_of_values_are_nouns_outside_the_tests():
+    """Assigned names and arguments are `checkpoint`, not `found`; `messages`, not `said`."""
+    values = []
+    for path in SOURCES:
+        if "tests" in path.relative_to(ROOT).parts:
+            continue
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.arg):
+                name = node.arg
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                name = node.id
+            else:
+                continue
+            if name in ("told", "asked", "found", "looked", "said"):
+                values.append(f"{path.relative_to(ROOT)}:{node.lineno}: {name}")
+    assert values == []
+
+
 def names_of_tests(tree: ast.AST, in_class: bool = False) -> Iterator[tuple[str, bool]]:
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.ClassDef):

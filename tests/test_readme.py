@@ -108,6 +108,20 @@ def test_the_table_of_presets_has_the_figures_of_the_record_of_runs(row: list[st
         assert f"real against real {runs[0]['result']['frechet_floor']:.1f}" in README
 
 
+def test_the_minutes_of_the_first_run_follow_from_those_of_its_first_updates() -> None:
+    """They are of runs of 1,000 updates: the rest is added at each run's own images/s."""
+    lines = (ROOT / "docs" / "quality.jsonl").read_text("utf-8").splitlines()
+    config, minutes = PRESETS["mnist"], []
+    for run in map(json.loads, lines):
+        if run["name"] == "mnist, first 1,000 updates" and run["seconds"]:
+            rest = (config.steps - run["updates"]) * config.batch_size / run["images_per_second"]
+            minutes.append((run["seconds"] + rest) / 60)
+    assert len(minutes) == 9
+    assert f"{config.steps:,} updates at batch 128, {statistics.median(minutes):.0f} minutes" in (
+        " ".join(README.split())
+    )
+
+
 GPU = json.loads((ROOT / "benchmarks" / "results" / "nvidia-h200" / "report.json").read_text())
 
 

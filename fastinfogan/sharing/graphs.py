@@ -284,8 +284,8 @@ def max_error(
         with torch.no_grad():
             expected = graph.module(example)
         expected = (expected,) if isinstance(expected, Tensor) else expected
-        found = session.run(graph.outputs, {graph.input: example.numpy()})
-        for name, ours, theirs in zip(graph.outputs, expected, found, strict=True):
+        computed = session.run(graph.outputs, {graph.input: example.numpy()})
+        for name, ours, theirs in zip(graph.outputs, expected, computed, strict=True):
             if outputs and name not in outputs:
                 continue
             if name == "images":
