@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +88,8 @@ def _datasets(where: str) -> Any:
             f"{where}: needs Hugging Face datasets, but import finds {place}; pip install "
             "'fastinfogan[hf]', or rename that folder"
         )
+    if "DATASETS_VERBOSITY" not in os.environ:  # what it logs is also in what it raises
+        datasets.logging.set_verbosity(logging.CRITICAL)
     return datasets
 
 

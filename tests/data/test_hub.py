@@ -13,6 +13,7 @@ from PIL import Image
 
 from fastinfogan import data
 from fastinfogan.data import streaming as stream
+from fastinfogan.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +72,18 @@ def test_parquet_is_read(hf: Any, kind: str) -> None:
     train, test = load(f"hf:set{'/train.parquet' if kind == 'file' else ''}").values()
     assert (pixels(test) == noise(30)[9::10]).all()
     assert labels_of(train)[:4] == [0, 1, 2, 0]
+
+
+def test_a_cut_parquet_file_is_refused_and_nothing_else_logged(
+    hf: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    labelled(hf, 30).to_parquet("cut.parquet")
+    whole = Path("cut.parquet").read_bytes()
+    Path("cut.parquet").write_bytes(whole[: len(whole) // 2])
+    hf.logging.set_verbosity_warning()
+    with pytest.raises(UserError, match="cannot be read"):
+        load("parquet:cut.parquet")
+    assert caplog.records == []
 
 
 def test_images_are_cropped_scaled_and_made_gray(hf: Any) -> None:
