@@ -44,7 +44,7 @@ class DataCheckConfig:
     background: str = "white"
     """The colour under transparent pixels, and around padded images."""
     frames: Frames = "first"
-    """Of files of several frames or pages: the first, or all."""
+    """Of files with several frames: the first, or all."""
     fit: Fit = "crop"
     """How image files become squares."""
     value_range: str = "auto"

@@ -18,12 +18,11 @@ class DataOptions(Group):
 
     data: str = option(
         "mnist",
-        "mnist and faces-3d come with the package; chairs-like, dsprites-like and "
-        "street-digits-like are drawn, not read; fashion-mnist, svhn, celeba, dsprites; svhn or "
-        "dsprites, |, and a set that is drawn where the first one is missing; hf:ID[:CONFIG], "
-        "idx:PATH, npz:PATH, npy:PATH, tar:PATH (shards), parquet:PATH or folder:PATH (its "
-        "sub-folders become labels, which evaluation alone sees). `fastinfogan data check` looks "
-        "at a set before it is trained on.",
+        "mnist or faces-3d (embedded); chairs-like, dsprites-like or street-digits-like (drawn); "
+        "fashion-mnist, svhn, celeba or dsprites; svhn|street-digits-like (the second where the "
+        "first is missing); hf:ID[:CONFIG], idx:PATH, npz:PATH, npy:PATH, tar:PATH (shards), "
+        "parquet:PATH or folder:PATH (its sub-folders are labels, for evaluation alone). "
+        "`fastinfogan data check` looks at a set first.",
         may_change=True,  # the images' checksum is compared with the checkpoint's
         of_each_rank=True,
     )
@@ -50,7 +49,7 @@ class DataOptions(Group):
         "white, black, #rrggbb, …",
     )
     frames: Frames = option(
-        "first", "Of image files of several frames or pages: the first, or all, each an image."
+        "first", "Of image files with several frames: the first, or all, each an image."
     )
     fit: Fit = option(
         "crop",
@@ -65,7 +64,7 @@ class DataOptions(Group):
     )
     skip_bad: int = option(
         0,
-        "Pass over up to so many damaged image files, naming each. All are decoded to find out.",
+        "Damaged image files to pass over, by name; all are decoded to find them.",
         at_least=0,
     )
     factors: str = option(
