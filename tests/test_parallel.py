@@ -175,6 +175,25 @@ def test_one_rank_is_its_own_average(cpu_ranks: Callable[..., Ranks]) -> None:
     assert flat.tolist() == [1.0, 2.0]
 
 
+def test_two_ranks_take_rank_0_s_values_in_their_own_memory_format(
+    cpu_ranks: Callable[..., Ranks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks = cpu_ranks()
+    ranks.world_size = 2
+    sent: list[tuple[bool, int]] = []
+
+    def broadcast(tensor: torch.Tensor, src: int) -> None:
+        sent.append((tensor.is_contiguous(), src))
+        tensor.add_(1)
+
+    monkeypatch.setattr(parallel.dist, "broadcast", broadcast)
+    values = torch.arange(6.0).view(2, 3).t()
+    ranks.broadcast_([values])
+    assert sent == [(True, 0)]
+    assert values.stride() == (1, 3)
+    assert values.tolist() == [[1, 4], [2, 5], [3, 6]]
+
+
 EQUIVALENCE = """
 import pathlib, sys
 import torch

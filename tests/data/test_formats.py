@@ -73,6 +73,14 @@ def test_every_naming_of_idx_files_keeps_its_labels(
     assert labels_of(single) == LABELS[9:30:10].tolist()
 
 
+def test_a_plain_idx_file_is_read_rather_than_its_gz(tmp_path: Path) -> None:
+    """An unpacked copy may be the newer one, and needs no unpacking."""
+    for name, images in (("train-images-idx3-ubyte", 0), ("train-images-idx3-ubyte.gz", 1)):
+        write(tmp_path / name, IMAGES[20 * images : 20 * images + 20])
+    train = load(f"idx:{tmp_path}")["train"]
+    assert (pixels(train)[..., 0] == np.delete(IMAGES[:20], np.s_[9::10], 0)).all()
+
+
 def test_a_folder_of_several_sets_names_them(tmp_path: Path) -> None:
     for name in ("digits", "letters"):
         write(tmp_path / f"emnist-{name}-train-images-idx3-ubyte", IMAGES)

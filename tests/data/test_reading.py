@@ -472,6 +472,28 @@ def test_an_image_of_absurd_size_is_refused_by_its_header(tmp_path: Path, side: 
     assert "pixels" in message
 
 
+@pytest.mark.parametrize("size", [(9, 8), (8, 9)])
+def test_an_image_has_at_most_so_many_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 64)
+    Image.new("L", (8, 8)).save(tmp_path / "0.png")
+    decoding.decode(tmp_path / "0.png")
+    Image.new("L", size).save(tmp_path / "1.png")
+    with pytest.raises(ValueError, match=f"{size[0]}x{size[1]} pixels, expected at most 64"):
+        decoding.decode(tmp_path / "1.png")
+
+
+def test_all_of_pillow_s_formats_are_loaded_before_the_first_image_is_opened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A worker process may begin with any format; Pillow by itself begins with five."""
+    calls: list[str] = []
+    monkeypatch.setattr(Image, "init", lambda: calls.append("init"))
+    assert decoding._formats.__wrapped__(".png")
+    assert calls == ["init"]
+
+
 def test_metadata_are_taken_out_chunk_by_chunk() -> None:
     buffer = io.BytesIO()
     text = PngImagePlugin.PngInfo()

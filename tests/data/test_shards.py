@@ -67,6 +67,16 @@ def test_folders_in_shards_are_classes(tmp_path: Path) -> None:
     assert labels_of(train)[:4] == [0, 1, 2, 0]
 
 
+def test_images_outside_class_folders_leave_shards_without_labels(tmp_path: Path) -> None:
+    root = shards(tmp_path / "x", "{kind}/{:06}", label=False)
+    with tarfile.open(root / "set-002.tar", "w") as archive:
+        add(archive, "loose.png", png(noise(40)[0]))
+    train, test = load(f"tar:{root}").values()
+    assert train.labels is None
+    assert len(train) + len(test) == 41
+    assert any("some images lie outside class folders" in line for line in train.notes)
+
+
 def test_shards_pickle_without_their_images(tmp_path: Path) -> None:
     images = load(f"tar:{shards(tmp_path / 'x')}", mode="always")["train"].images
     whole = images[:]

@@ -25,6 +25,13 @@ def blues(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return y, x
 
 
+def block_means(images: np.ndarray) -> np.ndarray:
+    """Return the means of the 4×4 blocks of images [B, H, W, C], int [B, 4, 4, C]."""
+    n, height, width, channels = images.shape
+    blocks = images.reshape(n, 4, height // 4, 4, width // 4, channels).astype(float)
+    return blocks.mean((2, 4)).round().astype(int)
+
+
 def pixels(picture: Image.Image) -> np.ndarray:
     assert picture.mode == "RGB"
     return np.asarray(picture)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -107,6 +108,40 @@ def test_kept_memory_is_made_in_a_thread_whose_error_is_raised(
     assert memory.kept(CUDA, threading.get_ident) != here
     with pytest.raises(ZeroDivisionError):
         memory.kept(CUDA, lambda: 1 // 0)
+
+
+def test_the_caller_s_stream_waits_for_what_another_stream_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else the caller's kernels could read a layout before its copy to the device is done."""
+    calls: list[str] = []
+
+    class Stream:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def wait_event(self, event: Event) -> None:
+            calls.append(f"{self.name} waits for {event.after}")
+
+    class Event:
+        after = "nothing"
+
+        def record(self, stream: Stream) -> None:
+            self.after = stream.name
+            calls.append(f"recorded on {stream.name}")
+
+    def make() -> str:
+        calls.append("made")
+        return "layout"
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "default_stream", lambda device: Stream("default"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("current"))
+    for name in ("device", "stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda _: nullcontext())
+    monkeypatch.setattr(memory, "capturing", lambda device: False)
+    assert memory.kept(CUDA, make) == "layout"
+    assert calls == ["made", "recorded on default", "current waits for default"]
 
 
 def test_threads_that_interpret_kernels_share_no_workspace():

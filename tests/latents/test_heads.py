@@ -82,6 +82,13 @@ def test_distributions_give_their_parameters():
     torch.testing.assert_close(packed, torch.stack((mean[:, 0], log_var[:, 0]), 1))
 
 
+def test_a_normal_without_a_batch_dimension_is_refused():
+    spec = LatentSpec(0, (Gaussian(dim=2, sigma="learned"),))
+    normal = dist.Normal(torch.zeros(2), torch.ones(2))
+    with pytest.raises(ValueError, match=r"got \[2\]; the batch dimension is missing"):
+        spec.pack([normal])
+
+
 def test_three_tensors_never_stand_for_two_codes_of_which_one_has_a_learned_sigma():
     logits, mean, log_var = torch.randn(B, 3), torch.randn(B, 2), torch.randn(B, 2)
     one = LatentSpec(0, (Categorical(3), Uniform(dim=2, sigma="learned")))

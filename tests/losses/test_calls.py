@@ -315,6 +315,48 @@ def test_squeezed_heads_miss_their_batch_dimension():
         pack([torch.zeros(10), torch.zeros(1)])
 
 
+def test_logits_may_be_a_vector_or_one_column():
+    logits, arguments = torch.randn(8), mnist()
+    vector, column = (
+        head_loss(x, **arguments, player="generator") for x in (logits, logits.unsqueeze(1))
+    )
+    equal(vector, column)
+    with pytest.raises(ValueError, match=r"expected \[8\] or \[8, 1\], got \[8, 2\]"):
+        head_loss(torch.zeros(8, 2), **arguments, player="generator")
+
+
+def test_a_relativistic_discriminator_needs_as_many_real_rows_as_generated_ones():
+    for rows in (15, 17):
+        with pytest.raises(ValueError, match=f"expected 8, got {rows - 8}"):
+            head_loss(
+                torch.zeros(rows), **mnist(), player="discriminator", adversarial="relativistic"
+            )
+
+
+def test_a_relativistic_discriminator_has_its_real_logits_in_front_and_takes_no_others():
+    arguments: dict[str, Any] = {**mnist(), "player": "discriminator"}
+    with pytest.raises(ValueError, match="None for a discriminator, whose logits hold them"):
+        head_loss(torch.zeros(16), **arguments, adversarial="relativistic", real=torch.zeros(8))
+
+
+@pytest.mark.parametrize("shape", [(8,), (8, 1)])
+def test_a_relativistic_generator_is_compared_row_by_row_with_real_logits(shape):
+    logits, real = torch.randn(8), torch.randn(shape)
+    out = head_loss(logits, **mnist(), player="generator", adversarial="relativistic", real=real)
+    expected = nn.functional.softplus(real.reshape(8) - logits).mean()
+    torch.testing.assert_close(out.adversarial, expected)
+    with pytest.raises(ValueError, match=r"real: expected \[8\] or \[8, 1\], got \[9\]"):
+        head_loss(
+            logits, **mnist(), player="generator", adversarial="relativistic", real=torch.zeros(9)
+        )
+
+
+@pytest.mark.parametrize("sigma", [0.0, -1.0, math.inf, math.nan])
+def test_a_sigma_that_is_no_positive_number_is_refused_for_few_codes_too(sigma):
+    with pytest.raises(ValueError, match=r"sigma: expected .* > 0, got"):
+        info_loss(**mnist(), sigma=sigma)
+
+
 def test_the_result_is_no_tensor_and_names_its_total():
     out = info_loss(**mnist())
     loss = torch.ones((), requires_grad=True)
@@ -332,6 +374,10 @@ def test_the_result_is_no_tensor_and_names_its_total():
         with pytest.raises(TypeError, match=r"the loss is its \.total"):
             wrong()
     heads_out = head_loss(torch.zeros(8), **mnist(), player="generator")
+    with pytest.raises(
+        AttributeError, match=r"no 'backward': the losses are its \.information and"
+    ):
+        heads_out.backward()
     with pytest.raises(TypeError, match=r"its \.information and \.adversarial"):
         3 * heads_out
     total, per_code = out  # it unpacks

@@ -182,6 +182,13 @@ class TestAtomic:
         assert_same(checkpoint.load(path), 4, 2.0)
         assert names(tmp_path) == ["step-00000004"]
 
+    def test_saving_a_step_again_replaces_what_a_killed_save_of_it_moved_away(self, tmp_path):
+        save(tmp_path, 4, value=1.0)
+        shutil.copytree(tmp_path / "step-00000004", tmp_path / ".step-00000004.old")
+        path = save(tmp_path, 4, value=2.0)
+        assert_same(checkpoint.load(path), 4, 2.0)
+        assert names(tmp_path) == ["step-00000004"]
+
     def test_a_folder_that_cannot_be_made_is_named(self, tmp_path):
         (tmp_path / "file").write_text("in the way")
         with pytest.raises(UserError, match=r"cannot write .*file"):

@@ -1,6 +1,9 @@
 """Capture and replay, with a stand-in for CUDA: what is copied, restored, compared, given up."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -254,6 +257,24 @@ class TestStep:
         for n in range(2):
             captured(n, batch(n)), eager(n, batch(n))
         assert same(everything(captured), everything(eager))
+
+
+def test_the_warm_up_s_stream_and_the_current_one_wait_for_each_other(monkeypatch):
+    calls: list[str] = []
+
+    class Stream:
+        def __init__(self, name: str = "side") -> None:
+            self.name = name
+
+        def wait_stream(self, other: Stream) -> None:
+            calls.append(f"{self.name} waits for {other.name}")
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream("current"))
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: calls.append("host waits"))
+    capture.CudaGraphs().warm_up(lambda: calls.append("work"))
+    assert calls == ["side waits for current", "work", "current waits for side", "host waits"]
 
 
 @pytest.mark.slow

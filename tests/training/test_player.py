@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from fastinfogan.networks import MnistDiscriminator, MnistGenerator, initialise
 from fastinfogan.networks.batchnorm import BatchNorm
-from fastinfogan.training.player import ALIGN, Flat, working_copies, working_network
+from fastinfogan.parallel import Pending, Ranks
+from fastinfogan.training.player import ALIGN, Flat, Player, working_copies, working_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -266,3 +267,21 @@ class TestWorkingNetwork:
         network.load_state_dict(state)
         assert all((view == 0.5).all() for view in flat.views(flat.value))
         assert (padding(flat, flat.value) == 0).all()
+
+
+def test_gradients_that_are_sent_in_bf16_come_back_averaged_in_fp32(cpu_ranks, monkeypatch):
+    param = nn.Parameter(torch.zeros(3))
+    ranks: Ranks = cpu_ranks()
+    player = Player("g", [param], torch.float32, 0.1, (0.5, 0.9), ranks, torch.bfloat16)
+
+    def halve(sent: Tensor) -> None:
+        sent.div_(2)
+
+    def start_average(sent: Tensor) -> Pending:
+        assert sent.dtype == torch.bfloat16
+        return Pending(lambda: halve(sent))
+
+    monkeypatch.setattr(ranks, "start_average", start_average)
+    player.start_average([torch.tensor([2.0, 4.0, 1.0 + 2.0**-10])]).wait()
+    assert player.flat.grad.dtype == torch.float32
+    assert player.flat.grad[:3].tolist() == [1.0, 2.0, 0.5]
