@@ -13,6 +13,7 @@ import pytest
 from helpers.sets import labels_of, load, noise, pixels, refused
 from PIL import Image
 
+from fastinfogan.data import columns
 from fastinfogan.data import streaming as stream
 
 
@@ -162,6 +163,11 @@ def test_parquet_files_of_a_folder_are_one_set(
         train, test = load(spec, mode=mode).values()
         assert (pixels(train) == np.delete(noise(40), np.s_[9::10], 0)).all()
         assert labels_of(test) == [0, 1, 2, 0]
+
+
+def test_the_first_column_of_images_is_read(hf: Any) -> None:
+    features = {"size": hf.Value("float32"), "photo": hf.Image(), "mask": hf.Image()}
+    assert columns.image_column(features, "x") == "photo"
 
 
 def test_parquet_files_named_train_and_test_are_splits(hf: Any, tmp_path: Path) -> None:
