@@ -186,7 +186,7 @@ def test_two_ranks_take_rank_0_s_values_in_their_own_memory_format(
         sent.append((tensor.is_contiguous(), src))
         tensor.add_(1)
 
-    monkeypatch.setattr(parallel.dist, "broadcast", broadcast)
+    monkeypatch.setattr(torch.distributed, "broadcast", broadcast)
     values = torch.arange(6.0).view(2, 3).t()
     ranks.broadcast_([values])
     assert sent == [(True, 0)]
