@@ -339,6 +339,14 @@ def test_a_relativistic_discriminator_has_its_real_logits_in_front_and_takes_no_
         head_loss(torch.zeros(16), **arguments, adversarial="relativistic", real=torch.zeros(8))
 
 
+def test_an_unknown_player_and_missing_real_logits_are_refused():
+    player: Any = "critic"
+    with pytest.raises(ValueError, match="expected discriminator or generator, got critic"):
+        head_loss(torch.zeros(8), **mnist(), player=player)
+    with pytest.raises(ValueError, match="expected D's logits on real images, got None"):
+        head_loss(torch.zeros(8), **mnist(), player="generator", adversarial="relativistic")
+
+
 @pytest.mark.parametrize("shape", [(8,), (8, 1)])
 def test_a_relativistic_generator_is_compared_row_by_row_with_real_logits(shape):
     logits, real = torch.randn(8), torch.randn(shape)

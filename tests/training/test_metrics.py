@@ -294,6 +294,11 @@ class TestFile:
         metrics.append(path, {"step": 30})
         assert path.read_text() == '{"step": 10}\n{"step": 20}\n{"step": 30}\n'
 
+    def test_records_after_a_torn_line_are_read(self, tmp_path):
+        path = tmp_path / "m.jsonl"
+        path.write_text('{"step": 10}\n{"st\n{"step": 20}\n')
+        assert steps(path) == [10, 20]
+
     @pytest.mark.parametrize(("to", "left"), [(0, []), (19, [10]), (20, [10, 20]), (99, [10, 20])])
     def test_cutting_back_drops_later_and_partial_records(self, tmp_path, to, left):
         path = tmp_path / "m.jsonl"
