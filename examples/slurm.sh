@@ -13,6 +13,8 @@ set -euo pipefail
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 10000))
 
+# Else restarted ranks may read the addresses of lost ones, and wait.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 # The run's folder is on a file system that all machines see: rank 0 may be on any of them.
 srun torchrun --nnodes "$SLURM_NNODES" --nproc_per_node "$SLURM_GPUS_ON_NODE" \
     --rdzv_backend c10d --rdzv_id "$SLURM_JOB_ID" --rdzv_endpoint "$first:$port" --max_restarts 3 \
