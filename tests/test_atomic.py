@@ -96,7 +96,12 @@ def test_a_checkpoint_is_synced_file_by_file_before_it_is_renamed_and_its_folder
 def test_no_handle_of_a_file_or_its_folder_stays_open(tmp_path, monkeypatch):
     opened: list[int] = []
     inner = os.open
-    monkeypatch.setattr(os, "open", lambda *args: opened.append(inner(*args)) or opened[-1])
+
+    def noted(*args):
+        opened.append(inner(*args))
+        return opened[-1]
+
+    monkeypatch.setattr(os, "open", noted)
     atomic.write_atomically(tmp_path / "a.json", "{}")
     assert len(opened) == 2  # the file and its folder
     for handle in opened:
