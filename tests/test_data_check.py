@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from fastinfogan import __main__, data_check
+from fastinfogan.data.census import Census
 from fastinfogan.presets import PRESETS
 
 
@@ -58,6 +59,16 @@ def test_a_sound_folder_is_described_with_the_command_to_train(
     assert command[2 + len(own) :: 2] == options
     # 36 images to train on are fewer than a batch of the preset
     assert command[3 + len(own) :: 2] == [f"folder:{root}", "28", "1", "32", "pad"]
+
+
+def test_a_set_with_one_coloured_image_is_coloured_whatever_follows():
+    gray = np.full((4, 4, 3), 7, np.uint8)
+    coloured = gray.copy()
+    coloured[0, 0, 2] = 8
+    census = Census()
+    for i, (image, expected) in enumerate(((gray, False), (coloured, True), (gray, True))):
+        census.add(image, lambda i=i: str(i), bytes([i]))
+        assert census.coloured is expected
 
 
 def test_every_damaged_file_and_duplicate_is_named_and_the_exit_code_is_2(

@@ -538,6 +538,18 @@ class Stuck:
         raise AssertionError
 
 
+def test_a_worker_hands_over_an_error_of_its_source() -> None:
+    """Raised in the worker, it would come out with the worker's traceback."""
+    error = UserError("0.png: damaged")
+
+    class Failing(Stuck):
+        def read(self, rows: np.ndarray) -> np.ndarray:
+            raise error
+
+    batches = reading._Batches(stream.Streamed(Failing(), None))
+    assert batches.__getitems__((np.arange(2), None)) is error
+
+
 def test_a_signal_is_obeyed_while_a_batch_is_waited_for() -> None:
     rows = data.Order(40, batch_size=4, seed=0)
     batches = reading.Stream(stream.Streamed(Stuck(), None), rows.indices, CPU, 1)
