@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ def test_a_set_with_one_coloured_image_is_coloured_whatever_follows():
     coloured[0, 0, 2] = 8
     census = Census()
     for i, (image, expected) in enumerate(((gray, False), (coloured, True), (gray, True))):
-        census.add(image, lambda i=i: str(i), bytes([i]))
+        census.add(image, partial("{}".format, i), bytes([i]))
         assert census.coloured is expected
 
 
