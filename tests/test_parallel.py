@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from helpers.runs import command, free_port, launch, records, tensors, write_images
 
 import fastinfogan
 from fastinfogan import parallel
-from fastinfogan.errors import UserError
+from fastinfogan.errors import LostRank, UserError
 from fastinfogan.parallel import Ranks, StopSignal
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
@@ -381,6 +382,31 @@ def test_a_signal_gives_a_rank_some_seconds_for_images_that_all_wait_for(monkeyp
         assert not stop.is_overdue()
         now += 1
         assert stop.is_overdue()
+
+
+LOST = (
+    (dist.DistNetworkError, "connection reset by peer"),
+    (dist.DistStoreError, "wait timeout after 1000ms. Keys: /default_pg"),
+    (dist.DistBackendError, "NCCL communicator was aborted on rank 1"),
+    (RuntimeError, "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:544] closed by peer"),
+)
+
+
+@pytest.mark.parametrize(("kind", "words"), LOST)
+def test_errors_of_a_collective_that_lost_a_rank_become_one_line(kind, words):
+    with pytest.raises(LostRank) as caught, parallel._losing_ranks():
+        raise kind(words)
+    reason = words.partition("] ")[2] or words.partition(". ")[0]
+    assert str(caught.value) == f"lost another rank ({reason})"
+
+
+@pytest.mark.parametrize(
+    "words", ["shape mismatch", "[enforce fail at /gloo/allreduce.cc:12] elements == 3"]
+)
+def test_an_error_of_the_program_s_own_is_no_lost_rank(words):
+    with pytest.raises(RuntimeError) as caught, parallel._losing_ranks():
+        raise RuntimeError(words)
+    assert str(caught.value) == words
 
 
 STUCK = """
