@@ -63,8 +63,8 @@ def test_any_codes_and_any_side_that_networks_take_are_trained_without_a_correct
     for codes in CODES:
         for side, channels in SHAPES:
             spec = sets[side, channels]
-            asked = PRESETS[preset].with_options(codes=codes, data=spec)
-            config, notes = adapted(asked, frozenset({"codes", "data"}))
+            requested = PRESETS[preset].with_options(codes=codes, data=spec)
+            config, notes = adapted(requested, frozenset({"codes", "data"}))
             check(config)
             assert (config.data.image_size, config.data.channels) == (side, channels)
             assert config.codes.codes == codes
@@ -105,10 +105,10 @@ class TestTerms:
     )
     def test_those_that_cannot_act_are_switched_off_and_the_rest_stays(self, args, off):
         config, (line,) = read(*args)
-        asked = parse(args)
+        requested = parse(args)
         for name in ("invariance", "vat", "upright", "follow"):
             weight = getattr(config, name).weight
-            assert weight == (0 if name in off else getattr(asked, name).weight)
+            assert weight == (0 if name in off else getattr(requested, name).weight)
             assert (f"--{name}.weight 0" in line) == (name in off)
 
     def test_a_term_that_is_given_is_refused_not_switched_off(self):
@@ -147,8 +147,8 @@ class TestSizes:
         assert "--networks mnist --spectral-norm" in line
 
     def test_a_users_networks_train_without_the_presets_spectral_norm(self):
-        asked = PRESETS["own"].with_options(networks="mine:pair", spectral_norm=True)
-        config, (line,) = adapted(asked, frozenset({"networks"}))
+        requested = PRESETS["own"].with_options(networks="mine:pair", spectral_norm=True)
+        config, (line,) = adapted(requested, frozenset({"networks"}))
         assert not config.adversarial.spectral_norm
         assert "--no-spectral-norm" in line
 
@@ -210,8 +210,8 @@ def test_a_run_says_what_was_changed_and_keeps_it(tmp_path, sets, capsys, monkey
     words += ["--batch-size", "8", "--codes", "uniform,uniform"]
     for _ in range(2):  # the same line goes on
         assert train.main(words) == 0
-        said = capsys.readouterr().out.splitlines()
-        assert said[0] == (
+        output = capsys.readouterr().out.splitlines()
+        assert output[0] == (
             "mnist is changed: --invariance.weight 0 --vat.weight 0 (no categorical code)"
         )
     text = (tmp_path / "run" / "config.yaml").read_text()

@@ -337,7 +337,7 @@ class TestCheck:
         assert "\n" not in message
 
     @pytest.mark.parametrize(
-        ("changes", "told"),
+        ("changes", "message"),
         [
             ({"label_smoothing": 0.1, "objective": "hinge"}, "--label-smoothing: .*got hinge"),
             ({"r1": 1.0, "compile": "on"}, "--penalty.r1: .*--compile on"),
@@ -353,8 +353,8 @@ class TestCheck:
             ),
         ],
     )
-    def test_contradictory_options_are_refused_in_one_line(self, changes, told):
-        with pytest.raises(UserError, match=f"^{told}") as caught:
+    def test_contradictory_options_are_refused_in_one_line(self, changes, message):
+        with pytest.raises(UserError, match=f"^{message}") as caught:
             check(TrainConfig().with_options(**changes))
         assert "\n" not in str(caught.value)
 

@@ -18,11 +18,11 @@ class TestPrecision:
         with pytest.raises(UserError, match=r"--precision fp16 is for GPUs.*bf16 or fp32"):
             device.choose_precision("fp16", cpu=True)
 
-    @pytest.mark.parametrize("asked", ["bf16", "fp32"])
+    @pytest.mark.parametrize("requested", ["bf16", "fp32"])
     @pytest.mark.parametrize("cpu", [True, False])
-    def test_a_requested_precision_is_used(self, monkeypatch, asked, cpu):
+    def test_a_requested_precision_is_used(self, monkeypatch, requested, cpu):
         with_capabilities(monkeypatch)
-        assert device.choose_precision(asked, cpu) == (asked, "as requested")
+        assert device.choose_precision(requested, cpu) == (requested, "as requested")
 
     def test_fp16_is_taken_on_a_gpu(self):
         assert device.choose_precision("fp16", cpu=False) == ("fp16", "as requested")
@@ -56,13 +56,13 @@ class TestPrecision:
 
 class TestUseCpu:
     @pytest.mark.parametrize("there", [True, False])
-    @pytest.mark.parametrize("asked", [None, "true", "1", "YES", "false", "0", ""])
-    def test_the_cpu_is_used_on_request_or_without_a_gpu(self, monkeypatch, there, asked):
+    @pytest.mark.parametrize("requested", [None, "true", "1", "YES", "false", "0", ""])
+    def test_the_cpu_is_used_on_request_or_without_a_gpu(self, monkeypatch, there, requested):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
         monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
-        if asked is not None:
-            monkeypatch.setenv("ACCELERATE_USE_CPU", asked)
-        assert device.use_cpu() == (asked in ("true", "1", "YES") or not there)
+        if requested is not None:
+            monkeypatch.setenv("ACCELERATE_USE_CPU", requested)
+        assert device.use_cpu() == (requested in ("true", "1", "YES") or not there)
 
 
 class TestThreads:

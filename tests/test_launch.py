@@ -58,11 +58,11 @@ def test_a_signal_saves_and_exits_with_128_plus_its_number_and_the_run_goes_on_a
     process = launch(*TRAIN, *command(data, out, *LONG))
     wait_for(out, "checkpoints/step-00000005", process)
     process.send_signal(number)
-    said, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + number, errors
     assert "Traceback" not in errors
-    match = re.search(rf"{number.name}: saved after update (\d+)", said)
-    assert match is not None, said
+    match = re.search(rf"{number.name}: saved after update (\d+)", output)
+    assert match is not None, output
     assert newest(out) == int(match[1])
     finish(data, out, newest(out) + 7)
 
@@ -98,9 +98,9 @@ def test_two_gloo_ranks_are_really_two(data: Path, tmp_path: Path, launcher: str
     process = launch(
         *LAUNCHERS[launcher], *TRAIN, *command(data, tmp_path, "--steps", "6"), env=env
     )
-    said, errors = process.communicate(timeout=300)
+    output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    assert "2 ranks" in said
+    assert "2 ranks" in output
     assert json.loads((tmp_path / "environment.json").read_text())["world_size"] == 2
     record = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     assert record["images"] == 6 * 16 * 2
@@ -145,8 +145,8 @@ def test_ctrl_c_under_the_launcher_saves_and_the_same_command_goes_on_at_once(
     process.wait(timeout=60)
     options = ("--log-every", "5", "--checkpoint-every", "5", "--steps", str(newest(tmp_path) + 40))
     again = launch(*TRAIN, *command(data, tmp_path, *options))
-    said, errors = again.communicate(timeout=120)
-    assert again.returncode == 0, said + errors
+    output, errors = again.communicate(timeout=120)
+    assert again.returncode == 0, output + errors
     assert "SIGINT: saved after update" in process.communicate(timeout=60)[0]
 
 
@@ -159,9 +159,9 @@ def test_a_run_whose_launcher_is_killed_saves_and_stops(data: Path, tmp_path: Pa
     (child,) = psutil.Process(process.pid).children()
     process.kill()
     child.wait(timeout=60)
-    said, _ = process.communicate(timeout=60)
-    match = re.search(r"SIGTERM: saved after update (\d+)", said)
-    assert match is not None, said
+    output, _ = process.communicate(timeout=60)
+    match = re.search(r"SIGTERM: saved after update (\d+)", output)
+    assert match is not None, output
     assert newest(tmp_path) == int(match[1])
 
 
@@ -169,14 +169,14 @@ def test_a_run_whose_launcher_is_killed_saves_and_stops(data: Path, tmp_path: Pa
 def test_the_console_script_has_the_three_commands(data: Path, tmp_path: Path) -> None:
     def script(*args: str) -> tuple[int, str, str]:
         process = launch("-m", "fastinfogan", *args)
-        said, errors = process.communicate(timeout=120)
-        return process.returncode, said, errors
+        output, errors = process.communicate(timeout=120)
+        return process.returncode, output, errors
 
     run = tmp_path / "run"
     assert script("train", *command(data, run, "--steps", "2"))[0] == 0
-    code, said, _ = script("evaluate", str(run))
+    code, output, _ = script("evaluate", str(run))
     assert code == 0
-    assert json.loads(said) == json.loads((run / "eval.json").read_text())
+    assert json.loads(output) == json.loads((run / "eval.json").read_text())
     picture = tmp_path / "grid.png"
     assert script("sample", str(run), "--out", str(picture), "--traverse", "c1")[0] == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -200,7 +200,7 @@ def test_400_updates_on_mnist_give_codes_and_pictures(tmp_path: Path) -> None:
     # λ starts at update 200: before that G knows nothing of the code.
     # One thread, as another test may run next to this one.
     process = launch(*TRAIN, "--steps", "400", "--threads", "1", "--out", str(tmp_path))
-    said, errors = process.communicate(timeout=1200)
+    output, errors = process.communicate(timeout=1200)
     assert process.returncode == 0, errors
     result = json.loads((tmp_path / "eval.json").read_text())
     # Of log 10 = 2.30 nats, as training saw it: the averaged generator is still poor by then.
@@ -209,4 +209,4 @@ def test_400_updates_on_mnist_give_codes_and_pictures(tmp_path: Path) -> None:
     assert result["information"]["c1_categorical"] > 0
     assert result["code_accuracy"] > 0.6  # chance is about 0.11
     assert result["images"]["codes"] == 10_000
-    assert "of 10,000 test images" in said
+    assert "of 10,000 test images" in output

@@ -105,7 +105,7 @@ def test_when_a_machine_disappears_the_other_ends_and_the_run_goes_on(
     try:
         wait_for(tmp_path / "machine-0" / "checkpoints" / "step-00000004", machines)
         vanish(machines[1])
-        said, errors = machines[0].communicate(timeout=120)
+        output, errors = machines[0].communicate(timeout=120)
     finally:
         for machine in machines:
             if machine.poll() is None:
@@ -114,7 +114,7 @@ def test_when_a_machine_disappears_the_other_ends_and_the_run_goes_on(
     assert machines[0].returncode == 1
     (line,) = re.findall(r"^error: lost another rank .*$", errors, re.M)
     match = re.search(r"step-(\d+) is the last good checkpoint; run again to go on", line)
-    assert match is not None, said + errors
+    assert match is not None, output + errors
     finish(start(launcher, data, tmp_path, "--steps", str(int(match[1]) + 2)))
 
 
@@ -134,9 +134,9 @@ def test_torchrun_restarts_a_run_that_lost_a_rank_from_its_last_checkpoint(
         if child.environ().get("RANK") == "1"
     )
     victim.kill()
-    said, errors = process.communicate(timeout=300)
+    output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    begun = [int(n) for n in re.findall(r"updates (\d+) to 100", said)]
+    begun = [int(n) for n in re.findall(r"updates (\d+) to 100", output)]
     assert begun[0] == 1
     assert begun[1] > 4  # it did not begin anew
     assert tensors(tmp_path / "run", 100)

@@ -60,11 +60,11 @@ from fastinfogan.errors import UserError
 
 ranks = parallel.start("no", cpu_only=True)
 r = ranks.rank
-said = {"world_size": ranks.world_size}
+output = {"world_size": ranks.world_size}
 # a transposed tensor, and a second dtype
 tensors = [torch.tensor([[1.0 + r, 2.0, 3.0 + 4 * r]]).T, torch.full((2, 2), r).double()]
 ranks.average_(tensors)
-said["average"] = [t.tolist() for t in tensors]
+output["average"] = [t.tolist() for t in tensors]
 # an average under way, with work at the same time
 draw = torch.Generator().manual_seed(r)
 flat, factor = torch.randn(100_000, generator=draw), torch.randn(100, 100, generator=draw)
@@ -74,14 +74,14 @@ pending = ranks.start_average(flat)
 product = factor @ factor
 pending.wait()
 pending.wait()
-said["start_average"] = [torch.equal(flat, alone), torch.equal(product, factor @ factor)]
+output["start_average"] = [torch.equal(flat, alone), torch.equal(product, factor @ factor)]
 tensors = [torch.tensor([1.0 + r]), torch.arange(4.0).reshape(2, 2).T.add(r), torch.tensor(7 * r)]
 ranks.broadcast_(tensors)
-said["broadcast"] = [t.tolist() for t in tensors]
-said["minimum"] = ranks.minimum(torch.tensor([5 - r, 3 + r])).tolist()
-said["first_failure"] = [ranks.first_failure(f"no memory on {r}" * r), ranks.first_failure("")]
-said["most_urgent"] = [ranks.most_urgent(15 * r), ranks.most_urgent(2 - r)]
-said["on_main"] = ranks.on_main(lambda: f"by rank {ranks.rank}")
+output["broadcast"] = [t.tolist() for t in tensors]
+output["minimum"] = ranks.minimum(torch.tensor([5 - r, 3 + r])).tolist()
+output["first_failure"] = [ranks.first_failure(f"no memory on {r}" * r), ranks.first_failure("")]
+output["most_urgent"] = [ranks.most_urgent(15 * r), ranks.most_urgent(2 - r)]
+output["on_main"] = ranks.on_main(lambda: f"by rank {ranks.rank}")
 
 def fail(error):
     raise error
@@ -89,29 +89,30 @@ def fail(error):
 for error in (UserError("full"), KeyError("bug")):
     try:
         ranks.on_main(lambda: fail(error))
-        said[type(error).__name__] = "went on"
+        output[type(error).__name__] = "went on"
     except Exception as caught:
-        said[type(error).__name__] = [type(caught).__name__, getattr(caught, "said_by_main", None)]
+        printed = getattr(caught, "said_by_main", None)
+        output[type(error).__name__] = [type(caught).__name__, printed]
 for name, facts in {
     "agree": {"steps": 3}, "agree on the path": {"steps": 3, "path": r}, "agree too": {"lr": 1.0}
 }.items():
     try:
-        said[name] = ranks.agree(facts)
+        output[name] = ranks.agree(facts)
     except UserError as caught:
-        said[name] = [str(caught), caught.said_by_main]
-said["on_all"] = ranks.on_all(lambda: r)
+        output[name] = [str(caught), caught.said_by_main]
+output["on_all"] = ranks.on_all(lambda: r)
 for bad in ((1,), (0, 1)):
     try:
         ranks.on_all(lambda: fail(UserError(f"no file on {r}")) if r in bad else None)
     except UserError as caught:
-        said[f"on_all but {bad}"] = [str(caught), caught.said_by_main]
+        output[f"on_all but {bad}"] = [str(caught), caught.said_by_main]
 ranks.close()
-pathlib.Path(sys.argv[1], f"{r}.json").write_text(json.dumps(said))
+pathlib.Path(sys.argv[1], f"{r}.json").write_text(json.dumps(output))
 """
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
+def output(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
     """Return what each of two ranks got."""
     folder = tmp_path_factory.mktemp("ranks")
     script = folder / "collectives.py"
@@ -139,35 +140,35 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
 )
 @pytest.mark.slow
 def test_every_rank_gets_the_same(
-    said: list[dict[str, object]], what: str, expected: object
+    output: list[dict[str, object]], what: str, expected: object
 ) -> None:
-    assert [s[what] for s in said] == [expected, expected]
+    assert [s[what] for s in output] == [expected, expected]
 
 
 def test_a_failure_on_rank_0_fails_on_every_rank_and_is_printed_once(
-    said: list[dict[str, object]],
+    output: list[dict[str, object]],
 ) -> None:
-    assert said[0]["UserError"] == ["UserError", False]
-    assert said[1]["UserError"] == ["UserError", True]
-    assert said[0]["KeyError"] == ["KeyError", None]
-    assert said[1]["KeyError"] == ["UserError", True]
+    assert output[0]["UserError"] == ["UserError", False]
+    assert output[1]["UserError"] == ["UserError", True]
+    assert output[0]["KeyError"] == ["KeyError", None]
+    assert output[1]["KeyError"] == ["UserError", True]
 
 
 def test_ranks_that_disagree_end_with_the_name_and_both_values_printed_once(
-    said: list[dict[str, object]],
+    output: list[dict[str, object]],
 ) -> None:
     line = "rank 1 has path 1, rank 0 has path 0; start every rank with the same"
-    assert [s["agree on the path"] for s in said] == [[line, False], [line, True]]
+    assert [s["agree on the path"] for s in output] == [[line, False], [line, True]]
 
 
 def test_a_failure_on_any_rank_fails_on_every_rank_and_is_printed_once(
-    said: list[dict[str, object]],
+    output: list[dict[str, object]],
 ) -> None:
-    assert [s["on_all"] for s in said] == [0, 1]
+    assert [s["on_all"] for s in output] == [0, 1]
     expected = [["no file on 1", True], ["no file on 1", False]]
-    assert [s["on_all but (1,)"] for s in said] == expected
+    assert [s["on_all but (1,)"] for s in output] == expected
     expected = [["no file on 0", False], ["no file on 0", True]]
-    assert [s["on_all but (0, 1)"] for s in said] == expected
+    assert [s["on_all but (0, 1)"] for s in output] == expected
 
 
 def test_one_rank_is_its_own_average(cpu_ranks: Callable[..., Ranks]) -> None:
@@ -274,8 +275,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(data: Path, out: Path, *more: str) -> tuple[int, str, str]:
     process = launch(*TORCHRUN, "-m", "fastinfogan.train", *command(data, out, *more), env=CPU)
-    said, errors = process.communicate(timeout=120)
-    return process.returncode, said, errors
+    output, errors = process.communicate(timeout=120)
+    return process.returncode, output, errors
 
 
 @pytest.mark.slow
@@ -365,9 +366,9 @@ def test_a_signal_to_the_launcher_saves_on_two_ranks(data: Path, tmp_path: Path)
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    said, errors = process.communicate(timeout=120)
-    match = re.search(r"SIGTERM: saved after update (\d+)", said)
-    assert match is not None, said + errors
+    output, errors = process.communicate(timeout=120)
+    match = re.search(r"SIGTERM: saved after update (\d+)", output)
+    assert match is not None, output + errors
     assert tensors(tmp_path, int(match[1]))
 
 
@@ -529,9 +530,9 @@ def test_ranks_of_different_batch_size_both_exit_2_with_one_line(
     data: Path, tmp_path: Path
 ) -> None:
     same = command(data, tmp_path / "run", "--steps", "2")
-    (zero, said), (one, nothing) = ends(start_ranks(same, [*same, "--batch-size", "8"]), 60)
+    (zero, output), (one, nothing) = ends(start_ranks(same, [*same, "--batch-size", "8"]), 60)
     assert (zero, one) == (2, 2)
-    assert said == (
+    assert output == (
         "error: rank 1 has --batch-size 8, rank 0 has --batch-size 16; start every rank with the "
         "same\n"
     )
@@ -543,12 +544,12 @@ def test_ranks_of_different_batch_size_both_exit_2_with_one_line(
 def test_ranks_of_different_images_both_exit_2_with_one_line(data: Path, tmp_path: Path) -> None:
     fewer = write_images(tmp_path / "fewer.npz", n=60)
     options = [command(d, tmp_path / "run", "--steps", "2") for d in (data, fewer)]
-    (zero, said), (one, nothing) = ends(start_ranks(*options), 60)
+    (zero, output), (one, nothing) = ends(start_ranks(*options), 60)
     assert (zero, one) == (2, 2)
     line = (
         r"error: rank 1 has data \w{16} \(54 images\), rank 0 has data \w{16} \(108 images\); .*\n"
     )
-    assert re.fullmatch(line, said)
+    assert re.fullmatch(line, output)
     assert nothing == ""
 
 
@@ -557,12 +558,12 @@ def test_a_rank_that_finds_no_images_ends_both_with_2_and_one_line(
     data: Path, tmp_path: Path
 ) -> None:
     options = [command(d, tmp_path / "run", "--steps", "2") for d in (data, tmp_path / "none.npz")]
-    (zero, nothing), (one, said) = ends(start_ranks(*options), 60)
+    (zero, nothing), (one, output) = ends(start_ranks(*options), 60)
     assert (zero, one) == (2, 2)
     assert nothing == ""
-    assert said.startswith("rank 1: error: ")
-    assert "none.npz" in said
-    assert said.count("\n") == 1
+    assert output.startswith("rank 1: error: ")
+    assert "none.npz" in output
+    assert output.count("\n") == 1
 
 
 def lost(text: str) -> str:

@@ -96,8 +96,8 @@ def test_without_the_trainer_s_packages_commands_end_in_one_line_and_losses_work
     expected = (
         "2 error: not installed: accelerate, PyYAML, tyro; run pip install 'fastinfogan[train]'"
     )
-    asked, load, last = lines[:n], lines[n], lines[-1]
-    assert asked == [expected] * len(asked)
+    requested, load, last = lines[:n], lines[n], lines[-1]
+    assert requested == [expected] * len(requested)
     assert load.startswith("load fastinfogan.load: not installed: accelerate, PyYAML, tyro;")
     assert last == "help 0"
 

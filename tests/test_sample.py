@@ -67,9 +67,9 @@ class TestOrdered:
         if traverse is not None:
             args += ["--traverse", traverse]
         assert sample.main(args) == 2
-        said = capsys.readouterr().err
-        assert said.count("\n") == 1
-        assert reason in said
+        output = capsys.readouterr().err
+        assert output.count("\n") == 1
+        assert reason in output
         assert not (folder / "x.png").exists()
 
 

@@ -87,8 +87,10 @@ def test_labels_are_never_seen_in_training(tmp_path: Path) -> None:
         assert run(tmp_path / f"{name}.npz", tmp_path / name, "--steps", "4") == 0
     for name in ("wrong", "none"):
         assert_same_run(tmp_path / "right", tmp_path / name, 4)
-    told = [json.loads((tmp_path / name / "eval.json").read_text()) for name in ("wrong", "none")]
-    assert [result["labels"] for result in told] == [True, False]
+    reported = [
+        json.loads((tmp_path / name / "eval.json").read_text()) for name in ("wrong", "none")
+    ]
+    assert [result["labels"] for result in reported] == [True, False]
 
 
 @pytest.mark.slow
@@ -139,10 +141,10 @@ def test_a_truncated_newest_checkpoint_is_named_and_the_one_before_it_used(
     os.truncate(file, file.stat().st_size // 2)
     capsys.readouterr()
     assert run(data, damaged, "--steps", "8", *options) == 0
-    said = [line for line in capsys.readouterr().out.splitlines() if "is damaged" in line]
-    assert len(said) == 1
-    assert "step-00000006" in said[0]
-    assert "using step-00000004" in said[0]
+    output = [line for line in capsys.readouterr().out.splitlines() if "is damaged" in line]
+    assert len(output) == 1
+    assert "step-00000006" in output[0]
+    assert "using step-00000004" in output[0]
     assert_same_run(whole, damaged, 8)
 
 
@@ -311,10 +313,10 @@ def test_evaluate_measures_another_set_of_the_same_size_and_refuses_one_that_is_
     other = write_images(tmp_path / "other.npz", n=200)
     capsys.readouterr()
     assert evaluate.main([str(out), "--data", f"npz:{other}"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said == json.loads((out / "eval.json").read_text())
-    assert said["data"] == f"npz:{other}"
-    assert said["images"]["codes"] == 20
+    output = json.loads(capsys.readouterr().out)
+    assert output == json.loads((out / "eval.json").read_text())
+    assert output["data"] == f"npz:{other}"
+    assert output["images"]["codes"] == 20
     large = write_images(tmp_path / "large.npz", size=12)
     assert evaluate.main([str(out), "--data", f"npz:{large}"]) == 2
     line = last_line(capsys)
@@ -331,9 +333,9 @@ def test_a_damaged_checkpoint_does_not_spoil_what_evaluate_prints(
     os.truncate(tmp_path / "checkpoints" / "step-00000004" / "model.safetensors", 9)
     capsys.readouterr()
     assert evaluate.main([str(tmp_path)]) == 0
-    said = capsys.readouterr()
-    assert json.loads(said.out)["step"] == 2
-    assert "step-00000004" in said.err
+    output = capsys.readouterr()
+    assert json.loads(output.out)["step"] == 2
+    assert "step-00000004" in output.err
 
 
 def test_load_gives_the_averaged_generator_the_discriminator_and_the_spec(
@@ -510,8 +512,8 @@ def test_weights_that_are_not_finite_are_not_saved(
     assert run(data, tmp_path, "--steps", "4", "--checkpoint-every", "1", "--lr-g", "1e38") == 3
     assert "non-finite" in last_line(capsys)
     for path in checkpoint.list_newest_first(tmp_path / "checkpoints"):
-        found = checkpoint.load(path)
-        assert all(t.isfinite().all() for t in found.tensors["model"].values())
+        measured = checkpoint.load(path)
+        assert all(t.isfinite().all() for t in measured.tensors["model"].values())
 
 
 # Bad input

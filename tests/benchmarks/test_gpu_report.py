@@ -64,34 +64,34 @@ def test_a_dry_run_walks_every_section_and_gives_no_number(tmp_path):
     done = report(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
     out = tmp_path / "out"
-    found = json.loads((out / "report.json").read_text())
-    assert found["dry_run"] is True
-    assert found["failures"] == []
-    assert found["elapsed_s"] is None
+    result = json.loads((out / "report.json").read_text())
+    assert result["dry_run"] is True
+    assert result["failures"] == []
+    assert result["elapsed_s"] is None
 
-    assert {check["outcome"] for check in found["correctness"]} == {"passed", "skipped"}
-    assert [check["check"] for check in found["launch_checks"]] == ["loss, launches"]
-    passed = [c["check"] for c in found["correctness"] if c["outcome"] == "passed"]
+    assert {check["outcome"] for check in result["correctness"]} == {"passed", "skipped"}
+    assert [check["check"] for check in result["launch_checks"]] == ["loss, launches"]
+    passed = [c["check"] for c in result["correctness"] if c["outcome"] == "passed"]
     for what in ("loss, mnist, bfloat16", "loss, CUDA graph", "loss, class out of range",
                  "loss, determinism", "sampler, mnist, triton", "sampler, CUDA graph"):  # fmt: skip
         assert what in passed
     ways = ["eager loop", "eager, no sync", "reference", "compiled", "triton"]
-    assert [row["way"] for row in found["kernels"]][:5] == ways
-    assert {row["way"] for row in found["sampler"]} == {"reference", "triton"}
-    assert {(row["mode"], row["way"]) for row in found["step"]} == {
+    assert [row["way"] for row in result["kernels"]][:5] == ways
+    assert {row["way"] for row in result["sampler"]} == {"reference", "triton"}
+    assert {(row["mode"], row["way"]) for row in result["step"]} == {
         *product(("alternating", "shared", "reused"), ("eager", "captured")),
         *product(("alternating", "shared"), ("compiled", "compiled and captured")),
         ("alternating", "PyTorch loss"),
         ("alternating", "PyTorch loss and sampler"),
     }
-    assert all(row["note"] is None for row in found["step"])
-    for row in found["step"]:
+    assert all(row["note"] is None for row in result["step"])
+    for row in result["step"]:
         if "captured" in row["way"]:
             assert f"step, {row['mode']}, {row['way']}, B = 8" in passed
 
-    names = {name for name, _ in fields(found)}
+    names = {name for name, _ in fields(result)}
     assert names >= TIMES | COUNTS
-    for name, value in fields(found):
+    for name, value in fields(result):
         if name in TIMES:
             assert value == {"median": None, "low": None, "high": None, "n": None}
         if name in COUNTS:
@@ -122,14 +122,14 @@ functional._product = lambda *arguments, right=right: right(*arguments) * 1.01
         ("correctness", "kernels"),
     )
     assert done.returncode == 1, done.stdout + done.stderr
-    found = json.loads((tmp_path / "out" / "report.json").read_text())
-    failed = {c["check"] for c in found["correctness"] if c["outcome"] == "FAILED"}
+    result = json.loads((tmp_path / "out" / "report.json").read_text())
+    failed = {c["check"] for c in result["correctness"] if c["outcome"] == "FAILED"}
     assert "loss, mnist, float32" in failed
     assert not any(check.startswith("sampler") for check in failed)
     assert "FAILED loss, mnist, float32" in (tmp_path / "out" / "report.txt").read_text()
-    assert found["failures"] == []
-    assert found["kernels"]
-    assert found["step"] == []
+    assert result["failures"] == []
+    assert result["kernels"]
+    assert result["step"] == []
 
 
 def test_the_tables_give_median_range_and_what_was_left_out(monkeypatch, tmp_path):
@@ -217,12 +217,12 @@ gpu_timing.PlainGraphs.capture = capture
         ("step",),
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads((tmp_path / "out" / "report.json").read_text())
-    notes = {(row["mode"], row["way"]): row["note"] for row in found["step"]}
+    result = json.loads((tmp_path / "out" / "report.json").read_text())
+    notes = {(row["mode"], row["way"]): row["note"] for row in result["step"]}
     reason = (
         "the update runs without a CUDA graph: operation not permitted when stream is capturing"
     )
     for (_, way), note in notes.items():
         assert note == (reason if "captured" in way else None)
     assert reason in (tmp_path / "out" / "report.txt").read_text()
-    assert found["failures"] == []
+    assert result["failures"] == []

@@ -35,11 +35,11 @@ def differences(tmp_path: Path, old: Tensor, new: Tensor) -> list[str]:
     """Compare checkpoints of two weights."""
     import identical
 
-    found = identical.compare_checkpoints(
+    result = identical.compare_checkpoints(
         checkpoint(tmp_path / "old", old), checkpoint(tmp_path / "new", new)
     )
-    assert found.tensors == 3
-    return found.differences
+    assert result.tensors == 3
+    return result.differences
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool])
@@ -74,9 +74,9 @@ def test_nan_equals_nan_and_no_number(tmp_path):
 def test_dtype_and_shape_count(tmp_path, other):
     import identical
 
-    told = identical.difference(torch.ones(3), other)
-    assert told is not None
-    assert told.startswith("float32 [3] in the old checkpoint, float")
+    reported = identical.difference(torch.ones(3), other)
+    assert reported is not None
+    assert reported.startswith("float32 [3] in the old checkpoint, float")
 
 
 def test_a_tensor_or_a_file_that_one_side_lacks_is_named(tmp_path):
@@ -166,20 +166,20 @@ def test_a_loss_of_the_log_that_differs_is_named(tmp_path, capfd):
 
 
 @pytest.mark.parametrize(
-    ("trainer", "said"),
+    ("trainer", "output"),
     [
         ('raise SystemExit("error: --r1: not known")', "exit code 1; its last errors:"),
         ("", "ended without a checkpoint and a record of update 8"),
         (TRAINER.replace('size": 1', 'size": 2') % 0.1, "expected 1 ranks in environment.json"),
     ],
 )
-def test_a_run_that_fails_counts_as_differing(tmp_path, capfd, trainer, said):
+def test_a_run_that_fails_counts_as_differing(tmp_path, capfd, trainer, output):
     old = checkout(tmp_path / "old", torch.ones(2))
     new = checkout(tmp_path / "new", torch.ones(2), trainer)
     code, rows = compare(capfd, old, new, "--cases", "penalties")
     assert code == 1
     assert rows[0].split()[:3] == ["penalties", "DIFFERS", "0"]
-    assert rows[1].startswith(f"  penalties: the new checkout's run: {said}")
+    assert rows[1].startswith(f"  penalties: the new checkout's run: {output}")
     if "--r1" in trainer:
         assert rows[2].strip() == "error: --r1: not known"
 
@@ -204,7 +204,7 @@ def test_a_package_from_elsewhere_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "output"),
     [
         (("{}", "{}", "--cases", "hinge", "nonsense"), "--list, got 'nonsense'"),
         (("{}", "{}/kernels"), "expected a checkout with pyproject.toml and fastinfogan/, got"),
@@ -213,15 +213,15 @@ def test_a_package_from_elsewhere_is_refused(tmp_path, monkeypatch):
         (("{}", "{}", "--updates", "x"), "invalid int value: 'x'"),
     ],
 )
-def test_bad_arguments_exit_with_2_in_one_line(capsys, args, said):
+def test_bad_arguments_exit_with_2_in_one_line(capsys, args, output):
     import identical
 
     assert identical.main([arg.format(ROOT) for arg in args]) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    (line,) = told.err.splitlines()
+    reported = capsys.readouterr()
+    assert reported.out == ""
+    (line,) = reported.err.splitlines()
     assert line.startswith("error: ")
-    assert said in line
+    assert output in line
 
 
 def test_the_cases_are_listed(capsys):
@@ -250,11 +250,11 @@ def test_the_images_can_be_read(tmp_path):
 
     for name, images in identical.IMAGE_SETS.items():
         kind, path = identical.data_option(name, tmp_path).split(":")
-        found = np.load(path)
-        found = found["images"] if kind == "npz" else found
-        assert found.shape == (identical.IMAGES, images.side, images.side, images.channels)
-        assert found.dtype == np.uint8
-        assert len(np.unique(found, axis=0)) == identical.IMAGES
+        result = np.load(path)
+        result = result["images"] if kind == "npz" else result
+        assert result.shape == (identical.IMAGES, images.side, images.side, images.channels)
+        assert result.dtype == np.uint8
+        assert len(np.unique(result, axis=0)) == identical.IMAGES
 
 
 @pytest.mark.slow
@@ -268,20 +268,22 @@ def test_this_checkout_trains_as_itself_and_not_as_one_with_other_constants(tmp_
         ended = subprocess.run(command, capture_output=True, text=True, timeout=600)
         return ended.returncode, ended.stdout + ended.stderr
 
-    code, said = run(ROOT)
-    assert code == 0, said
+    code, output = run(ROOT)
+    assert code == 0, output
 
     changed = tmp_path / "changed"
     for folder in ("fastinfogan", "kernels"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / folder, changed / folder, ignore=ignored)
     shutil.copy(ROOT / "pyproject.toml", changed)
-    found = 0
+    result = 0
     for path in (changed / "fastinfogan").rglob("*.py"):
         text = path.read_text(encoding="utf-8")
-        found += text.count("0.999")
+        result += text.count("0.999")
         path.write_text(text.replace("0.999", "0.998"), encoding="utf-8")
-    assert found
-    code, said = run(changed)
-    assert code == 1, said
-    assert re.search(r"smoothing: \w+\.safetensors: [\w.]+: \d+ of \d+ elements differ", said), said
+    assert result
+    code, output = run(changed)
+    assert code == 1, output
+    assert re.search(r"smoothing: \w+\.safetensors: [\w.]+: \d+ of \d+ elements differ", output), (
+        output
+    )

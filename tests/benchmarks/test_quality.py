@@ -51,8 +51,8 @@ def test_seeds_are_trained_filed_and_left_alone_when_they_are_there(tmp_path, ca
     capfd.readouterr()
     quality.main(config)
     assert config.out.read_text() == text
-    said = capfd.readouterr().out
-    assert said.startswith("| seed | code accuracy")
+    output = capfd.readouterr().out
+    assert output.startswith("| seed | code accuracy")
     other = quality.Config(**{**vars(config), "options": options + " --info-weight 2"})
     with pytest.raises(SystemExit, match=r"seed 3 of another recipe under 'small': .*--name"):
         quality.main(other)
@@ -70,8 +70,8 @@ def test_a_level_that_was_not_reached_is_later_than_all_and_one_not_timed_is_lef
     assert values == [40, None, math.inf, None]
     lines = quality.table(dict(enumerate((timed, resumed, missed)))).splitlines()
     column = lines[0].split(" | ").index("s to 0.9")
-    told = [line.strip(" |").split(" | ")[column] for line in lines[2:]]
-    assert told == ["40.0", "–", "not reached", "not reached", "40.0–not reached"]
+    reported = [line.strip(" |").split(" | ")[column] for line in lines[2:]]
+    assert reported == ["40.0", "–", "not reached", "not reached", "40.0–not reached"]
 
 
 def test_slant_and_width_are_of_two_codes():

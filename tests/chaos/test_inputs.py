@@ -71,11 +71,11 @@ def by_command(args: list[str], capsys: pytest.CaptureFixture[str]) -> int:
         code = error.code if isinstance(error.code, int) else 1
         assert code in (0, 2), args
         return code
-    said = capsys.readouterr().err.strip()
+    output = capsys.readouterr().err.strip()
     if code:
-        assert code == 2, (args, said)
-        assert said.startswith("error: "), (args, said)
-        assert_one_line(said)
+        assert code == 2, (args, output)
+        assert output.startswith("error: "), (args, output)
+        assert_one_line(output)
     return code
 
 

@@ -88,9 +88,9 @@ def test_a_compressed_archive_is_decoded_once_and_a_stored_one_never(
     load("dsprites", 8, 1, "always")
     assert not cache.exists()
     write_dsprites(Path("dsprites"))
-    for said in (1, 0, 0):
+    for times in (1, 0, 0):
         load("dsprites", 8, 1, "always")
-        assert capsys.readouterr().err.count("decoding") == said
+        assert capsys.readouterr().err.count("decoding") == times
     (decoded,) = cache.glob("*.npy")
     assert row_numbers(np.load(decoded) * 255) == list(range(96))
     decoded.write_bytes(decoded.read_bytes()[:-1])  # a torn one does not count

@@ -93,7 +93,7 @@ def test_images_are_cropped_scaled_and_made_gray(hf: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "feature", "values", "found"),
+    ("name", "feature", "values", "labelled"),
     [
         ("labels", "int64", range(20), True),
         ("fine_label", "uint8", range(20), True),
@@ -105,13 +105,13 @@ def test_images_are_cropped_scaled_and_made_gray(hf: Any) -> None:
     ],
 )
 def test_labels_are_classes_or_integers_of_a_known_name(
-    hf: Any, name: str, feature: str, values: Any, found: bool
+    hf: Any, name: str, feature: str, values: Any, labelled: bool
 ) -> None:
     kind = hf.ClassLabel(num_classes=20) if feature == "ClassLabel" else hf.Value(feature)
     columns: dict[str, Any] = {name: (kind, list(values))}
     dataset(hf, 20, **columns).save_to_disk("saved")
     test = load("hf:saved")["test"]
-    assert (labels_of(test) == [9, 19]) if found else (test.labels is None)
+    assert (labels_of(test) == [9, 19]) if labelled else (test.labels is None)
 
 
 def test_a_set_without_images_is_refused_with_its_columns(hf: Any) -> None:

@@ -43,10 +43,12 @@ def test_a_run_reports_how_it_reads_and_follows_the_reading_options(
     out = tmp_path / "run"
     args = ["--data", f"folder:{root}", "--out", str(out), *COMMON, *options]
     assert train.main(args) == 0
-    said = capsys.readouterr().out
-    assert f"folder:{root}: 219 images, 198 to train on, 21 to test on; left out: 1 hidden" in said
-    assert f"passed over {root}/000.png" in said
-    assert "transparency in 219 images: put on black" in said
+    output = capsys.readouterr().out
+    assert (
+        f"folder:{root}: 219 images, 198 to train on, 21 to test on; left out: 1 hidden" in output
+    )
+    assert f"passed over {root}/000.png" in output
+    assert "transparency in 219 images: put on black" in output
     real = np.asarray(Image.open(out / "samples" / "real.png").convert("L"))
     assert (real == 0).mean() > 0.4  # the right halves
     shown = set(np.unique(real).tolist())

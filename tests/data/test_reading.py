@@ -44,7 +44,7 @@ def letter(side: int = 56) -> np.ndarray:
     return picture.repeat(scale, 0).repeat(scale, 1)
 
 
-def said(images: data.Images, *words: str) -> bool:
+def notes_name(images: data.Images, *words: str) -> bool:
     return any(all(word in line for word in words) for line in images.notes)
 
 
@@ -63,7 +63,7 @@ def glyph(colour: int, hidden: np.ndarray | int = 0) -> np.ndarray:
 def test_a_black_letter_on_nothing_is_black_on_white(tmp_path: Path) -> None:
     read = load(tenfold(tmp_path, Image.fromarray(glyph(0))), 56)
     assert (pixels(read)[0, ..., 0] == 255 - letter()).all()
-    assert said(read, "transparency in 10 images", "white")
+    assert notes_name(read, "transparency in 10 images", "white")
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -75,7 +75,7 @@ def test_nothing_under_alpha_0_is_trained_on(tmp_path: Path, channels: int) -> N
 
 def test_a_letter_that_the_background_hides_is_reported(tmp_path: Path) -> None:
     read = load(tenfold(tmp_path, Image.fromarray(glyph(255))), 56)
-    assert said(read, "10 images are blank on white", "--background")
+    assert notes_name(read, "10 images are blank on white", "--background")
 
 
 def test_half_transparent_pixels_are_mixed_with_the_background(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_masks_of_0_and_1_are_black_and_white(tmp_path: Path, kind: str) -> None
     spec = write(kind, tmp_path, masks())
     read = load(spec)
     assert (pixels(read)[..., 0] == np.delete(masks(), np.s_[9::10], 0) * 255).all()
-    assert said(read, "images reach 1 of 255", "--value-range")
+    assert notes_name(read, "images reach 1 of 255", "--value-range")
     assert pixels(load(spec, value_range="full")).max() == 1
     if kind != "idx" and kind != "npz":
         streamed = data.load(spec, image_size=8, channels=1, stream="always")["train"]
@@ -252,7 +252,7 @@ def test_the_bits_in_16_bit_files_are_found(
     read = load(spec)
     expected = np.delete(levels, np.s_[9::10], 0) * (255 / white)
     assert abs(pixels(read)[..., 0] - expected).max() <= 0.51
-    assert said(read, f"{bits} bits") is (white != 65535)
+    assert notes_name(read, f"{bits} bits") is (white != 65535)
 
 
 def test_dark_16_bit_copies_of_8_bits_keep_their_brightness(tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_floats_of_a_known_range_are_read_with_a_line(
     bright = noise(30, 8, 1)[..., 0]
     read = load(write(kind, tmp_path, (bright / 255 * (high - low) + low).astype(dtype)))
     assert (pixels(read)[..., 0] == np.delete(bright, np.s_[9::10], 0)).all()
-    assert said(read, "float images", "…1")
+    assert notes_name(read, "float images", "…1")
 
 
 @pytest.mark.parametrize("kind", ["npz", "npy"])
@@ -294,14 +294,14 @@ def test_a_given_value_range_is_mapped_and_clipped(tmp_path: Path, kind: str) ->
     images = np.tile(np.array([0, 10, 20, 60], np.uint8), (30, 8, 2))
     read = load(write(kind, tmp_path, images), value_range="10,30")
     assert (pixels(read)[0, 0, :4, 0] == [0, 0, 128, 255]).all()
-    assert said(read, "10 (black) to 30 (white)")
+    assert notes_name(read, "10 (black) to 30 (white)")
 
 
 def test_dark_images_are_kept_with_a_line(tmp_path: Path) -> None:
     images = np.full((30, 8, 8), 29, np.uint8)
     read = load(write("npz", tmp_path, images))
     assert (pixels(read) == 29).all()
-    assert said(read, "images reach 29 of 255", "--value-range 0,29")
+    assert notes_name(read, "images reach 29 of 255", "--value-range 0,29")
 
 
 def test_an_image_outside_the_range_of_the_others_is_refused_by_name(tmp_path: Path) -> None:
@@ -335,7 +335,7 @@ def test_channels_first_are_turned_with_a_line(tmp_path: Path, kind: str, channe
     images = noise(30, 8, channels)
     read = load(write(kind, tmp_path, np.moveaxis(images, 3, 1).copy()), 8, channels)
     assert (pixels(read) == np.delete(images, np.s_[9::10], 0)).all()
-    assert said(read, "[N, C, H, W]")
+    assert notes_name(read, "[N, C, H, W]")
 
 
 def test_matlabs_layout_is_refused_with_what_to_save(tmp_path: Path) -> None:
@@ -362,11 +362,11 @@ def test_of_several_frames_the_first_is_read_or_all(tmp_path: Path, suffix: str)
         frames[0].save(path, save_all=True, append_images=frames[1:], **more)
     first = load(f"folder:{tmp_path}")
     assert (pixels(first) == 50).all()
-    assert said(first, "30 frames or pages of 10 files", "--frames all")
+    assert notes_name(first, "30 frames or pages of 10 files", "--frames all")
     every = data.load(f"folder:{tmp_path}", image_size=8, channels=1, frames="all")
     assert len(every["train"]) == 36
     assert pixels(every["train"])[:4, 0, 0, 0].tolist() == [50, 100, 150, 200]
-    assert said(every["train"], "40 frames of 10 files")
+    assert notes_name(every["train"], "40 frames of 10 files")
 
 
 def test_frames_have_the_labels_of_their_files(tmp_path: Path) -> None:
@@ -389,7 +389,7 @@ def test_colours_of_another_profile_are_converted_to_srgb(tmp_path: Path) -> Non
     read = load(spec, 8, 3)
     plain = tenfold(tmp_path / "plain", Image.new("RGB", (8, 8), (60, 200, 90)))
     assert abs(pixels(read)[0, 0, 0].astype(int) - pixels(load(plain, 8, 3))[0, 0, 0]).max() > 10
-    assert said(read, "colours of 10 images converted to sRGB")
+    assert notes_name(read, "colours of 10 images converted to sRGB")
 
 
 def wide_gamut() -> bytes:
@@ -428,7 +428,7 @@ def bands() -> Image.Image:
 def test_a_crop_says_how_much_it_cuts_off(tmp_path: Path) -> None:
     read = load(tenfold(tmp_path, bands()))
     assert (pixels(read) == 100).all()
-    assert said(read, "67% of the median image is cut off", "--fit")
+    assert notes_name(read, "67% of the median image is cut off", "--fit")
 
 
 def test_pad_keeps_all_on_the_background_and_stretch_without_one(tmp_path: Path) -> None:

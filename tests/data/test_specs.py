@@ -428,10 +428,10 @@ def test_images_that_are_not_square_are_answered_with_folder(tmp_path):
     assert "folder:" in message
 
 
-@pytest.mark.parametrize(("there", "asked"), [(3, 1), (1, 3)])
-def test_other_channels_are_answered_with_the_option_to_pass(tmp_path, there, asked):
+@pytest.mark.parametrize(("there", "requested"), [(3, 1), (1, 3)])
+def test_other_channels_are_answered_with_the_option_to_pass(tmp_path, there, requested):
     np.savez(tmp_path / "x.npz", images=numbered(30, channels=there))
-    message = refused(f"npz:{tmp_path / 'x.npz'}", channels=asked)
+    message = refused(f"npz:{tmp_path / 'x.npz'}", channels=requested)
     assert f"--channels {there}" in message
 
 

@@ -74,9 +74,9 @@ class TestStrokeWidth:
     @pytest.mark.parametrize("width", [1.5, 2.0, 2.5, 3.0, 4.0, 5.0])
     def test_a_stroke_at_any_angle_has_about_the_width_it_was_drawn_with(self, width):
         exact = width * 16 / (width + 16)  # 2 area / perimeter
-        found = [stroke_width(stroke(width, a))[0] for a in (0, 10, 20, 30, 45, 60, 90)]
+        result = [stroke_width(stroke(width, a))[0] for a in (0, 10, 20, 30, 45, 60, 90)]
         # a stroke under two pixels wide is smeared by the pixels themselves
-        assert np.abs(np.array(found) / exact - 1).max() < (0.1 if width > 2 else 0.4)
+        assert np.abs(np.array(result) / exact - 1).max() < (0.1 if width > 2 else 0.4)
 
     @pytest.mark.parametrize("width", [2.0, 3.0, 5.0])
     def test_a_ring_is_as_wide_as_it_was_drawn(self, width):
@@ -84,8 +84,10 @@ class TestStrokeWidth:
         assert stroke_width(ring) == pytest.approx([width], rel=0.06)
 
     def test_wider_strokes_measure_wider_whatever_their_angle(self):
-        found = [[stroke_width(stroke(w, a))[0] for a in (0, 25, 45)] for w in (1.5, 2.5, 3.5, 4.5)]
-        assert all(max(a) < min(b) for a, b in itertools.pairwise(found))
+        result = [
+            [stroke_width(stroke(w, a))[0] for a in (0, 25, 45)] for w in (1.5, 2.5, 3.5, 4.5)
+        ]
+        assert all(max(a) < min(b) for a, b in itertools.pairwise(result))
 
     def test_on_digits_it_ranks_as_the_distance_transform_does(self, digits):
         """Morpho-MNIST's thickness, Castro et al. 2019: slower, and the definition held to."""
@@ -116,8 +118,8 @@ def test_neither_contrast_nor_place_plays_a_part(contrast, down, right):
 
 def test_bytes_measure_as_fractions_do(digits):
     for measure in (slant, stroke_width):
-        found = measure((digits * 255).round().astype(np.uint8))
-        assert found == pytest.approx(measure(digits), rel=1e-5)
+        result = measure((digits * 255).round().astype(np.uint8))
+        assert result == pytest.approx(measure(digits), rel=1e-5)
 
 
 def test_without_ink_there_is_nothing_to_measure():
@@ -142,10 +144,10 @@ class TestCorrelate:
         code = np.array([*range(40), *range(100, 140)], float)[:, None]
         factor = np.array([*range(200, 240), *range(40)], float)
         categories = np.repeat([0, 1], 40)
-        found = correlate(code, factor, categories)
-        assert found.within == pytest.approx([1.0])
+        result = correlate(code, factor, categories)
+        assert result.within == pytest.approx([1.0])
         # ranks 1-40, 41-80 against 41-80, 1-40: 1 − 6 · 80 · 40² / (80 · (80² − 1))
-        assert found.pooled == pytest.approx([1 - 6 * 80 * 1600 / (80 * 6399)])
+        assert result.pooled == pytest.approx([1 - 6 * 80 * 1600 / (80 * 6399)])
 
     def test_a_code_that_means_opposite_things_in_two_categories_cancels(self):
         code = np.tile(np.arange(30.0), 2)[:, None]
@@ -182,19 +184,19 @@ def test_every_dim_of_every_continuous_code_is_named():
     lean = np.linspace(-1, 1, 30)
     images = np.concatenate([leaning(s) for s in lean])
     codes = np.stack((np.zeros(30), -lean, lean), axis=1)
-    found = followed(spec, images, codes, np.zeros(30, np.int64))
-    assert found.keys() == {"slant", "stroke_width"}
+    result = followed(spec, images, codes, np.zeros(30, np.int64))
+    assert result.keys() == {"slant", "stroke_width"}
     whole = {"within": pytest.approx(1.0), "pooled": pytest.approx(1.0)}
-    codes = found["slant"]["codes"]
+    codes = result["slant"]["codes"]
     assert codes["c3_uniform[1]"] == whole
     assert codes["c3_uniform[0]"]["within"] == pytest.approx(-1.0)
     assert codes["c1_gaussian"] == {"within": None, "pooled": None}
-    assert found["slant"]["code"] in ("c3_uniform[0]", "c3_uniform[1]")
-    assert found["slant"]["correlation"] == pytest.approx(1.0)
+    assert result["slant"]["code"] in ("c3_uniform[0]", "c3_uniform[1]")
+    assert result["slant"]["correlation"] == pytest.approx(1.0)
 
 
 def test_without_a_continuous_code_no_factor_has_one():
     spec = LatentSpec(noise=1, codes=(Categorical(2),))
     images = np.concatenate([leaning(s) for s in np.linspace(-1, 1, 30)])
-    found = followed(spec, images, np.zeros((30, 0)), np.zeros(30, np.int64))
-    assert found["slant"] == {"code": None, "correlation": None, "codes": {}}
+    result = followed(spec, images, np.zeros((30, 0)), np.zeros(30, np.int64))
+    assert result["slant"] == {"code": None, "correlation": None, "codes": {}}

@@ -99,27 +99,27 @@ class TestDci:
         ],
     )
     def test_importances_worked_out_by_hand(self, importance, disentanglement, completeness):
-        found = dci_of(np.array(importance, float))
-        assert found == pytest.approx((disentanglement, completeness), abs=1e-12)
+        result = dci_of(np.array(importance, float))
+        assert result == pytest.approx((disentanglement, completeness), abs=1e-12)
 
     def test_a_perfect_representation_scores_1_in_all_three(self, perfect, factors):
         assert dci(perfect, factors) == pytest.approx((1, 1, 1), abs=0.01)
 
     def test_random_codes_score_nothing(self, ignorant, factors):
-        found = dci(ignorant, factors)
-        assert found.disentanglement < 0.02
-        assert found.completeness < 0.02
+        result = dci(ignorant, factors)
+        assert result.disentanglement < 0.02
+        assert result.completeness < 0.02
         chance = np.mean(1 / np.array(SIZES))
-        assert found.informativeness == pytest.approx(chance, abs=0.03)
+        assert result.informativeness == pytest.approx(chance, abs=0.03)
 
     def test_one_code_for_all_factors_is_complete_and_not_disentangled(self):
         factors = sample_factors((2, 3), 600)
         code = (factors[:, :1] * 3 + factors[:, 1:]).astype(float)
         noise = np.random.default_rng(0).normal(size=(600, 1))
-        found = dci(np.hstack((code, noise)), factors)
-        assert found.disentanglement < 0.05
-        assert found.completeness > 0.95
-        assert found.informativeness == 1.0
+        result = dci(np.hstack((code, noise)), factors)
+        assert result.disentanglement < 0.05
+        assert result.completeness > 0.95
+        assert result.informativeness == 1.0
 
 
 class TestSap:

@@ -394,8 +394,8 @@ def test_a_set_with_factors_has_its_disentanglement_measured(tmp_path, monkeypat
 
 def test_scores_get_the_columns_that_hold_a_categorys_number(tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "RENDERED", 50)
-    told = {}
-    monkeypatch.setattr(disentanglement, "all_scores", lambda *_, **k: told.update(k) or {})
+    reported = {}
+    monkeypatch.setattr(disentanglement, "all_scores", lambda *_, **k: reported.update(k) or {})
     codes = "uniform2:learned,cat3,bernoulli,cat4"
     config = TrainConfig().with_options(
         data=npz(tmp_path, 100, size=8, labels=False), codes=codes, image_size=8
@@ -403,7 +403,7 @@ def test_scores_get_the_columns_that_hold_a_categorys_number(tmp_path, monkeypat
     pair = blind(config)
     monkeypatch.setattr(known_factors, "compare", lambda *_: {})
     measure._by_grid(pair.discriminator, config.spec(), (0.0, 1.0), Corners(), 0)
-    assert told["classes"] == [2, 4]
+    assert reported["classes"] == [2, 4]
 
 
 def test_codes_read_from_q_have_a_column_per_dim():

@@ -62,11 +62,11 @@ def free_port() -> int:
 def tensors(out: Path, step: int) -> dict[str, torch.Tensor]:
     """All tensors of a checkpoint."""
     folder = out / "checkpoints" / f"step-{step:08d}"
-    found: dict[str, torch.Tensor] = {}
+    result: dict[str, torch.Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
-        found |= {f"{file.stem}/{k}": v for k, v in load_file(file).items()}
-    assert found
-    return found
+        result |= {f"{file.stem}/{k}": v for k, v in load_file(file).items()}
+    assert result
+    return result
 
 
 def records(out: Path) -> list[dict[str, Any]]:

@@ -293,8 +293,8 @@ class Work(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         if func is torch.ops.aten.convolution_backward.default:
-            asked = zip(args[-1], ("input", "weight"), strict=False)
-            wanted = " ".join(what for wanted, what in asked if wanted)
+            requested = zip(args[-1], ("input", "weight"), strict=False)
+            wanted = " ".join(what for wanted, what in requested if wanted)
             self.gradients += [wanted] * bool(wanted)
         elif func is torch.ops.aten.mm.default:
             self.products.append(sorted(out.shape))

@@ -100,8 +100,8 @@ def ours(mode: str, **changes) -> tuple[dict[str, Tensor], dict[str, Tensor], Te
     return named(networks, d_params, d), named(networks, g_params, g), d_terms.loss, g_terms.loss
 
 
-def compare(mode: str, changes, **asked) -> None:
-    expected, got = textbook(**asked), ours(mode, **changes)
+def compare(mode: str, changes, **requested) -> None:
+    expected, got = textbook(**requested), ours(mode, **changes)
     for grads, truth in zip(got[:2], expected[:2], strict=True):
         zero = {n for n, t in truth.items() if float(t.abs().max()) < 1e-12}
         assert zero <= {"d.head.bias"}  # of a loss of differences

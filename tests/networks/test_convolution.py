@@ -335,13 +335,13 @@ def test_in_a_compiled_graph_they_are_pytorchs_own(kind, sizes):
         called.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
         return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
 
-    def asked(x: Tensor) -> Tensor:
+    def plan(x: Tensor) -> Tensor:
         with only_grads_of("inputs"):  # which such a graph does not need
             return layer(x)
 
     torch._dynamo.reset()
     with torch.random.fork_rng():
-        compiled = torch.compile(asked, fullgraph=True, backend=look)
+        compiled = torch.compile(plan, fullgraph=True, backend=look)
         own = x.detach().requires_grad_()
         y = compiled(own)
         got = [y.detach(), *torch.autograd.grad(y, [own, *layer.parameters()], dy)]
@@ -369,8 +369,8 @@ class TestFolded:
         layer, x, dy = problem(kind, inputs, outputs, **of)
         leaves = wide([x, *(p.detach() for p in layer.parameters())])
         ours = layers._of_patches if kind == "conv" else layers._to_patches
-        found = run(lambda x, w, bias=None: ours(x, w, bias), dy.double(), *leaves)
-        for a, b in zip(found, run(plain(kind), dy.double(), *leaves), strict=True):
+        result = run(lambda x, w, bias=None: ours(x, w, bias), dy.double(), *leaves)
+        for a, b in zip(result, run(plain(kind), dy.double(), *leaves), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
     @FOLDED

@@ -140,8 +140,8 @@ class TestRows:
             blocks(discriminator, "q_fc"),
             [*blocks(generator, "fc"), *blocks(generator, "up")],
         )
-        found = tuple("".join("ny"[block.bn is not None] for block in part) for part in parts)
-        assert found == NORMS[name]
+        result = tuple("".join("ny"[block.bn is not None] for block in part) for part in parts)
+        assert result == NORMS[name]
         for block in (block for part in parts for block in part):
             assert (block.layer.bias is None) == (block.bn is not None)
 

@@ -35,15 +35,15 @@ def names(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
 
 
-def assert_same(found: checkpoint.Checkpoint, step: int, value: float) -> None:
-    assert found.step == step
-    assert found.meta == META
+def assert_same(result: checkpoint.Checkpoint, step: int, value: float) -> None:
+    assert result.step == step
+    assert result.meta == META
     expected = tensors(value)
-    assert found.tensors.keys() == expected.keys()
+    assert result.tensors.keys() == expected.keys()
     for file, named in expected.items():
-        assert found.tensors[file].keys() == named.keys()
+        assert result.tensors[file].keys() == named.keys()
         for name, tensor in named.items():
-            assert torch.equal(found.tensors[file][name], tensor)
+            assert torch.equal(result.tensors[file][name], tensor)
 
 
 class TestRoundTrip:
@@ -68,11 +68,11 @@ class TestRoundTrip:
     )
     def test_every_kind_of_tensor_comes_back_bit_for_bit(self, tmp_path, tensor):
         path = checkpoint.save(tmp_path, 3, {"model": {"x": tensor}}, {}, 1)
-        found = checkpoint.load(path).tensors["model"]["x"]
-        assert found.dtype == tensor.dtype
-        assert found.shape == tensor.shape
+        result = checkpoint.load(path).tensors["model"]["x"]
+        assert result.dtype == tensor.dtype
+        assert result.shape == tensor.shape
         bits, expected = (
-            t.detach().contiguous().flatten().view(torch.uint8) for t in (found, tensor)
+            t.detach().contiguous().flatten().view(torch.uint8) for t in (result, tensor)
         )
         assert torch.equal(bits, expected)
 
@@ -170,9 +170,9 @@ class TestAtomic:
         left.mkdir()
         (left / "model.safetensors").write_bytes(b"torn")
         (tmp_path / "notes").mkdir()
-        found, notes = checkpoint.load_newest(tmp_path)
-        assert found is not None
-        assert (found.step, notes) == (1, [])
+        result, notes = checkpoint.load_newest(tmp_path)
+        assert result is not None
+        assert (result.step, notes) == (1, [])
         save(tmp_path, 2)
         assert names(tmp_path) == ["notes", "step-00000001", "step-00000002"]
 
@@ -209,9 +209,9 @@ class TestKeep:
             save(tmp_path, step)
         (tmp_path / "step-00000003" / "model.safetensors").write_bytes(b"")
         save(tmp_path, 2, keep=keep)
-        found, _ = checkpoint.load_newest(tmp_path)
-        assert found is not None
-        assert_same(found, 2, 2)
+        result, _ = checkpoint.load_newest(tmp_path)
+        assert result is not None
+        assert_same(result, 2, 2)
 
 
 def truncate(path: Path) -> None:
@@ -279,9 +279,9 @@ class TestDamage:
         for step in (1, 2):
             save(tmp_path, step)
         damage(tmp_path / "step-00000002")
-        found, notes = checkpoint.load_newest(tmp_path)
-        assert found is not None
-        assert_same(found, 1, 1)
+        result, notes = checkpoint.load_newest(tmp_path)
+        assert result is not None
+        assert_same(result, 1, 1)
         assert len(notes) == 1
         assert "\n" not in notes[0]
         assert "step-00000002" in notes[0]
@@ -321,11 +321,11 @@ class TestDamage:
         content[at % len(content)] ^= 1 << bit
         damaged.write_bytes(content)
         try:
-            found = checkpoint.load(path)
+            result = checkpoint.load(path)
         except Damaged:
             pass
         else:
-            assert_same(found, 2, 2)
+            assert_same(result, 2, 2)
         shutil.rmtree(folder)
 
 

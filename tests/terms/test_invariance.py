@@ -36,10 +36,10 @@ def test_sure_predictions_give_the_mutual_information_of_their_classes(k, rows, 
     # Both ways round, so that the joint table is symmetric as it is.
     a, b = torch.cat((first, first.roll(1))), torch.cat((first.roll(1), first))
     one_hot = torch.eye(k, dtype=torch.float64)
-    found = mutual_information(one_hot[a], one_hot[b], balance=1.0)
+    result = mutual_information(one_hot[a], one_hot[b], balance=1.0)
     truth = mutual_info_score(a.numpy(), b.numpy())
-    assert float(found.nats) == pytest.approx(truth, abs=1e-5)
-    assert float(found.objective) == pytest.approx(truth, abs=1e-5)
+    assert float(result.nats) == pytest.approx(truth, abs=1e-5)
+    assert float(result.objective) == pytest.approx(truth, abs=1e-5)
 
 
 def test_the_most_there_is_is_log_k_and_independent_predictions_give_nothing():
@@ -67,8 +67,8 @@ def test_the_gradient_is_right_and_finite_when_a_category_is_never_used():
     a, b = predictions(4, 6, 0).requires_grad_(), predictions(4, 6, 1).requires_grad_()
     assert torch.autograd.gradcheck(lambda a, b: mutual_information(a, b).objective, (a, b))
     logits = torch.tensor([[0.0, 0.0, -1e4]] * 5, requires_grad=True)
-    found = mutual_information(logits.softmax(1), logits.softmax(1)).objective
-    assert torch.autograd.grad(found, logits)[0].isfinite().all()
+    result = mutual_information(logits.softmax(1), logits.softmax(1)).objective
+    assert torch.autograd.grad(result, logits)[0].isfinite().all()
 
 
 def test_the_term_is_refused_without_a_category_and_when_q_would_not_learn_it():
@@ -79,13 +79,13 @@ def test_the_term_is_refused_without_a_category_and_when_q_would_not_learn_it():
     config_module.check(WITH.with_options(follow=1.0, codes="cat3,uniform", warp="shear=0.1"))
     with pytest.raises(UserError, match="changes no slant and no width"):
         config_module.check(WITH.with_options(follow=1.0, warp="shift=0.1", codes=TWO))
-    for followed, told in (("", "got none"), ("slant,turn", "got 'turn'"), ("x,x", "got 'x'")):
-        with pytest.raises(UserError, match=f"^--follow.changes: .*{told}"):
+    for followed, message in (("", "got none"), ("slant,turn", "got 'turn'"), ("x,x", "got 'x'")):
+        with pytest.raises(UserError, match=f"^--follow.changes: .*{message}"):
             config_module.check(WITH.with_options(follow=1.0, followed=followed, codes=TWO))
     config_module.check(WITH.with_options(follow=1.0, followed="y", warp="shift=0.1"))
-    for followed, told in (("size", "no size"), ("stretch", "no stretch")):
+    for followed, message in (("size", "no size"), ("stretch", "no stretch")):
         config_module.check(WITH.with_options(follow=1.0, followed=followed, warp="scale=0.1"))
-        with pytest.raises(UserError, match=f"changes {told}"):
+        with pytest.raises(UserError, match=f"changes {message}"):
             config_module.check(WITH.with_options(follow=1.0, followed=followed, warp="shift=0.1"))
     none = WITH.with_options(real_info=0.0, routing="generator-step", codes=TWO)
     for config, option in (

@@ -144,10 +144,10 @@ def test_the_copies_logits_are_standardised_so_their_scale_and_offset_do_not_cou
     both = torch.cat((first, second))[:, 1:4]
     z = LOGIT_STD * (both - both.mean(0)) / both.std(0, correction=0)
     one, two = z.softmax(1).chunk(2)
-    found = mutual_information(one, two)
-    told = ((one + two) / 2 * (SHARPNESS * q[:, 1:4]).log_softmax(1)).sum(1).mean()
-    torch.testing.assert_close(loss, -2 * (found.objective + told))
-    torch.testing.assert_close(nats, found.nats)
+    result = mutual_information(one, two)
+    reported = ((one + two) / 2 * (SHARPNESS * q[:, 1:4]).log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(loss, -2 * (result.objective + reported))
+    torch.testing.assert_close(nats, result.nats)
 
 
 def test_the_image_is_taught_by_the_copies_and_does_not_teach_them():
@@ -216,7 +216,7 @@ def test_the_first_categorical_code_has_it_and_it_is_off_by_default():
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reported"),
     [
         ({"codes": "uniform"}, "^--upright.weight: needs a categorical code"),
         (
@@ -227,9 +227,9 @@ def test_the_first_categorical_code_has_it_and_it_is_off_by_default():
         ({"upright": -1.0}, "^--upright.weight: expected a number ≥ 0, got -1"),
     ],
 )
-def test_options_that_contradict_upright_are_refused(change, told):
+def test_options_that_contradict_upright_are_refused(change, reported):
     config_module.check(CONFIG)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=reported):
         config_module.check(CONFIG.with_options(**change))
 
 
@@ -258,9 +258,9 @@ def test_steps_with_it_sort_by_what_is_no_place_size_or_direction(cpu_ranks, mod
     assert sum(nats[-5:]) / 5 > 0.8 * math.log(2)
     real = torch.cat([squares_and_bars(draw) for _ in range(5)])
     with torch.no_grad():
-        found = step.networks.discriminator.eval()(real)[1].argmax(1)
+        result = step.networks.discriminator.eval()(real)[1].argmax(1)
     square = torch.arange(48).repeat(5) % 2
-    right = float((found == square).float().mean())
+    right = float((result == square).float().mean())
     assert max(right, 1 - right) > 0.8
 
 

@@ -47,12 +47,12 @@ def test_the_adversarial_change_is_nearly_the_worst_of_its_length():
     network, images, probes = linear_case()
     term = VirtualAdversarial(1.0, slice(0, 3), 0.3)
     q = network.q(images.flatten(1), "batch")
-    found = term.divergence(network, images, q, probes).detach()
+    result = term.divergence(network, images, q, probes).detach()
     draw = torch.Generator().manual_seed(1)
     others = torch.randn(2000, *images.shape, generator=draw, dtype=torch.float64)
     others = 0.3 * others / others.flatten(2).norm(dim=2).view(2000, 5, 1, 1, 1)
     tried = torch.stack([divergence(network, images, images + r).detach() for r in others])
-    assert float(found) > float(tried.mean(1).max())
+    assert float(result) > float(tried.mean(1).max())
     # and no better than the best of each row that gradient ascent finds
     r = others[tried.argmax(0), torch.arange(5)].clone()
     for _ in range(500):
@@ -61,15 +61,15 @@ def test_the_adversarial_change_is_nearly_the_worst_of_its_length():
         r = (r + slope).detach()
         r = 0.3 * r / r.flatten(1).norm(dim=1).view(5, 1, 1, 1)
     best = float(divergence(network, images, images + r).mean().detach())
-    assert 0.6 * best < float(found) <= best * (1 + 1e-9)
+    assert 0.6 * best < float(result) <= best * (1 + 1e-9)
 
 
 def test_the_gradient_reaches_the_copies_and_not_the_target_or_the_search():
     network, images, probes = linear_case()
     term = VirtualAdversarial(1.0, slice(0, 3), 0.3)
     q = network.q(images.flatten(1), "batch")
-    found = term.divergence(network, images, q, probes)
-    (got,) = torch.autograd.grad(found, network.weight)
+    result = term.divergence(network, images, q, probes)
+    (got,) = torch.autograd.grad(result, network.weight)
     # found again by hand, with the target and the change as constants
     start = (
         images + PROBE_LENGTH * probes / probes.flatten(1).norm(dim=1).view(5, 1, 1, 1)

@@ -129,8 +129,8 @@ def test_the_reported_change_of_place_or_size_is_the_measured_one():
     moved = centres(copies.images) - centres(image)
     torch.testing.assert_close(moved, 0.1 * copies.change[:, 2:4], atol=2e-3, rtol=0)
     grown = copies.images.sum((1, 2, 3)) / image.sum()
-    told = math.log(1.25) * copies.change[:, 4]
-    torch.testing.assert_close(grown.log() / 2, told, atol=0.02, rtol=0)
+    reported = math.log(1.25) * copies.change[:, 4]
+    torch.testing.assert_close(grown.log() / 2, reported, atol=0.02, rtol=0)
     assert copies.change.abs().max() <= 1
 
 
@@ -141,11 +141,11 @@ def test_the_reported_stretch_is_the_measured_one():
         copies = warp(image.expand(300, 1, 64, 64), seed=0, step=0)
         bright = copies.images[:, 0]
         wide, high = (bright.sum(dim).amax(1) for dim in (2, 1))
-        told = copies.change[:, 5] * math.log(1.25 / 0.75)
-        torch.testing.assert_close((wide / high / 1.5).log(), told, atol=0.04, rtol=0)
-        told = copies.change[:, 4] * (math.log1p(warp.zoom) - math.log(0.75))
+        reported = copies.change[:, 5] * math.log(1.25 / 0.75)
+        torch.testing.assert_close((wide / high / 1.5).log(), reported, atol=0.04, rtol=0)
+        reported = copies.change[:, 4] * (math.log1p(warp.zoom) - math.log(0.75))
         grown = (bright.sum((1, 2)) / image.sum()).log() / 2
-        torch.testing.assert_close(grown, told, atol=0.02, rtol=0)
+        torch.testing.assert_close(grown, reported, atol=0.02, rtol=0)
         assert copies.change.abs().max() <= 1
 
 
@@ -239,7 +239,7 @@ def test_a_warp_reads_back_what_its_text_says(**values):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ("twist=3", "twist"),
         ("rotate", "rotate: expected a number"),
@@ -252,8 +252,8 @@ def test_a_warp_reads_back_what_its_text_says(**values):
         ("shift=.1,place=.1", "got both"),
     ],
 )
-def test_a_bad_warp_is_refused_in_one_line(text, told):
+def test_a_bad_warp_is_refused_in_one_line(text, reported):
     with pytest.raises(UserError, match=r"^--invariance.warp: ") as caught:
         config_module.check(TrainConfig().with_options(real_info=1.0, warp=text))
-    assert told in str(caught.value)
+    assert reported in str(caught.value)
     assert "\n" not in str(caught.value)

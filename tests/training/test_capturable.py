@@ -38,8 +38,8 @@ def batch(n: int) -> Tensor:
 
 def storages(tensors) -> dict[int, int]:
     """Address and size of each memory that the tensors lie in."""
-    found = (t.untyped_storage() for t in tensors)
-    return {s.data_ptr(): s.nbytes() for s in found if s.nbytes()}
+    result = (t.untyped_storage() for t in tensors)
+    return {s.data_ptr(): s.nbytes() for s in result if s.nbytes()}
 
 
 def living() -> dict[int, int]:

@@ -166,17 +166,17 @@ class TestCaptured:
         """Behave after a comparison as after a capture that this rank alone brought about."""
         for of_rounds in (["no memory", ""], ["", "a replay differs"]):
             state, rounds = torch.zeros(2), iter(of_rounds)
-            said: list[str] = []
+            output: list[str] = []
 
-            def agree(mine: str, said: list[str] = said, rounds=rounds) -> str:
-                said.append(mine)
+            def agree(mine: str, output: list[str] = output, rounds=rounds) -> str:
+                output.append(mine)
                 return next(rounds) or mine
 
             with pytest.raises(CaptureFailed):
                 Captured(count_up(state), [state], [torch.ones(2)], graphs(), agree)
             assert state.tolist() == [0, 0]
             stopped_at_once = graphs is Refused or of_rounds[0]
-            assert len(said) == (1 if stopped_at_once else 2)  # as many rounds on every rank
+            assert len(output) == (1 if stopped_at_once else 2)  # as many rounds on every rank
 
     def test_restored_puts_back_what_an_exception_left(self):
         state = torch.zeros(2)

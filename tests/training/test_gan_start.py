@@ -234,8 +234,8 @@ class TestOwnTerms:
     def test_a_term_that_says_that_it_needs_no_generated_images_acts(self, cpu_ranks):
         config = CONFIG.with_options(gan_start=2, term=(register(Bright), register(Dark)))
         step = Step(config, SPEC, cpu_ranks())
-        told = [step(n, batch(n)).d.terms.keys() for n in range(3)]
-        assert told == [{"bright"}, {"bright"}, {"bright", "dark"}]
+        reported = [step(n, batch(n)).d.terms.keys() for n in range(3)]
+        assert reported == [{"bright"}, {"bright"}, {"bright", "dark"}]
 
     @pytest.mark.parametrize(
         ("changes", "update"),
@@ -278,9 +278,9 @@ GAME = ("d_loss", "g_loss", "d_real", "d_fake")
 def test_a_run_resumes_bit_for_bit_before_and_after_and_logs_null_until_then(run, tmp_path, capsys):
     start = ("--gan-start", "5", "--info-start", "0")
     run(tmp_path / "whole", 9, *start)
-    said = capsys.readouterr()
-    assert "updates 1 to 5 train D and Q on real images alone" in said.out
-    lines = [line for line in said.err.splitlines() if "images/s" in line]
+    output = capsys.readouterr()
+    assert "updates 1 to 5 train D and Q on real images alone" in output.out
+    lines = [line for line in output.err.splitlines() if "images/s" in line]
     assert [("real images alone to update 5: invariance" in line) for line in lines] == [
         *(True, True),
         *(False, False, False),

@@ -24,13 +24,13 @@ def test_lambda_rises_from_nothing_to_its_value_in_a_line():
     )
     schedule = Schedule(config, config.spec(), torch.device("cpu"))
     weights = schedule.weights
-    told = []
+    reported = []
     for step in (0, 9, 10, 11, 13, 14, 500):
         schedule.set(step)
-        told.append(weights.tolist())
+        reported.append(weights.tolist())
         schedule.set(torch.tensor(step))
-        assert weights.tolist() == told[-1]
-    assert told == [[0, 0], [0, 0], [0.5, 0.25], [1, 0.5], [2, 1], [2, 1], [2, 1]]
+        assert weights.tolist() == reported[-1]
+    assert reported == [[0, 0], [0, 0], [0.5, 0.25], [1, 0.5], [2, 1], [2, 1], [2, 1]]
 
 
 @pytest.mark.parametrize(("first", "parts"), [(0.25, (0.25, 0.25, 0.625, 1)), (3, (3, 3, 2, 1))])

@@ -65,8 +65,8 @@ def test_sound_layers_pass_and_nothing_changes(name, cpu_ranks, one_thread):
 def test_wrong_numbers_of_a_layer_are_named(make_wrong, what, cpu_ranks, monkeypatch, one_thread):
     step = Step(CONFIG, SPEC, cpu_ranks("bf16"))
     monkeypatch.setattr(convolution, "convolve", wrong_conv(make_wrong))
-    said = check_layers(step)
-    assert said.startswith(f"discriminator.conv1 gives {what} in bfloat16 that is off by ")
+    output = check_layers(step)
+    assert output.startswith(f"discriminator.conv1 gives {what} in bfloat16 that is off by ")
 
 
 def test_a_layer_of_a_users_own_is_checked(cpu_ranks, monkeypatch, one_thread):
@@ -106,8 +106,8 @@ class TestRuns:
         for steps in (2, 3):  # a new run and a resumed one
             assert self.run(data, tmp_path / "run", steps, "--precision", "bf16") == 0
         lines = capsys.readouterr().out.splitlines()
-        said = "fp32 (bf16 failed the self-check: generator.fc1 is off)"
-        assert len([line for line in lines if said in line]) == 2
+        output = "fp32 (bf16 failed the self-check: generator.fc1 is off)"
+        assert len([line for line in lines if output in line]) == 2
         environment = json.loads((tmp_path / "run" / "environment.json").read_text())
         assert environment["precision"] == "fp32"
         assert environment["precision_failed"] == "bf16"
