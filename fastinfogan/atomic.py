@@ -1,14 +1,15 @@
-"""Files that hold either their old or their whole new content."""
+"""Files that are read only where they are files, of a bounded size, and written as a whole."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from .errors import UserError
 
@@ -19,6 +20,33 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def open_regular(path: Path, most: int | None = None) -> IO[bytes]:
+    """Open a file to read its bytes; a link is followed.
+
+    Raises OSError for a pipe, a device or a folder, which `open` would wait for or never finish
+    reading, and for a file of more than `most` bytes.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    handle = os.open(path, flags)
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        if most is not None and status.st_size > most:
+            words = f"has {status.st_size:,} bytes, expected at most {most:,}"
+            raise OSError(errno.EFBIG, words, str(path))
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """Return the bytes of a file of at most `most` bytes. Raises OSError as `open_regular`."""
+    with open_regular(path, most) as file:
+        return file.read(most)
 
 
 @contextmanager

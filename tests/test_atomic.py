@@ -148,3 +148,39 @@ def test_a_planted_link_is_not_written_through(tmp_path):
     assert victim.read_text() == "precious"
     assert (folder / "a.json").read_text() == "new"
     assert not (folder / "a.json").is_symlink()
+
+
+class TestReadRegular:
+    def test_a_file_and_a_link_to_one_are_read(self, tmp_path):
+        path, link = tmp_path / "a", tmp_path / "b"
+        path.write_bytes(b"1234")
+        link.symlink_to(path)
+        assert atomic.read_regular(path, 4) == atomic.read_regular(link, 4) == b"1234"
+        with atomic.open_regular(path) as file:
+            assert file.read(2) == b"12"
+
+    def test_a_file_larger_than_expected_is_not_read(self, tmp_path):
+        path = tmp_path / "a"
+        with path.open("wb") as file:
+            file.truncate(2**40)  # which holds no block of the disk
+        with pytest.raises(OSError, match=r"has 1,099,511,627,776 bytes, expected at most 10"):
+            atomic.read_regular(path, 10)
+
+    def test_a_pipe_a_device_or_a_folder_is_refused_at_once(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe")
+        (tmp_path / "zero").symlink_to("/dev/zero")
+        for path in (tmp_path / "pipe", tmp_path / "zero", tmp_path):
+            with pytest.raises(OSError, match="not a regular file"):
+                atomic.read_regular(path, 10)
+
+    def test_a_missing_file_is_a_missing_file(self, tmp_path):
+        with pytest.raises(FileNotFoundError):
+            atomic.read_regular(tmp_path / "a", 10)
+
+    def test_no_handle_is_left_open(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe")
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(3):
+            with pytest.raises(OSError, match="not a regular file"):
+                atomic.open_regular(tmp_path / "pipe")
+        assert len(os.listdir("/proc/self/fd")) == before
