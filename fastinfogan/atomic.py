@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,21 +24,32 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def open_regular(path: Path, most: int | None = None) -> IO[bytes]:
+MAX_TEXT = 2**26  # bytes of a file of text that is read whole: a configuration, an evaluation
+
+
+class UnexpectedFile(OSError):
+    """Something else in place of a file, or a file that is too large."""
+
+
+class NotAFile(UnexpectedFile):
+    """A pipe, a device or a folder in place of a file."""
+
+
+def open_regular(path: Path, most: int | None = None) -> BufferedReader:
     """Open a file to read its bytes; a link is followed.
 
-    Raises OSError for a pipe, a device or a folder, which `open` would wait for or never finish
-    reading, and for a file of more than `most` bytes.
+    Raises UnexpectedFile for a pipe, a device or a folder, which `open` would wait for or never
+    finish reading, and for a file of more than `most` bytes; OSError where it cannot be opened.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     handle = os.open(path, flags)
     try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
+            raise NotAFile(errno.EINVAL, "not a regular file", str(path))
         if most is not None and status.st_size > most:
             words = f"has {status.st_size:,} bytes, expected at most {most:,}"
-            raise OSError(errno.EFBIG, words, str(path))
+            raise UnexpectedFile(errno.EFBIG, words, str(path))
         return os.fdopen(handle, "rb")
     except BaseException:
         os.close(handle)
@@ -47,6 +60,27 @@ def read_regular(path: Path, most: int) -> bytes:
     """Return the bytes of a file of at most `most` bytes. Raises OSError as `open_regular`."""
     with open_regular(path, most) as file:
         return file.read(most)
+
+
+def read_text(path: Path, errors: str = "strict") -> str:
+    """Return a file of text, at most `MAX_TEXT` bytes. Raises OSError, UnicodeDecodeError."""
+    return read_regular(path, MAX_TEXT).decode("utf-8", errors)
+
+
+def check_writable(folder: Path, option: str) -> None:
+    """Write and delete a file in a folder, or in the first of those above it that exists.
+
+    Before work that takes long: raises UserError, which names the option for another folder, where
+    its result could not be written. Makes no folder.
+    """
+    try:
+        place = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
+        probe = place / f".{os.getpid()}.tmp"
+        write_and_sync(probe, b"")
+        probe.unlink()
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"cannot write to {folder}: {reason}; choose another {option}") from None
 
 
 @contextmanager
@@ -75,23 +109,50 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 def clear_leftovers(folder: Path) -> None:
     """Delete what killed writers left in a folder. Not while another process may be writing."""
     for path in folder.glob(".*.tmp"):
-        if not path.is_dir():
-            path.unlink(missing_ok=True)
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link (never what it leads to), or a folder with all in it, if it is there.
+
+    Raises OSError where a file or link stays; a folder may stay.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_and_sync(path: Path, data: bytes) -> None:
     """Write a new file and wait until its bytes are on the disk.
 
-    A file or a link of that name is removed first and never written through: in a folder that
-    others may write to, a link could lead anywhere.
+    What has that name is removed first and a link never written through: in a folder that others
+    may write to, it could lead anywhere.
     """
-    path.unlink(missing_ok=True)
+    remove(path)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
     flags |= getattr(os, "O_BINARY", 0)
     with os.fdopen(os.open(path, flags, 0o666), "wb") as file:
         file.write(data)
         file.flush()
         _sync(file.fileno())
+
+
+def open_to_append(path: Path) -> IO[bytes]:
+    """Open a file to add to its end, and make it if it is missing. Raises OSError for a link.
+
+    In a folder that others may write to, a link could lead anywhere.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+    flags |= getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    handle = os.open(path, flags, 0o666)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise NotAFile(errno.EINVAL, "not a regular file", str(path))
+        return os.fdopen(handle, "ab")
+    except BaseException:
+        os.close(handle)
+        raise
 
 
 def sync_folder(folder: Path) -> None:

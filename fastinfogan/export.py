@@ -13,7 +13,7 @@ from typing import Literal
 
 import tyro
 
-from .atomic import write_atomically, writing
+from .atomic import check_writable, write_atomically
 from .cli import run_command
 from .console import say
 from .sharing import graphs
@@ -42,8 +42,9 @@ class ExportConfig:
 
 def export(config: ExportConfig) -> None:
     """Run the command."""
-    networks, facts = load_described(config.run)
     folder = config.out or config.run / "export"
+    check_writable(folder, "--out")
+    networks, facts = load_described(config.run)
     image_range = facts["image"]["range"]
     weights: Weights = "full" if config.full else "half"
     files = {}
@@ -62,8 +63,6 @@ def export(config: ExportConfig) -> None:
             )
         path = folder / f"{part}.{config.format}"
         files[path] = (content, checked)
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     for path, (content, checked) in files.items():  # all or none: written when all are right
         write_atomically(path, content)
         say(f"wrote {path}: {len(content) / 1e6:.1f} MB{checked}")

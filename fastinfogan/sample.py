@@ -12,6 +12,7 @@ from pathlib import Path
 
 import tyro
 
+from .atomic import check_writable
 from .cli import run_command
 from .console import say
 from .errors import UserError
@@ -79,6 +80,10 @@ def sample(config: SampleConfig) -> None:
     """Run the command."""
     if config.rows < 1:
         raise UserError(f"--rows: expected at least 1, got {config.rows}")
+    is_file = config.out.suffix.lower() == ".png"
+    if config.out.suffix and not is_file:
+        raise UserError(f"--out {config.out}: expected a .png file or a folder")
+    check_writable(config.out.parent if is_file else config.out, "--out")
     (generator, _, spec), _, checkpoint = load_all(config.run)
     matching = None
     if config.ordered:
@@ -94,12 +99,10 @@ def sample(config: SampleConfig) -> None:
         )
         for i in chosen
     }
-    if config.out.suffix.lower() == ".png":
+    if is_file:
         save(stack(list(pictures.values())), config.out)
         say(f"wrote {config.out}")
         return
-    if config.out.suffix:
-        raise UserError(f"--out {config.out}: expected a .png file or a folder")
     for name, picture in pictures.items():
         save(picture, config.out / f"{name}.png")
     say(f"wrote {', '.join(str(config.out / f'{name}.png') for name in pictures)}")

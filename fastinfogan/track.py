@@ -9,15 +9,17 @@ if __name__ == "__main__":  # before what may not be installed is imported
 
 import re
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-from PIL import Image
 
+from .atomic import read_text
 from .cli import run_command
 from .console import say
+from .data.decoding import decode
 from .errors import UserError
 from .options import parse_yaml
 from .runs.folder import RunDir
@@ -54,7 +56,9 @@ def track(config: TrackConfig) -> None:
     if not records:
         raise UserError(f"{config.run} has no metrics yet; train it first")
     try:
-        options = parse_yaml(run.config.read_text(encoding="utf-8"))
+        options = parse_yaml(read_text(run.config))
+    except OSError as error:
+        raise UserError(f"cannot read {run.config}: {error.strerror or error}") from None
     except ValueError as error:
         raise UserError(f"{run.config} is not a configuration of fastinfogan: {error}") from None
     if "tensorboard" in names:  # everything is written again
@@ -65,17 +69,24 @@ def track(config: TrackConfig) -> None:
     )
     for record in records:
         tracking.log(record)
-    pictures = sorted(run.samples.glob("step-*.png"))
-    for path in pictures:
+    pictures = 0
+    for path in sorted(run.samples.glob("step-*.png")):
         name = _PICTURE.fullmatch(path.name)
-        if name is not None:
-            with Image.open(path) as picture:
-                tracking.log_pictures(int(name[1]), {f"samples/{name[2]}": picture})
+        if name is None:
+            continue
+        try:
+            picture = decode(path).image
+        except ValueError as error:
+            say(f"passed over {path}: {error}", sys.stderr)
+            continue
+        if picture is not None:
+            tracking.log_pictures(int(name[1]), {f"samples/{name[2]}": picture})
+            pictures += 1
     sent = tracking.names
     tracking.close()
     if errors:
         raise UserError("; ".join(errors))
-    say(f"sent {len(records)} records and {len(pictures)} pictures to {', '.join(sent)}")
+    say(f"sent {len(records)} records and {pictures} pictures to {', '.join(sent)}")
 
 
 def main(args: list[str] | None = None) -> int:

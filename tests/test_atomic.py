@@ -29,6 +29,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.append(f"fsync {names[handle]}")
         inner_sync(handle)
 
+    def file_of(handle, mode):
+        return inner_fdopen(handle, mode) if mode == "rb" else File(handle, mode)
+
     class File:
         def __init__(self, handle, mode):
             self.file, self.name = inner_fdopen(handle, mode), names[handle]
@@ -60,7 +63,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(os, "open", opened)
     monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(os, "fdopen", File)
+    monkeypatch.setattr(os, "fdopen", file_of)
     monkeypatch.setattr(Path, "replace", replaced)
     monkeypatch.setattr(Path, "rename", renamed)
     return seen
@@ -148,6 +151,48 @@ def test_a_planted_link_is_not_written_through(tmp_path):
     assert victim.read_text() == "precious"
     assert (folder / "a.json").read_text() == "new"
     assert not (folder / "a.json").is_symlink()
+
+
+def test_what_stands_in_the_way_of_a_temporary_file_is_removed(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("mine")
+    folder = tmp_path / "folder"
+    (folder / ".a.tmp").mkdir(parents=True)
+    (folder / ".a.tmp" / "file").write_text("")
+    (folder / ".b.tmp").symlink_to(outside)
+    for name in "ab":
+        atomic.write_atomically(folder / name, name)
+    assert [(folder / name).read_text() for name in "ab"] == ["a", "b"]
+    (folder / ".c.tmp").mkdir()
+    (folder / ".d.tmp").symlink_to(outside)
+    atomic.clear_leftovers(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["a", "b"]
+    assert (outside / "file").read_text() == "mine"
+
+
+def test_a_link_in_place_of_a_temporary_checkpoint_is_removed(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for end in ("tmp", "old"):
+        (folder / f".step-00000003.{end}").symlink_to(outside)
+    checkpoint.save(folder, 3, {"model": {"x": torch.zeros(1)}}, {}, keep=1)
+    assert [path.name for path in folder.iterdir()] == ["step-00000003"]
+    for end in ("tmp", "old"):
+        (folder / f".step-00000004.{end}").symlink_to(outside)
+    checkpoint.clear_leftovers(folder)
+    assert not (folder / ".step-00000004.tmp").is_symlink()
+    assert list(outside.iterdir()) == []
+
+
+def test_a_folder_is_found_writable_without_being_made(tmp_path):
+    atomic.check_writable(tmp_path / "a" / "b", "--out")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write to .*file/b: .*; choose another --out$"):
+        atomic.check_writable(tmp_path / "file" / "b", "--out")
 
 
 class TestReadRegular:

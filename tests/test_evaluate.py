@@ -51,6 +51,12 @@ def test_evaluate_prints_what_it_writes(run: Path, capsys: pytest.CaptureFixture
     assert (run / "samples" / "contingency.png").is_file()
 
 
+@pytest.mark.parametrize("seed", [2**32 + 1, 2**64 - 1])
+def test_every_seed_gives_an_evaluation(run: Path, seed: int) -> None:
+    assert evaluate.main([str(run), "--seed", str(seed)]) == 0
+    assert json.loads((run / "eval.json").read_text())["step"] == 7
+
+
 def test_a_folder_that_cannot_be_written_costs_one_warning_and_not_the_result(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

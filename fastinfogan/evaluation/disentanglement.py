@@ -112,7 +112,7 @@ def dci(codes: Codes, factors: Factors, *, seed: int = 0, trees: int = TREES) ->
     for k, factor in enumerate(factors.T):
         # max_features: a split that may not see the right code must take a wrong one.
         forest = RandomForestClassifier(
-            trees, max_features=None, min_samples_leaf=LEAST_IN_LEAF, random_state=seed
+            trees, max_features=None, min_samples_leaf=LEAST_IN_LEAF, random_state=seed % 2**32
         )
         forest.fit(codes[:half], factor[:half])
         importance[:, k] = forest.feature_importances_

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .. import data, philox
+from ..atomic import open_regular
 from ..errors import UserError
 
 CHUNK = 250  # images at once
@@ -124,7 +125,8 @@ def load_features(path: Path, device: torch.device) -> Extractor:
     name is the file's, with the start of its SHA-256. Raises UserError where it does not load.
     """
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        with open_regular(path) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
     except OSError as error:
         raise UserError(f"--features: cannot read {path}: {error.strerror or error}") from None
     module: Callable[[Tensor], Tensor]

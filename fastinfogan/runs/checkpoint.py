@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +26,7 @@ from ..errors import UserError
 
 MANIFEST = "manifest.json"
 MAX_LISTINGS = 5
+PAUSE = 0.01  # seconds between listings of a folder that seems empty
 _NAME = re.compile(r"step-(\d{8,})")
 _FILE = re.compile(r"[A-Za-z0-9_]+\.safetensors")
 
@@ -64,7 +67,7 @@ def save(
     with atomic.writing(final):
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(temporary, ignore_errors=True)
+            atomic.remove(temporary)
             temporary.mkdir()
             files = {}
             for stem, named in tensors.items():
@@ -99,8 +102,8 @@ def save(
 def _put_in_place(temporary: Path, final: Path) -> None:
     """Rename, and where that fails leave what was there."""
     old = final.with_name(f".{final.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if final.exists():
+    atomic.remove(old)
+    if os.path.lexists(final):
         final.rename(old)
     try:
         temporary.rename(final)
@@ -118,7 +121,7 @@ def clear_leftovers(folder: Path) -> None:
         if not final.exists():
             old.rename(final)
     for path in (*folder.glob(".step-*.old"), *folder.glob(".step-*.tmp")):
-        shutil.rmtree(path, ignore_errors=True)
+        atomic.remove(path)
 
 
 def list_newest_first(folder: Path) -> list[Path]:
@@ -127,6 +130,19 @@ def list_newest_first(folder: Path) -> list[Path]:
         return []
     checkpoints = [p for p in folder.iterdir() if p.is_dir() and _NAME.fullmatch(p.name)]
     return sorted(checkpoints, key=step_of, reverse=True)
+
+
+def _list(folder: Path) -> list[Path]:
+    """Return `list_newest_first`, empty only where a folder stays empty for some listings.
+
+    While a run renames a new checkpoint and deletes the old one, a listing may show neither.
+    """
+    for _ in range(MAX_LISTINGS):
+        listing = list_newest_first(folder)
+        if listing or not folder.is_dir():
+            break
+        time.sleep(PAUSE)
+    return listing
 
 
 def step_of(path: Path) -> int:
@@ -157,18 +173,23 @@ def load_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     is good.
     """
     for _ in range(MAX_LISTINGS):
-        listing, damage, newest = list_newest_first(folder), [], None
+        listing, damage, newest = _list(folder), [], None
         for path in listing:
             try:
                 newest = load(path)
                 break
             except Damaged as error:
                 damage.append(str(error))
-        if not damage or list_newest_first(folder) == listing:
+        changed = bool(damage) and _list(folder) != listing
+        if not changed:
             break
     if newest is not None:
         used = newest.path.name
         return newest, [f"checkpoint is damaged ({d}); using {used}" for d in damage]
+    if changed:
+        raise UserError(
+            f"the checkpoints in {folder} are replaced faster than they can be read; try again"
+        )
     if damage:
         raise UserError(
             f"no checkpoint in {folder} is readable ({'; '.join(damage)}); start anew with another "
@@ -202,29 +223,30 @@ def _fingerprint(data: bytes) -> dict[str, Any]:
 def _verify(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Return the manifest and the files' bytes, if sizes and checksums match. Raises Damaged."""
     try:
-        manifest = atomic.parse_json((path / MANIFEST).read_bytes())
+        manifest = atomic.parse_json(atomic.read_text(path / MANIFEST))
         if manifest.get("sha256") != _seal(manifest):
             raise Damaged(f"{path.name}/{MANIFEST}: its checksum does not match")
         contents = {}
         for name, expected in manifest["files"].items():
             if not _FILE.fullmatch(name):  # never a path that leads out of the folder
                 raise Damaged(f"{path.name}/{MANIFEST}: {name!r} is not the name of a file of it")
-            data = (path / name).read_bytes()
-            actual = _fingerprint(data)
-            if actual != expected:
-                what = (
-                    f"{actual['bytes']} bytes, expected {expected['bytes']}"
-                    if actual["bytes"] != expected["bytes"]
-                    else "its checksum does not match"
-                )
-                raise Damaged(f"{path.name}/{name}: {what}")
+            with atomic.open_regular(path / name) as file:
+                size = os.fstat(file.fileno()).st_size
+                if size != expected["bytes"]:  # not read: a hole may be larger than the memory
+                    words = f"{size} bytes, expected {expected['bytes']}"
+                    raise Damaged(f"{path.name}/{name}: {words}")
+                data = file.read(size)
+            if _fingerprint(data) != expected:
+                raise Damaged(f"{path.name}/{name}: its checksum does not match")
             contents[name] = data
         return manifest, contents
     except FileNotFoundError as error:
         missing = Path(error.filename).name if error.filename else "a file"
         raise Damaged(f"{path.name}: {missing} is missing") from None
-    except (NotADirectoryError, IsADirectoryError) as error:
+    except (NotADirectoryError, IsADirectoryError, atomic.UnexpectedFile) as error:
         raise Damaged(f"{path.name}: {error}") from None
+    except MemoryError:
+        raise Damaged(f"{path.name}: it does not fit into memory") from None
     except OSError as error:  # not damage: passed over, it would be deleted at the next save
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import filelock
 
 from .. import config
-from ..atomic import parse_json, write_atomically, writing
+from ..atomic import parse_json, read_text, write_atomically, writing
 from ..config import TrainConfig
 from ..console import say
 from ..data.splits import expanded
@@ -83,7 +83,11 @@ class RunDir:
         """Return the run's configuration, or None where the folder holds no run."""
         if not os.path.isfile(self.config):  # also False for a name that is too long
             return None
-        stored = config.from_yaml(self.config.read_text(errors="replace"), self.config)
+        try:
+            text = read_text(self.config, errors="replace")
+        except OSError as error:
+            raise UserError(f"cannot read {self.config}: {error.strerror or error}") from None
+        stored = config.from_yaml(text, self.config)
         try:
             config.check(stored)
         except UserError as error:
@@ -96,7 +100,7 @@ class RunDir:
         Raises UserError where no evaluation of update `step` left one.
         """
         try:
-            result = parse_json(self.evaluation.read_text())
+            result = parse_json(read_text(self.evaluation))
             of, code, matching = result["step"], result["code_scored"], result["matching"]
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(

@@ -18,7 +18,7 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from ..atomic import parse_json, write_atomically, writing
+from ..atomic import open_regular, parse_json, read_text, write_atomically, writing
 from ..errors import UserError
 from ..latents import LatentSpec
 from ..networks import Discriminator, Generator, pair
@@ -73,14 +73,15 @@ def load_saved(source: str | Path, networks: Networks | None = None) -> Loaded:
     else:
         weights, config = Path(source) / WEIGHTS, Path(source) / CONFIG
     try:
-        facts = parse_json(config.read_text(encoding="utf-8"))
+        facts = parse_json(read_text(config))
         if facts["library"] != "fastinfogan" or facts["format"] != FORMAT:
             raise ValueError(f"library {facts['library']!r}, format {facts['format']!r}")
         spec = LatentSpec.from_dict(facts["spec"])
         name, side, channels = facts["networks"], facts["image_size"], facts["channels"]
         spectral_norm = bool(facts.get("spectral_norm", False))
-        tensors = from_bytes(weights.read_bytes())
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        with open_regular(weights) as file:
+            tensors = from_bytes(file.read())
+    except (OSError, MemoryError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(
             f"{source}: expected networks that `fastinfogan save` wrote, got {error!r}"
         ) from None

@@ -19,7 +19,7 @@ import yaml
 from torch import Tensor
 
 from .. import data, device, parallel
-from ..atomic import parse_json
+from ..atomic import parse_json, read_text
 from ..config import OPTIONS, TrainConfig, check, leaves, to_yaml
 from ..console import say
 from ..data import streaming
@@ -472,7 +472,7 @@ class Training:
 
     def _is_evaluated(self, step: int) -> bool:
         try:
-            result = parse_json(self.dir.evaluation.read_text())
+            result = parse_json(read_text(self.dir.evaluation))
         except (OSError, ValueError):
             return False
         expected = {"step": step, "data": self.config.data.data}

@@ -4,6 +4,7 @@ from, and bring the folder in line with it. All of it happens on rank 0.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -106,8 +107,8 @@ def resume(
     if chosen.step < config.steps:
         _check_space(run, tensors)
         if source is not run:  # from here on this folder stands alone
-            records = source.metrics.read_bytes() if source.metrics.is_file() else b""
-            write_atomically(run.metrics, records)
+            lines = (json.dumps(record) + "\n" for record in metrics.read(source.metrics))
+            write_atomically(run.metrics, "".join(lines))
             # First: a kill between the two begins from the PATH again.
             _write_config(config, run, environment)
             keep = config.logging.keep

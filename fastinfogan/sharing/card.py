@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..atomic import parse_json, write_atomically
+from ..atomic import parse_json, read_text, write_atomically
 from ..evaluation import pictures
 from ..runs.folder import RunDir, load_all
 from ..runs.hub import save_networks
@@ -139,7 +139,7 @@ def _public(data: str) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
+        content = parse_json(read_text(path))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..atomic import parse_json
+from ..atomic import parse_json, read_text
 from ..errors import UserError
 from ..latents import Angle, Bernoulli, Categorical, Gaussian, LatentSpec, Uniform
 from ..runs.folder import Loaded, RunDir, load_all
@@ -34,7 +34,7 @@ def load_described(path: Path) -> Described:
 def read_evaluation(run: RunDir, step: int) -> dict[str, Any]:
     """Return eval.json if it is of update `step`, else an empty dict."""
     try:
-        evaluation = parse_json(run.evaluation.read_text(encoding="utf-8"))
+        evaluation = parse_json(read_text(run.evaluation))
     except (OSError, ValueError):
         return {}
     current = isinstance(evaluation, dict) and evaluation.get("step") == step

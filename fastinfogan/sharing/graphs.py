@@ -250,6 +250,8 @@ def to_program(graph: Graph, facts: dict[str, Any]) -> bytes:
             (graph.example,),
             dynamic_shapes=({0: torch.export.Dim("batch")},),
         )
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # which names files of this machine
         out = io.BytesIO()
         torch.export.save(program, out, extra_files={"fastinfogan.json": json.dumps(facts)})
     return out.getvalue()

@@ -14,8 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..atomic import parse_json, write_atomically, writing
-from ..errors import NonFiniteLoss
+from ..atomic import (
+    NotAFile,
+    open_regular,
+    open_to_append,
+    parse_json,
+    write_atomically,
+    writing,
+)
+from ..errors import NonFiniteLoss, UserError
 from ..latents import Continuous, LatentSpec
 from ..losses import information
 from ..parallel import Ranks
@@ -23,6 +30,8 @@ from .calibration import CONVENTION, calibrated_information, is_calibrated
 from .gradients import DRecord, GRecord
 
 _NEVER = 2**62
+MAX_BYTES = 2**32  # of all records, some ten million
+MAX_LINE = 2**20  # bytes of a record; a longer line is damage, and read in pieces of this size
 BEFORE_GAME = "real images alone"  # of updates before --gan-start
 
 
@@ -178,22 +187,26 @@ class Stopwatch:
 
 def append(path: Path, record: dict[str, Any]) -> None:
     """Add one line."""
-    with writing(path), path.open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    with writing(path), open_to_append(path) as file:
+        file.write(json.dumps(record).encode() + b"\n")
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return all records; skip a torn last line, as a killed run leaves it."""
-    if not path.is_file():
-        return []
+    """Return all records; skip a torn last line, as a killed run leaves it, and other damage."""
     records = []
-    for line in path.read_text(errors="replace").splitlines():
-        try:
-            record = parse_json(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            records.append(record)
+    try:
+        with open_regular(path, MAX_BYTES) as file:
+            while line := file.readline(MAX_LINE):
+                try:
+                    record = parse_json(line)
+                except ValueError:
+                    continue
+                if isinstance(record, dict) and isinstance(record.get("step"), int):
+                    records.append(record)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError | NotADirectoryError | NotAFile):
+            return []
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     return records
 
 

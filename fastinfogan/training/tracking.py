@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..atomic import parse_json, write_atomically
+from ..atomic import parse_json, read_text, write_atomically
 from ..errors import UserError
 
 TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
@@ -182,7 +182,7 @@ class Tracking:
 
     def _read_state(self) -> dict[str, str]:
         try:
-            state = parse_json((self._folder / STATE).read_text(encoding="utf-8"))
+            state = parse_json(read_text(self._folder / STATE))
         except (OSError, ValueError):
             return {}
         return state if isinstance(state, dict) else {}

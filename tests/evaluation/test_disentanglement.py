@@ -76,6 +76,12 @@ class TestMig:
         assert expected < 0.9
         assert mig(factors.astype(float), factors) == pytest.approx(expected)
 
+    @pytest.mark.parametrize("seed", [2**32, 2**64])
+    def test_every_seed_is_taken(self, perfect, factors, seed):
+        assert dci(perfect, factors, seed=seed) == pytest.approx((1, 1, 1), abs=0.01)
+        scores = all_scores(perfect, factors, seed=seed)
+        assert scores["factorvae"] == pytest.approx(1, abs=0.01)
+
     def test_random_codes_score_nothing(self, ignorant, factors):
         assert 0 <= mig(ignorant, factors) < 0.01
 

@@ -348,6 +348,40 @@ class TestWhileARunGoesOn:
         assert newest is not None
         assert (newest.step, notes) == (6, [])
 
+    def test_a_listing_between_a_rename_and_a_deletion_may_show_no_checkpoint(
+        self, tmp_path, monkeypatch
+    ):
+        save(tmp_path, 3, keep=1)
+        inner, empty = checkpoint.list_newest_first, [True, False, True, False]
+
+        def listing(folder: Path) -> list[Path]:
+            return [] if empty and empty.pop(0) else inner(folder)
+
+        monkeypatch.setattr(checkpoint, "list_newest_first", listing)
+        for _ in range(2):
+            newest, notes = checkpoint.load_newest(tmp_path)
+            assert newest is not None
+            assert (newest.step, notes) == (3, [])
+
+    def test_a_folder_without_checkpoints_has_none(self, tmp_path):
+        assert checkpoint.load_newest(tmp_path) == (None, [])
+        assert checkpoint.load_newest(tmp_path / "missing") == (None, [])
+
+    def test_checkpoints_that_go_before_they_are_read_are_a_reason_to_try_again(
+        self, tmp_path, monkeypatch
+    ):
+        save(tmp_path, 1, keep=1)
+        inner, last = checkpoint.load, [1]
+
+        def load(path: Path) -> checkpoint.Checkpoint:
+            last[0] += 1
+            save(tmp_path, last[0], keep=1)
+            return inner(path)
+
+        monkeypatch.setattr(checkpoint, "load", load)
+        with pytest.raises(UserError, match=r"faster than they can be read; try again$"):
+            checkpoint.load_newest(tmp_path)
+
 
 class TestHostileManifests:
     @staticmethod

@@ -1,6 +1,7 @@
 """Exported files compute what the networks compute, and say what they are."""
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,30 @@ def test_a_pt2_file_is_loaded_by_torch_alone(small_run: Path, tmp_path: Path):
     with torch.no_grad():
         torch.testing.assert_close(program.module()(latent), generator(latent))
     assert json.loads(facts["fastinfogan.json"])["names"] == list(spec.names)
+
+
+def test_a_pt2_file_names_no_file_of_the_machine(small_run: Path, tmp_path: Path):
+    assert export.main([str(small_run), "--out", str(tmp_path), "--format", "pt2"]) == 0
+    for part in ("generator", "reader"):
+        with zipfile.ZipFile(tmp_path / f"{part}.pt2") as archive:
+            texts = [archive.read(name) for name in archive.namelist() if name.endswith(".json")]
+        assert texts
+        for text in texts:
+            for place in (Path(fastinfogan.__file__).parent, Path(torch.__file__).parent):
+                assert str(place).encode() not in text
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    monkeypatch.setattr(export, "load_described", lambda path: pytest.fail("it had begun"))
+    (tmp_path / "file").write_text("")
+    for place in ("file", "file/export"):
+        assert export.main([str(small_run), "--out", str(tmp_path / place)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: cannot write to {tmp_path / place}: ")
+        assert error.endswith("; choose another --out\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
 
 
 def test_a_graph_that_computes_something_else_is_refused(small_run: Path, exported: Path):

@@ -56,6 +56,30 @@ def test_a_missing_package_is_refused_with_its_extra(monkeypatch: pytest.MonkeyP
         parse_trackers("wandb")
 
 
+def test_a_picture_that_is_none_costs_a_line_and_starts_nothing(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run)
+    samples = run / "samples"
+    shutil.rmtree(samples)
+    samples.mkdir()
+    Image.new("L", (4, 4)).save(samples / "step-00000001-c1.png")
+    (samples / "step-00000002-c1.png").write_text("no picture")
+    (samples / "step-00000003-c1.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
+    )
+    started = tmp_path / "started"
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {started}\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert track.main([str(run), "--with", "tensorboard"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err.count("passed over") == printed.err.count("\n") == 2
+    assert "and 1 pictures" in printed.out
+    assert not started.exists()
+
+
 def test_tensorboard_reads_back_scalars_pictures_and_options(tmp_path: Path):
     pytest.importorskip("tensorboard")
     run = Tracking(

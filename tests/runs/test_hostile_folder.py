@@ -1,0 +1,130 @@
+"""A run's folder in which somebody else has put pipes, devices, links and huge files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from helpers.runs import records
+
+import fastinfogan
+from fastinfogan import sample, track, train
+from fastinfogan.errors import UserError
+from fastinfogan.training import metrics
+
+SECONDS = 60  # in which no command here may still be waiting
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def hole(path: Path) -> None:
+    """A file larger than the memory, which takes no room on the disk."""
+    with path.open("wb") as file:
+        file.truncate(2**36)
+
+
+FILES = (
+    "config.yaml",
+    "metrics.jsonl",
+    "eval.json",
+    "environment.json",
+    "tracking.json",
+    "manifest.json",
+    "model.safetensors",
+    "training.safetensors",
+)
+KINDS = (pipe, device, hole)
+
+
+@pytest.fixture
+def run(small_run: Path, tmp_path: Path) -> Iterator[Path]:
+    """A copy of a run that may be spoiled; a command that waits is interrupted."""
+
+    def late(*_: object) -> None:
+        raise AssertionError(f"it waited for {SECONDS} seconds")
+
+    copy = tmp_path / "run"
+    shutil.copytree(small_run, copy)
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(SECONDS)
+    yield copy
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def spoil(run: Path, name: str, kind: Callable[[Path], None]) -> bool:
+    """Put something else in place of a file. Returns whether it is one of a checkpoint."""
+    newest = max((run / "checkpoints").glob("step-*"))
+    of_checkpoint = (newest / name).is_file()
+    path = (newest if of_checkpoint else run) / name
+    path.unlink(missing_ok=True)
+    kind(path)
+    return of_checkpoint
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_no_file_of_a_run_is_refused_or_passed_over_at_once(
+    run, name, kind, capsys, monkeypatch
+):
+    spoil(run, name, kind)
+    monkeypatch.chdir(run.parent)
+    with contextlib.suppress(UserError):
+        fastinfogan.load(run)
+    for command, args in (
+        (sample.main, ["--rows", "1", "--ordered"]),
+        (track.main, ["--with", "tensorboard"]),
+    ):
+        code = command([str(run), *args])
+        errors = capsys.readouterr().err
+        assert code in (0, 2), (code, errors)
+        assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", FILES)
+def test_a_run_goes_on_or_ends_in_one_line(run, name, kind, capsys):
+    config = (run / "config.yaml").read_text()
+    steps = int(config.partition("steps: ")[2].split()[0])
+    of_checkpoint = spoil(run, name, kind)
+    args = ["--config", str(run / "config.yaml")] if name != "config.yaml" else []
+    code = train.main([*args, "--out", str(run), "--steps", str(steps + 2)])
+    errors = capsys.readouterr().err
+    assert code in (0, 2), (code, errors)
+    assert "Traceback" not in errors
+    if code == 0 and not of_checkpoint:
+        assert records(run)[-1]["step"] == steps + 2
+
+
+def test_records_are_not_written_through_a_planted_link(tmp_path):
+    victim, path = tmp_path / "victim", tmp_path / "metrics.jsonl"
+    victim.write_text("mine")
+    metrics.append(path, {"step": 1})
+    metrics.append(path, {"step": 2})
+    assert [r["step"] for r in metrics.read(path)] == [1, 2]
+    path.unlink()
+    path.symlink_to(victim)
+    with pytest.raises(UserError, match=r"cannot write .*metrics\.jsonl"):
+        metrics.append(path, {"step": 3})
+    assert victim.read_text() == "mine"
+
+
+def test_a_line_without_an_end_costs_the_other_records_nothing(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    metrics.append(path, {"step": 1})
+    with path.open("ab") as file:
+        file.write(b"[" * (3 * metrics.MAX_LINE + 5) + b"\n")
+    metrics.append(path, {"step": 2})
+    assert [r["step"] for r in metrics.read(path)] == [1, 2]
