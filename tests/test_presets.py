@@ -56,13 +56,14 @@ WEIGHTS: dict[str, list[float]] = {
 
 
 # Options in which a preset differs from its paper's.
-SMALLER = {"networks", "batch-size", "steps"}
+SMALLER = {"networks", "codes", "spectral-norm", "batch-size", "steps"}
+FACES = {"codes", "info-weight", "spectral-norm", "lr-g", "batch-size", "steps"}
 DIFFERENT: dict[str, set[str]] = {
     "svhn": {"data", "steps"},
     "celeba": {"steps"},
-    "faces": {"steps"},
-    "faces-elevation": {"steps"},
-    "faces-lighting": {"steps"},
+    "faces": FACES,
+    "faces-elevation": {*FACES, "lr-d"},
+    "faces-lighting": {*FACES, "lr-d"},
     "chairs": SMALLER,
     "chairs-width": SMALLER,
 }
