@@ -153,7 +153,7 @@ def test_a_planted_link_is_not_written_through(tmp_path):
     assert not (folder / "a.json").is_symlink()
 
 
-def test_what_stands_in_the_way_of_a_temporary_file_is_removed(tmp_path):
+def test_a_thing_in_the_way_of_a_temporary_file_is_removed(tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "file").write_text("mine")

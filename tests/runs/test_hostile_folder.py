@@ -76,7 +76,7 @@ def spoil(run: Path, name: str, kind: Callable[[Path], None]) -> bool:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", FILES)
-def test_what_is_no_file_of_a_run_is_refused_or_passed_over_at_once(
+def test_a_thing_in_place_of_a_file_of_a_run_is_refused_or_passed_over_at_once(
     run, name, kind, capsys, monkeypatch
 ):
     spoil(run, name, kind)

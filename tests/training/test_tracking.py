@@ -56,7 +56,7 @@ def test_a_missing_package_is_refused_with_its_extra(monkeypatch: pytest.MonkeyP
         parse_trackers("wandb")
 
 
-def test_a_picture_that_is_none_costs_a_line_and_starts_nothing(
+def test_a_file_that_is_no_picture_costs_a_line_and_starts_no_program(
     small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
     run = tmp_path / "run"
