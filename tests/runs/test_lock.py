@@ -93,3 +93,13 @@ def test_leftovers_of_a_killed_writer_are_deleted_when_the_run_goes_on(tmp_path:
     open_folder(PRESETS["mnist"], run).release()
     assert [path for path in left if path.exists()] == []
     assert all(path.exists() for path in kept)
+
+
+def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
+    victim, run = tmp_path / "victim", RunDir(tmp_path / "run")
+    victim.write_text("mine")
+    run.make()
+    (run.path / ".lock").symlink_to(victim)
+    with pytest.raises(UserError, match="cannot write"):
+        run.lock()
+    assert victim.read_text() == "mine"
