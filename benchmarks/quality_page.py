@@ -25,6 +25,7 @@ PICTURES = {
     "mnist": "mnist-codes.png",
     "fashion-mnist": "fashion-mnist.png",
     "dsprites": "dsprites.png",
+    "faces": "faces.png",
 }
 INTRODUCTION = """# Every preset: what was run, and what it reached
 
