@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.runs import records
 
 import fastinfogan
-from fastinfogan import sample, track
+from fastinfogan import sample, save, track
 from fastinfogan.errors import UserError
+from fastinfogan.evaluation.features import load_features
 from fastinfogan.training import metrics
 
 SECONDS = 60  # in which no command here may still be waiting
@@ -119,6 +121,27 @@ def test_a_run_goes_on_or_ends_in_one_line(run, small_run, name, kind):
     assert "\n" not in line
     # the only checkpoint, or a file that says what the run is
     assert bool(line) == (of_checkpoint or (name, kind) in REFUSED), line
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_thing_in_place_of_a_saved_file_is_refused_at_once(run, tmp_path, name, kind):
+    saved = tmp_path / "saved"
+    assert save.main([str(run), str(saved)]) == 0
+    fastinfogan.load(saved)
+    (saved / name).unlink()
+    kind(saved / name)
+    with pytest.raises(UserError) as caught:
+        fastinfogan.load(saved)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [pipe, device])
+@pytest.mark.parametrize("name", ["features.pt", "features.pt2"])
+def test_a_thing_in_place_of_a_network_of_features_is_refused_at_once(tmp_path, name, kind):
+    kind(tmp_path / name)
+    with pytest.raises(UserError, match=r"^--features: cannot read .*: not a regular file$"):
+        load_features(tmp_path / name, torch.device("cpu"))
 
 
 def test_records_are_not_written_through_a_planted_link(tmp_path):
