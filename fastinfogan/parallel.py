@@ -25,6 +25,7 @@ from torch import Tensor
 
 from .device import LAUNCHED, launched_number
 from .errors import LostRank, UserError
+from .launcher import refuse_what_would_be_ignored
 
 T = TypeVar("T")
 # A rank that hangs without closing its connections is given up after these. On the host, ranks
@@ -278,37 +279,9 @@ def _joining() -> Iterator[None]:
         timer.cancel()
 
 
-# What `accelerate launch` may ask for by these variables, and no training here does.
-_ENGINES = {
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-    "ACCELERATE_USE_FSDP": "FSDP",
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
-    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism configuration",
-}
-
-
-def _refuse_what_would_be_ignored() -> None:
-    """Raise UserError for settings of the launcher that the training cannot follow."""
-    advice = "answer `accelerate config` anew, or pass --config_file with a plain configuration"
-    for name, engine in _ENGINES.items():
-        if os.environ.get(name, "").lower() in ("1", "true", "yes", "on"):
-            raise UserError(f"the launcher asks for {engine}, expected data parallelism; {advice}")
-    steps = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
-    if steps not in ("", "1"):
-        raise UserError(
-            f"the launcher asks for {steps} gradient accumulation steps, expected 1: BatchNorm "
-            f"couples the rows of a batch; use a larger --batch-size, and {advice}"
-        )
-    backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
-    if backend.lower() not in ("", "no"):
-        raise UserError(
-            f"the launcher asks for the compiler {backend}, expected none; use --compile on"
-        )
-
-
 def start(mixed_precision: str, cpu_only: bool) -> Ranks:
     """Join the other ranks. Raises UserError where the launch is not what it seems."""
-    _refuse_what_would_be_ignored()
+    refuse_what_would_be_ignored()
     requested = launched_number("WORLD_SIZE")
     if requested == 1 and _launcher_wanted_more():
         raise UserError(
@@ -348,8 +321,10 @@ def start_alone(mixed_precision: str, cpu_only: bool) -> Ranks:
     """Return the rank of a run that leaves the process as it is.
 
     Accelerate keeps one state per process, whose precision cannot change; two such runs, one after
-    the other or in two threads, may differ in it.
+    the other or in two threads, may differ in it. Raises UserError as `start` does for settings of
+    the launcher that would be ignored.
     """
+    refuse_what_would_be_ignored()
     device = torch.device("cpu") if cpu_only else torch.device("cuda", torch.cuda.current_device())
     scaler = torch.amp.GradScaler(device.type) if mixed_precision == "fp16" else None
     return Ranks(Alone(device, mixed_precision, scaler))

@@ -654,6 +654,9 @@ def test_ranks_whose_joining_hangs_end_in_one_line(data: Path, tmp_path: Path) -
         assert re.fullmatch(r"error: the other ranks were not reached within .* run again\n", text)
 
 
+STARTS = (parallel.start, parallel.start_alone)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
@@ -665,12 +668,13 @@ def test_ranks_whose_joining_hangs_end_in_one_line(data: Path, tmp_path: Path) -
         ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "use --compile on"),
     ],
 )
+@pytest.mark.parametrize("start", STARTS)
 def test_settings_of_the_launcher_that_would_be_ignored_are_refused(
-    name, value, message, monkeypatch
+    name, value, message, start, monkeypatch
 ):
     monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=message):
-        parallel.start("no", cpu_only=True)
+        start("no", cpu_only=True)
 
 
 @pytest.mark.parametrize(
@@ -681,7 +685,20 @@ def test_settings_of_the_launcher_that_would_be_ignored_are_refused(
         ("ACCELERATE_DYNAMO_BACKEND", "NO"),
     ],
 )
-def test_the_launcher_s_plain_settings_are_accepted(name, value, monkeypatch, cpu_ranks):
+@pytest.mark.parametrize("start", STARTS)
+def test_the_launcher_s_plain_settings_are_accepted(name, value, start, monkeypatch, cpu_ranks):
     monkeypatch.setenv(name, value)
     assert cpu_ranks().world_size == 1
-    assert parallel.start("no", cpu_only=True).world_size == 1
+    assert start("no", cpu_only=True).world_size == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ACCELERATE_USE_FSDP", "true"), ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")],
+)
+def test_fit_refuses_settings_that_would_be_ignored(name, value, data, monkeypatch, tmp_path):
+    monkeypatch.setenv(name, value)
+    options = {"image_size": 8, "batch_size": 16, "threads": 1}
+    with pytest.raises(UserError, match="the launcher asks for"):
+        fastinfogan.fit("mnist", steps=2, out=tmp_path / "run", data=f"npz:{data}", **options)
+    assert not (tmp_path / "run").exists()
