@@ -76,12 +76,13 @@ class Moved(MetaPathFinder, Loader):
             stacklevel=2,
         )
         module = import_module(new)
-        self._spec = module.__spec__
+        spec.loader_state = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
         """Do nothing: the module has run under its new name, whose spec it keeps."""
-        module.__spec__ = self._spec
+        assert module.__spec__ is not None
+        module.__spec__ = module.__spec__.loader_state
 
 
 def install() -> None:

@@ -12,6 +12,7 @@ import math
 import os
 import reprlib
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from numbers import Integral, Real
@@ -205,7 +206,28 @@ def convert(kind: Any, value: Any) -> Any:
 
 # Objects by import path: a user's networks, terms and objectives
 
-_registered: dict[str, Any] = {}
+
+class Objects:
+    """Objects by the text that a configuration records of them.
+
+    Two runs in two threads may be given different objects of one text, such as two functions that
+    are made by one `def`. So a thread gets its own object of a text first, then the latest of any.
+    """
+
+    def __init__(self) -> None:
+        self._all: dict[str, Any] = {}
+        self._of_thread = threading.local()
+
+    def __setitem__(self, text: str, value: Any) -> None:
+        self._all[text] = value
+        vars(self._of_thread)[text] = value
+
+    def get(self, text: str) -> Any:
+        """Return the object of a text, or None."""
+        return vars(self._of_thread).get(text, self._all.get(text))
+
+
+_registered = Objects()
 
 
 def register(value: Any) -> str:
@@ -230,8 +252,8 @@ def import_path(path: str, option: str) -> Any:
     Raises UserError in one line: not of that form, no such module, an error within it, no such
     name.
     """
-    if path in _registered:
-        return _registered[path]
+    if (registered := _registered.get(path)) is not None:
+        return registered
     where = f"{option} {path}"
     module_name, _, name = path.partition(":")
     if not name.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -698,7 +699,7 @@ def test_the_launcher_s_plain_settings_are_accepted(name, value, start, monkeypa
 )
 def test_fit_refuses_settings_that_would_be_ignored(name, value, data, monkeypatch, tmp_path):
     monkeypatch.setenv(name, value)
-    options = {"image_size": 8, "batch_size": 16, "threads": 1}
+    options: dict[str, Any] = {"image_size": 8, "batch_size": 16, "threads": 1}
     with pytest.raises(UserError, match="the launcher asks for"):
         fastinfogan.fit("mnist", steps=2, out=tmp_path / "run", data=f"npz:{data}", **options)
     assert not (tmp_path / "run").exists()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -57,11 +57,19 @@ def _weights(spec: LatentSpec, device: torch.device) -> Tensor:
 _cached_layout = lru_cache(maxsize=256)(_build)
 
 
-@cache  # for good: a captured graph holds its address
-def _cached_weights(spec: LatentSpec, device: torch.device) -> Tensor:
-    from fastinfogan_kernels.memory import kept
+# Kept for good, since a captured graph holds their address.
+_weights_of: dict[tuple[LatentSpec, torch.device], Tensor] = {}
 
-    return kept(device, lambda: _weights(spec, device))
+
+def _cached_weights(spec: LatentSpec, device: torch.device) -> Tensor:
+    weights = _weights_of.get((spec, device))
+    if weights is None:
+        from fastinfogan_kernels.memory import kept
+
+        # of two threads that come here at once, both get the first one's
+        made = kept(device, lambda: _weights(spec, device))
+        weights = _weights_of.setdefault((spec, device), made)
+    return weights
 
 
 def layout_of(spec: LatentSpec) -> Layout:

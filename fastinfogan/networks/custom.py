@@ -8,7 +8,6 @@ wrapped: each part of a batch gets a pass of its own.
 from __future__ import annotations
 
 import inspect
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,8 +19,8 @@ from ..errors import UserError
 from ..options import call, import_path
 from .base import Discriminator, Generator
 from .batchnorm import BatchStats, StatsPerPart
+from .drawing import GLOBAL_GENERATOR
 
-_DRAWING = threading.Lock()  # torch's global generator is shared by all threads
 _PARTS = ("trunk", "logit", "q", "q_parameters")
 
 
@@ -114,7 +113,7 @@ class _Wrapped:
     def draw_weights(self, generator: torch.Generator) -> None:
         """Take the weights of a module that is made anew under a seed from `generator`."""
         seed = int(torch.randint(2**62, (), generator=generator))
-        with _DRAWING, torch.random.fork_rng(devices=[]):
+        with GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             fresh = _made(self._path, self._sizes)[self._which]
         self.module.load_state_dict(fresh.state_dict())

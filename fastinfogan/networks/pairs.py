@@ -16,6 +16,7 @@ from . import tables as networks_tables
 from .base import Discriminator, Generator, check_side
 from .batchnorm import BatchNorm
 from .custom import UserDiscriminator, UserGenerator, user_pair
+from .drawing import GLOBAL_GENERATOR
 from .mnist import MnistDiscriminator, MnistGenerator
 from .spectral import Spectral
 from .tables import Table, TableDiscriminator, TableGenerator
@@ -109,15 +110,16 @@ def pair(
         image_size, channels: of the images. Raises ValueError for a side that they do not take.
         spectral_norm: D and Q with spectral normalisation in the place of BatchNorm.
     """
-    if ":" in networks:
-        return user_pair(networks, input_dim, q_dim, image_size, channels)
-    generator: Generator
-    table = TABLES.get(networks, networks_tables.MNIST)
-    if networks == "mnist":
-        if not spectral_norm:
-            return mnist_pair(input_dim, q_dim, image_size, channels)
-        generator = MnistGenerator(input_dim, image_size, channels)
-    else:
-        generator = TableGenerator(table, input_dim, image_size, channels)
-    of_d = table.normalised_spectrally() if spectral_norm else table
-    return generator, TableDiscriminator(of_d, q_dim, image_size, channels)
+    with GLOBAL_GENERATOR:
+        if ":" in networks:
+            return user_pair(networks, input_dim, q_dim, image_size, channels)
+        generator: Generator
+        table = TABLES.get(networks, networks_tables.MNIST)
+        if networks == "mnist":
+            if not spectral_norm:
+                return mnist_pair(input_dim, q_dim, image_size, channels)
+            generator = MnistGenerator(input_dim, image_size, channels)
+        else:
+            generator = TableGenerator(table, input_dim, image_size, channels)
+        of_d = table.normalised_spectrally() if spectral_norm else table
+        return generator, TableDiscriminator(of_d, q_dim, image_size, channels)

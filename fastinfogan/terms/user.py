@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import UserError
-from ..options import call, import_path, parse_call, register
+from ..options import Objects, call, import_path, parse_call, register
 from .protocol import Term
 
-_objects: dict[str, Term] = {}  # terms that `fit` was given, by the text that is recorded
+_objects = Objects()  # terms that `fit` was given, by the text that is recorded
 Losses = tuple[Callable[..., Tensor], Callable[..., Tensor]]  # D's, G's
 
 
@@ -25,8 +25,9 @@ def load_terms(texts: Iterable[str]) -> tuple[Term, ...]:
 
 
 def _load_term(text: str) -> Term:
-    if text in _objects:
-        return _objects[text]
+    given: Term | None = _objects.get(text)
+    if given is not None:
+        return given
     path, arguments = parse_call(text, "--term")
     term = call(import_path(path, "--term"), f"--term {path}", **arguments)
     if not isinstance(term, Term):

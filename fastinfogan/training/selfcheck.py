@@ -19,6 +19,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils.hooks import RemovableHandle
 
 from ..networks.convolution import only_grads_of
+from ..networks.drawing import GLOBAL_GENERATOR
 from ..philox import Stream
 from ..terms.protocol import Address
 from .capture import restored
@@ -49,6 +50,7 @@ def check_layers(step: Step) -> str:
     buffers = [b for module in step.modules().values() for b in module.buffers()]
     watched = _watched(step.working_modules(), draw, failures)
     with (
+        GLOBAL_GENERATOR,
         torch.random.fork_rng([device] if device.type == "cuda" else []),
         restored(buffers),
         watched,

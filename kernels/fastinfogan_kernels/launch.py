@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .head_loss import head_loss_kernel
 from .layout import ANGLE, CATEGORICAL, LEARNED_ANGLE, Layout, columns
-from .memory import Workspaces, kept
+from .memory import Workspaces, kept, kept_for_good
 
 Adversarial = Literal["nonsaturating", "hinge", "lsgan", "wgan", "relativistic"]
 Player = Literal["discriminator", "generator"]
@@ -124,7 +124,7 @@ def _options(hip: bool, *args: Any) -> dict[str, object]:
 _workspaces = Workspaces()
 
 
-@cache  # never freed: a captured graph holds its address
+@kept_for_good  # a captured graph holds its address
 def _table(layout: Layout, device: torch.device) -> Tensor:
     """Return the runs in the device's memory, written once per (layout, device)."""
     runs = make_plan(layout).runs

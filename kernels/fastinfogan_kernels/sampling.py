@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from functools import cache
 from itertools import pairwise, product
 from typing import Any, NamedTuple
 
@@ -34,7 +33,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .memory import kept
+from .memory import kept, kept_for_good
 
 _CATEGORICAL, _BERNOULLI, _UNIFORM, _GAUSSIAN, _WEIGHTED, _ANGLE = range(6)
 _KINDS = {
@@ -186,8 +185,7 @@ def _words(kind: int, width: int) -> int:
     return width + width % 2 if kind == _GAUSSIAN else 1
 
 
-# The plan's table lives as long as the process: a captured graph holds its address.
-@cache
+@kept_for_good  # a captured graph holds its address
 def _table(plan: Plan, device: torch.device) -> Tensor:
     """Return the plan as int64 [rows, _FIELDS] on the device.
 

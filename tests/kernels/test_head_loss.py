@@ -186,7 +186,8 @@ def test_no_launch_is_needed_for_an_empty_batch():
 
 def test_the_counter_is_zero_again_after_a_launch():
     run(problem(ALL_KINDS, 129, dtype=torch.float32))
-    assert [c.item() for _, c in launch._workspaces._by_stream.values()] == [0]
+    _, counter = launch._workspaces._of_thread.workspace
+    assert counter.item() == 0
 
 
 def test_a_mean_divides_the_total_with_its_gradient_and_the_codes():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import weakref
+from collections.abc import Callable
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -155,3 +157,57 @@ def test_threads_that_interpret_kernels_share_no_workspace():
     assert own[0].data_ptr() != others[0][0].data_ptr()
     assert own[1].data_ptr() != others[0][1].data_ptr()
     assert workspaces.get(cpu, 8)[1] is own[1]
+
+
+def test_the_workspace_of_a_thread_is_freed_with_the_thread():
+    workspaces, cpu = memory.Workspaces(), torch.device("cpu")
+    kept: list[weakref.ref[torch.Tensor]] = []
+
+    def work() -> None:
+        for size in (8, 16):  # a workspace that grows leaves none behind either
+            kept.extend(weakref.ref(t) for t in workspaces.get(cpu, size))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert [reference() for reference in kept] == [None] * 4
+
+
+def at_once(work: Callable[[], object]) -> list[object]:
+    """Return what `work` returns in two threads."""
+    results: list[object] = []
+    threads = [threading.Thread(target=lambda: results.append(work())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    return results
+
+
+def test_two_first_calls_at_once_get_the_one_result_that_is_kept_for_good():
+    """A graph may hold the address of either."""
+    both = threading.Barrier(2, timeout=30)
+
+    @memory.kept_for_good
+    def make(size: int) -> torch.Tensor:
+        both.wait()
+        return torch.zeros(size)
+
+    first, second = at_once(lambda: make(3))
+    assert first is second is make(3)
+
+
+def test_two_first_losses_at_once_read_the_weights_that_are_kept_for_good(monkeypatch):
+    from fastinfogan import Categorical, LatentSpec
+    from fastinfogan.losses import triton as adapter
+
+    both = threading.Barrier(2, timeout=30)
+
+    def wait(device: torch.device, make: Callable[[], torch.Tensor]) -> torch.Tensor:
+        both.wait()
+        return make()
+
+    monkeypatch.setattr(memory, "kept", wait)
+    spec, q = LatentSpec(noise=1, codes=(Categorical(3, weight=0.37),)), torch.zeros(1, 3)
+    first, second = at_once(lambda: adapter.own_weights(spec, q))
+    assert first is second is adapter.own_weights(spec, q)
