@@ -123,8 +123,8 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_and_sync(path: Path, data: bytes) -> None:
-    """Write a new file and wait until its bytes are on the disk.
+def open_new(path: Path) -> IO[bytes]:
+    """Open a new file to write its bytes.
 
     What has that name is removed first and a link never written through: in a folder that others
     may write to, it could lead anywhere.
@@ -132,7 +132,12 @@ def write_and_sync(path: Path, data: bytes) -> None:
     remove(path)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
     flags |= getattr(os, "O_BINARY", 0)
-    with os.fdopen(os.open(path, flags, 0o666), "wb") as file:
+    return os.fdopen(os.open(path, flags, 0o666), "wb")
+
+
+def write_and_sync(path: Path, data: bytes) -> None:
+    """Write a new file, as `open_new` does, and wait until its bytes are on the disk."""
+    with open_new(path) as file:
         file.write(data)
         file.flush()
         _sync(file.fileno())

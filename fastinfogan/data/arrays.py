@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import math
 import mmap
+import os
 from pathlib import Path
-from tokenize import TokenError
-from typing import Any
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..atomic import open_regular
 from ..errors import UserError
 from .reading import Reading, ValueRange, choose_range, kind_of, to_uint8
 from .streaming import Rows, evenly
@@ -17,6 +20,8 @@ from .streaming import Rows, evenly
 SURVEY_IMAGES = 256  # images of a file that tell its value range
 CONVERTED_AT_ONCE = 1024  # images
 CHANNELS = (1, 2, 3, 4)
+MAX_HEADER = 10_000  # bytes of a .npy file's header; numpy parses no longer one
+_NPY = b"\x93NUMPY"
 
 
 def with_channels_last(images: NDArray[Any], where: object) -> tuple[NDArray[Any], list[str]]:
@@ -122,6 +127,48 @@ class NpyFile:
         return {**self.__dict__, "_mapped": None}
 
 
+class NpyHeader(NamedTuple):
+    """The header of a .npy file or of an .npz file's member."""
+
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype[Any]
+    length: int  # bytes before the values
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values."""
+        return math.prod(int(size) for size in self.shape) * self.dtype.itemsize
+
+
+def read_npy_header(file: IO[bytes]) -> NpyHeader:
+    """Read the header of a .npy file or member. Raises ValueError where it is none.
+
+    A header that promises more than MAX_HEADER bytes is not read; numpy would read all of it.
+    """
+    start = file.read(len(_NPY) + 2)
+    if len(start) < len(_NPY) + 2 or not start.startswith(_NPY):
+        raise ValueError("it does not begin as a .npy file does")
+    version = (start[-2], start[-1])
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise ValueError(f"a .npy file of version {version[0]}.{version[1]}, expected 1.0 to 3.0")
+    size = file.read(2 if version == (1, 0) else 4)
+    length = int.from_bytes(size, "little")
+    if length > MAX_HEADER:
+        raise ValueError(f"its header promises {length:,} bytes, expected at most {MAX_HEADER:,}")
+    text = file.read(length)
+    formats: Any = np.lib.format
+    read = formats.read_array_header_1_0 if version == (1, 0) else formats.read_array_header_2_0
+    try:
+        shape, fortran, dtype = read(io.BytesIO(size + text))
+    except Exception as error:  # numpy evaluates it as Python, which raises what it happens to meet
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ValueError(f"a damaged header, {reason}") from None
+    if any(int(n) < 0 for n in shape):
+        raise ValueError(f"its header gives the shape {list(shape)}")
+    return NpyHeader(shape, fortran, dtype, len(start) + len(size) + length)
+
+
 def open_npy(path: Path, scattered: bool = False) -> NDArray[Any]:
     """Map a .npy file for reading. Raises UserError where it is not one, or not whole.
 
@@ -132,13 +179,21 @@ def open_npy(path: Path, scattered: bool = False) -> NDArray[Any]:
     if not path.is_file():
         raise UserError(f"--data npy:{path}: no such file")
     try:
-        mapped = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, EOFError, ValueError, SyntaxError, TokenError, OverflowError) as error:
+        with open_regular(path) as file:
+            header = read_npy_header(file)
+            if header.dtype.hasobject:
+                raise ValueError("it holds Python objects")
+            size = os.fstat(file.fileno()).st_size
+            if size < header.length + header.nbytes:
+                raise ValueError(f"{size:,} bytes, its header promises {header.nbytes:,} of values")
+            order: Literal["F", "C"] = "F" if header.fortran else "C"
+            mapped = np.memmap(file, header.dtype, "r", header.length, header.shape, order)
+    except (OSError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"{path}: not a readable .npy file, or not a whole one ({reason})"
         ) from None
-    if path.stat().st_size != mapped.offset + mapped.nbytes:
+    if size != mapped.offset + mapped.nbytes:
         raise UserError(f"{path}: damaged; longer than its header promises")
     if not mapped.flags.c_contiguous:
         raise UserError(f"{path}: in Fortran order; save np.ascontiguousarray(images)")

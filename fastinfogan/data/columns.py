@@ -71,12 +71,21 @@ def factors_of(columns: Mapping[str, Any], where: str) -> NDArray[np.float64]:
 def cell_bytes(cell: Any) -> bytes | None:
     """Return the bytes in a cell of an image column; None where it gives a path alone.
 
-    Raises ValueError for a null.
+    Raises ValueError for a null, and for a cell without either.
     """
     if cell is None:
         raise ValueError("it is null")
     content = cell if isinstance(cell, bytes) else cell["bytes"]
-    return None if content is None else bytes(content)
+    if content is None:
+        if not isinstance(cell["path"], str):
+            raise ValueError("neither bytes nor a path")
+        return None
+    if not isinstance(content, bytes | list):  # bytes(N) would be N zeros
+        raise ValueError(f"expected bytes, got {type(content).__name__}")
+    try:
+        return bytes(content)
+    except TypeError:
+        raise ValueError("expected bytes, got a list of something else") from None
 
 
 def _holds_bytes(feature: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from ..atomic import open_regular
 from ..errors import UserError
 from .reading import Fit, Kind, Reading, ValueRange, background_colour, kind_of, to_uint8
 
@@ -28,7 +30,8 @@ FORMATS = (
 UNMARKED = {".tga": "TGA", ".icb": "TGA", ".vda": "TGA", ".vst": "TGA", ".pcx": "PCX"}
 MAX_PIXELS = 89_478_485  # of one image: 256 MiB of colour; Pillow warns from there on
 MIN_CONTRAST = 8  # levels of 255: an image of less contrast shows nothing
-MAX_BYTES = 2**30  # of a file whose metadata are taken out
+MAX_BYTES = 2**30  # of a member of an archive, and of a file that is read whole
+_READ_WHOLE = {"AVIF", "WEBP"}  # Pillow's decoders that read a file of any size into memory
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -60,10 +63,19 @@ def _formats(suffix: str) -> tuple[str, ...]:
     return tuple(kind for kind in kinds if kind in Image.OPEN)
 
 
-def _open(content: Path | bytes) -> Image.Image:
+@contextmanager
+def _opened(content: Path | bytes) -> Iterator[Image.Image]:
+    """Open an image. Pillow gets a file that is open, and opens no path: it may be a pipe's."""
     if isinstance(content, bytes):
-        return Image.open(io.BytesIO(content), formats=_formats(""))
-    return Image.open(content, formats=_formats(content.suffix.lower()))
+        with Image.open(io.BytesIO(content), formats=_formats("")) as image:
+            yield image
+        return
+    with open_regular(content) as file:
+        formats = _formats(content.suffix.lower())
+        if os.fstat(file.fileno()).st_size > MAX_BYTES:
+            formats = tuple(kind for kind in formats if kind not in _READ_WHOLE)
+        with Image.open(file, formats=formats) as image:
+            yield image
 
 
 @dataclass(frozen=True)
@@ -144,7 +156,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _decode(content: Path | bytes, frame: int, count_frames: bool) -> Picture:
-    with _open(content) as image:
+    with _opened(content) as image:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise ValueError(f"{width}x{height} pixels, expected at most {MAX_PIXELS:,}")
@@ -177,7 +189,7 @@ def frames_in(content: Path | bytes) -> int:
     """Return the number of frames of a file. Raises ValueError as `decode` does."""
     with _quiet():
         try:
-            with _open(content) as image:
+            with _opened(content) as image:
                 return number_of_frames(image)
         except Exception as error:
             raise ValueError(_reason(error, content)) from None
@@ -266,7 +278,7 @@ def _conversion(profile: bytes, mode: str) -> tuple[str, Any]:
 def without_metadata(content: Path | bytes) -> bytes | None:
     """Return a PNG's or JPEG's bytes without its metadata, None for another format."""
     if isinstance(content, Path):
-        with content.open("rb") as file:
+        with open_regular(content) as file:
             start = file.read(len(_PNG))
             if start != _PNG and not start.startswith(b"\xff\xd8"):
                 return None

@@ -17,9 +17,10 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from ..atomic import open_new, open_regular
 from ..console import say
 from ..errors import UserError
-from .formats import ZIP_DAMAGE
+from .formats import ZIP_DAMAGE, Npz
 from .splits import Images, Split, cache, missing, places, whole_grid
 from .sprites import FACTORS, Grid
 from .streaming import Mode, Rows
@@ -76,7 +77,8 @@ class Bits:
 
     def read(self, rows: Rows) -> NDArray[np.uint8]:
         if self._mapped is None:
-            mapped = np.memmap(self.path, np.uint8, "r", self.offset, self.shape)
+            with open_regular(self.path) as file:
+                mapped = np.memmap(file, np.uint8, "r", self.offset, self.shape)
             if self._scattered and hasattr(mmap, "MADV_RANDOM"):  # see stream.open_npy
                 mapped.base.madvise(mmap.MADV_RANDOM)  # type: ignore[union-attr]
             self._mapped = mapped.view(np.ndarray)
@@ -90,15 +92,14 @@ class Bits:
 
 
 def _open(path: Path) -> Grid:
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-        if "imgs.npy" not in names or "latents_classes.npy" not in names:
+    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        arrays = Npz(archive, path)
+        if "imgs" not in arrays or "latents_classes" not in arrays:
             raise UserError(f"{path}: expected an .npz with imgs and latents_classes")
-        with archive.open("latents_classes.npy") as member:
-            classes = np.lib.format.read_array(member, allow_pickle=False)
+        classes = arrays["latents_classes"]
         sizes = _grid_sizes(classes, path)
         info = archive.getinfo("imgs.npy")
-        shape, header = _images_header(archive, info, path)
+        shape, header = _images_header(arrays, path)
         if shape[0] != len(classes):
             raise UserError(f"{path}: {shape[0]} images, but classes of {len(classes)}")
         if info.compress_type == zipfile.ZIP_STORED:
@@ -134,27 +135,17 @@ def _grid_sizes(classes: NDArray[np.int64], path: Path) -> tuple[int, ...]:
     return sizes[1:]
 
 
-def _images_header(
-    archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path
-) -> tuple[tuple[int, int, int, int], int]:
+def _images_header(arrays: Npz, path: Path) -> tuple[tuple[int, int, int, int], int]:
     """Return the shape of the images, and the bytes before them in their .npy."""
-    with archive.open(info) as member:
-        version = np.lib.format.read_magic(member)
-        read = np.lib.format.read_array_header_1_0
-        if version != (1, 0):
-            read = np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(member)
-        header = member.tell()
+    shape, fortran, dtype, length = arrays.header("imgs")
     if dtype != np.uint8 or len(shape) != 3 or fortran:
         raise UserError(f"{path}: imgs must be uint8 [N, H, W], got {dtype} {list(shape)}")
-    if info.file_size != header + math.prod(shape):
-        raise UserError(f"{path}: damaged; imgs is not as long as its header promises")
-    return (*shape, 1), header
+    return (*shape, 1), length
 
 
 def _start(path: Path, info: zipfile.ZipInfo) -> int:
     """Return the offset of a stored member's bytes: after its own header, name and extras."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         file.seek(info.header_offset)
         own = file.read(_LOCAL_HEADER)
     name, extra = (int.from_bytes(own[at : at + 2], "little") for at in (26, 28))
@@ -179,7 +170,7 @@ def _decoded(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> Pat
             say(f"decoding {path} once, {size / 1e9:.1f} GB, to {out}", sys.stderr)
             # read to its end, where zipfile holds it to the archive's checksum
             try:
-                with archive.open(info) as member, partial.open("wb") as file:
+                with archive.open(info) as member, open_new(partial) as file:
                     shutil.copyfileobj(member, file, 2**24)
                 partial.replace(out)
             finally:

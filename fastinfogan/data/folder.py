@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import stat
 from collections import Counter, deque
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..atomic import open_regular
 from ..errors import UserError
 from .decoding import image_suffixes
 from .encoded import EncodedImages
@@ -21,6 +23,7 @@ from .splits import Images, Split, held_out, opened
 from .streaming import Streamed
 
 FACTORS_FILE = "factors.csv"
+MAX_TABLE = 2**30  # bytes of a table with a line for each image
 # Images next to class folders are left out up to this share; else there are no labels.
 MAX_LOOSE_SHARE = 0.1
 NAMES = 10  # classes that are named in a line
@@ -306,9 +309,12 @@ def _factors(
     if not path.is_file():
         return None, ()
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.reader(file))
-    except (OSError, ValueError, csv.Error) as error:
+        with (
+            open_regular(path, MAX_TABLE) as file,
+            io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text,
+        ):
+            rows = list(csv.reader(text))
+    except (OSError, ValueError, MemoryError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
     header = [cell.strip() for cell in rows[0]] if rows else []
     if "file" not in header or len(header) < 2 or len(set(header)) < len(header):

@@ -4,28 +4,39 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import re
-import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from ..atomic import open_regular
 from ..errors import UserError
-from .arrays import NpyFile, as_images, open_npy, with_channels_last
+from .arrays import (
+    NpyFile,
+    NpyHeader,
+    as_images,
+    open_npy,
+    read_npy_header,
+    with_channels_last,
+)
 from .reading import Reading
 from .splits import Images, Labels, Split, check_labels, halves, held_out
 
 DAMAGE = (OSError, EOFError, ValueError, zlib.error)  # what reading a damaged file raises
-# What numpy makes of an array's damaged header besides
-HEADER_DAMAGE = (SyntaxError, tokenize.TokenError, OverflowError, MemoryError, TypeError)
-ZIP_DAMAGE = (*DAMAGE, *HEADER_DAMAGE, zipfile.BadZipFile, NotImplementedError, RuntimeError)
+# What numpy and zipfile raise besides
+ZIP_DAMAGE = (
+    *DAMAGE,
+    *(OverflowError, MemoryError, TypeError),
+    *(zipfile.BadZipFile, NotImplementedError, RuntimeError),
+)
 # Below the folder that is given: nothing; torchvision's for one of its sets; its root's for MNIST.
 _IDX_FOLDERS = ("", "raw", "MNIST/raw")
 # As MNIST's authors name the files, as others unpack them (train-images.idx3-ubyte), and with the
@@ -129,8 +140,7 @@ def _read_idx(path: Path) -> NDArray[np.uint8]:
     No more is read than the header promises, and one byte.
     """
     try:
-        size = path.stat().st_size
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with _opened_idx(path) as (file, size):
             magic = file.read(4)
             if len(magic) < 4 or magic[:3] != b"\0\0\x08":
                 raise UserError(f"{path}: not an idx file of unsigned bytes")
@@ -156,6 +166,18 @@ def _read_idx(path: Path) -> NDArray[np.uint8]:
             f"{there if expected <= most else f'at most {most}'} are there"
         )
     return np.frombuffer(values, np.uint8).reshape(sizes)  # writable, as torch wants
+
+
+@contextmanager
+def _opened_idx(path: Path) -> Iterator[tuple[IO[bytes], int]]:
+    """Open an idx file, unpacked where its name ends in .gz; gives also its size on the disk."""
+    with open_regular(path) as stored:
+        size = os.fstat(stored.fileno()).st_size
+        if path.suffix != ".gz":
+            yield stored, size
+            return
+        with gzip.GzipFile(fileobj=stored) as unpacked:
+            yield cast(IO[bytes], unpacked), size
 
 
 def _read_at_most(file: Any, n: int) -> bytearray:
@@ -206,7 +228,7 @@ def read_npz(path: Path, reading: Reading) -> dict[Split, Images]:
 
 
 def _keras(
-    arrays: _Npz, names: tuple[str, str, str, str], path: Path, reading: Reading
+    arrays: Npz, names: tuple[str, str, str, str], path: Path, reading: Reading
 ) -> dict[Split, Images]:
     parts = []
     for images_name, labels_name in (names[:2], names[2:]):
@@ -225,7 +247,7 @@ def _keras(
     return {"train": train, "test": test.with_facts(train.notes)}
 
 
-def _npz_labels(arrays: _Npz, n: int, path: Path) -> tuple[Labels | None, list[str]]:
+def _npz_labels(arrays: Npz, n: int, path: Path) -> tuple[Labels | None, list[str]]:
     name = next((name for name in _LABEL_NAMES if name in arrays), None)
     others = [other for other in arrays.names if other not in ("images", name, *_FACTORS)]
     lines = [f"not read: {', '.join(others)}"] if others else []
@@ -242,7 +264,7 @@ def _npz_labels(arrays: _Npz, n: int, path: Path) -> tuple[Labels | None, list[s
 _FACTORS = ("factors", "factor_names")
 
 
-def _npz_factors(arrays: _Npz, n: int, path: Path) -> tuple[NDArray[Any] | None, tuple[str, ...]]:
+def _npz_factors(arrays: Npz, n: int, path: Path) -> tuple[NDArray[Any] | None, tuple[str, ...]]:
     if "factors" not in arrays:
         return None, ()
     factors = arrays["factors"]
@@ -263,7 +285,7 @@ def _npz_factors(arrays: _Npz, n: int, path: Path) -> tuple[NDArray[Any] | None,
     )
 
 
-class _Npz:
+class Npz:
     """The arrays of an open .npz, read one by one, each no longer than its header promises."""
 
     def __init__(self, archive: zipfile.ZipFile, path: Path) -> None:
@@ -273,47 +295,37 @@ class _Npz:
     def __contains__(self, name: str) -> bool:
         return name in self.names
 
-    def _header(self, member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], int]:
-        version = np.lib.format.read_magic(member)
-        read: Any = np.lib.format.read_array_header_1_0
-        if version != (1, 0):
-            read = np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(member)
-        return shape, dtype, member.tell()
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of an array."""
-        with self.archive.open(f"{name}.npy") as member:
-            return self._header(member)[0]
+    def header(self, name: str) -> NpyHeader:
+        """Return the header of an array. Raises ValueError where the array is longer or shorter."""
+        info = self.archive.getinfo(f"{name}.npy")
+        with self.archive.open(info) as member:
+            header = read_npy_header(member)
+        if not header.dtype.hasobject and info.file_size != header.length + header.nbytes:
+            raise ValueError(f"{name} is not as long as its header promises")
+        return header
 
     def describe(self, name: str) -> str:
         """Return the type and shape of an array, such as "uint8 [40, 32, 32, 3]"."""
-        with self.archive.open(f"{name}.npy") as member:
-            shape, dtype, _ = self._header(member)
-        return f"{dtype} {list(shape)}"
+        header = self.header(name)
+        return f"{header.dtype} {list(header.shape)}"
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        info = self.archive.getinfo(f"{name}.npy")
-        with self.archive.open(info) as member:
-            shape, dtype, start = self._header(member)
-        expected = math.prod(int(s) for s in shape) * dtype.itemsize
-        if not dtype.hasobject and info.file_size != start + expected:
-            raise ValueError(f"{name} is not as long as its header promises")
+        expected = self.header(name).nbytes
         check_memory(expected, self.path)
         if expected > self.path.stat().st_size * DEFLATE:
             raise ValueError(f"{name} promises more than the file can hold")
-        with self.archive.open(info) as member:
+        with self.archive.open(f"{name}.npy") as member:
             return np.asarray(np.lib.format.read_array(member, allow_pickle=False))
 
 
 @contextmanager
-def _npz(path: Path) -> Iterator[_Npz]:
+def _npz(path: Path) -> Iterator[Npz]:
     """Open an .npz. What reading its arrays raises becomes a UserError that names it."""
     if not path.is_file():
         raise UserError(f"--data npz:{path}: no such file")
     try:
-        with zipfile.ZipFile(path) as archive:
-            yield _Npz(archive, path)
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            yield Npz(archive, path)
     except ZIP_DAMAGE as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not a readable .npz file ({reason})") from None
@@ -333,7 +345,7 @@ def array_size(kind: str, path: Path) -> tuple[int, int, int] | None:
         elif kind == "npz":
             with _npz(path) as arrays:
                 names = ("images", *(names[0] for names in _SPLIT_NAMES))
-                shape = arrays.shape(next(name for name in names if name in arrays))
+                shape = arrays.header(next(name for name in names if name in arrays)).shape
         else:
             shape = _idx_shape(path)
         images, _ = with_channels_last(np.broadcast_to(np.uint8(0), shape), path)
@@ -348,7 +360,7 @@ def _idx_shape(path: Path) -> tuple[int, ...]:
     if path.is_dir():
         parts = (_idx_files(path / below) for below in _IDX_FOLDERS)
         path = next(part["train"] for part in parts if "train" in part)
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+    with _opened_idx(path) as (file, _):
         header = file.read(4 + 4 * MAX_RANK)
     return tuple(int(size) for size in np.frombuffer(header, ">u4", header[3], 4))
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..atomic import parse_json, read_regular
 from ..errors import UserError
 from . import columns, row_groups
 from .decoding import check_decodable
@@ -53,15 +55,16 @@ def read_hub(reference: str, reading: Reading, kind: str = "hf") -> dict[Split, 
         except Exception as error:  # of the hub, the network, pyarrow
             raise _not_loaded(where, error) from None
     splits = _parquet(reference, where) if kind == "parquet" else _load(reference, where)
+    folders = () if kind == "parquet" else _folders_of_images(reference, splits)
     name = "train" if "train" in splits else next(iter(splits))
     if name != "train" and len(splits) > 1:
         raise UserError(f"{where}: expected a split train, got {', '.join(splits)}")
-    train = HubImages(splits[name], reading, where)
+    train = HubImages(splits[name], reading, where, folders)
     labels, factors = train.labels(), train.factors()
     if name == "test" or "test" not in splits:
         loaded = held_out(train, labels, reading.stream, factors=factors)
     else:
-        test = HubImages(splits["test"], reading, where, train)
+        test = HubImages(splits["test"], reading, where, folders, train)
         loaded = opened(
             *(Streamed(train, None), Streamed(test, None)),
             *((labels, test.labels()), reading.stream),
@@ -99,7 +102,8 @@ def _parquet(reference: str, where: str) -> dict[str, Dataset]:
     if path.is_file():
         files = [path]
     elif path.is_dir():
-        files = sorted(f for f in path.rglob("*.parquet") if not f.name.startswith("."))
+        below = (f for f in path.rglob("*.parquet") if not f.name.startswith("."))
+        files = sorted(f for f in below if f.is_file())
     else:
         files = sorted(f for f in path.parent.glob(path.name) if f.is_file())
     if not files:
@@ -117,6 +121,25 @@ def _parquet(reference: str, where: str) -> dict[str, Dataset]:
         raise UserError(f"{where}: cannot be read ({row_groups.reason(error)})") from None
 
 
+_SAVED = ("dataset_dict.json", "state.json")  # of several splits; of one
+MAX_STATE = 2**24  # bytes of either
+
+
+def _check_saved(folder: Path) -> None:
+    """Raise ValueError where a saved set names files outside its folder, or holds a pipe."""
+    for path in folder.rglob("*"):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise ValueError(f"{path} is a pipe or a device")
+        if path.name not in _SAVED:
+            continue
+        content = parse_json(read_regular(path, MAX_STATE))
+        content = content if isinstance(content, dict) else {}
+        files = [file.get("filename") for file in content.get("_data_files", ())]
+        for name in (*files, *content.get("splits", ())):
+            if not isinstance(name, str) or name in ("", "..") or Path(name).name != name:
+                raise ValueError(f"{path} names {str(name)[:100]!r}, expected a name in its folder")
+
+
 def _load(reference: str, where: str) -> dict[str, Dataset]:
     datasets = _datasets(where)
     here = local(reference)
@@ -124,7 +147,8 @@ def _load(reference: str, where: str) -> dict[str, Dataset]:
         if here is None:
             name, _, config = reference.partition(":")
             loaded: Any = datasets.load_dataset(name, config or None)
-        elif any((here[0] / f).is_file() for f in ("state.json", "dataset_dict.json")):
+        elif any((here[0] / f).is_file() for f in _SAVED):
+            _check_saved(here[0])
             loaded = datasets.load_from_disk(str(here[0]))
         elif here[0].is_file():
             loaded = datasets.load_dataset("parquet", data_files=str(here[0]))
@@ -158,6 +182,27 @@ def _not_loaded(where: str, error: Exception) -> UserError:
     )
 
 
+def _folders_of_images(reference: str, splits: Mapping[str, Dataset]) -> tuple[Path, ...]:
+    """Return the folders whose files the cells of a set may name in place of bytes.
+
+    `save_to_disk` stores the bytes of files on this machine, and Parquet files of the hub hold
+    them. Cells with a path alone are those of a folder of image files that the library listed
+    itself, which lies where the user says or in the hub's cache. A table may hold any path.
+    """
+    here = local(reference)
+    if here is None:
+        if any(split.info.builder_name != "imagefolder" for split in splits.values()):
+            return ()
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        folder = Path(HF_HUB_CACHE)
+    elif here[0].is_dir():
+        folder = here[0]
+    else:
+        return ()
+    return Path(os.path.abspath(folder)), folder.resolve()
+
+
 class HubImages(EncodedImages):
     """The images of a dataset, decoded, cropped and resized when they are read."""
 
@@ -166,6 +211,7 @@ class HubImages(EncodedImages):
         dataset: Dataset,
         reading: Reading,
         where: str,
+        folders: Sequence[Path] = (),
         like: EncodedImages | None = None,
     ) -> None:
         import datasets
@@ -173,6 +219,7 @@ class HubImages(EncodedImages):
         column = columns.image_column(dataset.features, where)
         super().__init__(len(dataset), reading)
         self._where, self._column, self._dataset = where, column, dataset
+        self._folders = tuple(folders)
         # as bytes, so that a damaged image is found one by one
         files = dataset.select_columns([column])
         if isinstance(dataset.features[column], datasets.Image):
@@ -184,10 +231,18 @@ class HubImages(EncodedImages):
         self.prepare(like)
 
     def content(self, file: int) -> Path | bytes:
-        """Return an image's bytes, or the path of its file."""
+        """Return an image's bytes, or the path of its file below one of the set's folders.
+
+        Raises ValueError for another path: whoever wrote the set could name any file of the reader.
+        """
         cell = self._files[file][self._column]
         content = columns.cell_bytes(cell)
-        return Path(cell["path"]) if content is None else content
+        if content is not None:
+            return content
+        path = Path(os.path.abspath(cell["path"]))
+        if not any(path.is_relative_to(folder) for folder in self._folders):
+            raise ValueError("a path without its bytes, and not of a file below the set's folder")
+        return path
 
     def name(self, file: int) -> str:
         """Return the set with the number of the image."""

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..atomic import open_regular, read_regular
 from ..errors import UserError
-from .folder import ImageFolder, flat_images
+from .folder import MAX_TABLE, ImageFolder, flat_images
 from .formats import find_idx, read_idx_folder
 from .reading import Reading
 from .splits import Images, Split, cache, halves, missing, opened, places
@@ -72,19 +73,26 @@ _READ_MAT = """
 import sys
 import numpy as np
 from scipy.io import loadmat
-content = loadmat(sys.argv[1], variable_names=["X", "y"])
+content = loadmat(sys.stdin.buffer, variable_names=["X", "y"])
 for name in ("X", "y"):
     if name in content:
-        np.save(f"{sys.argv[2]}/{name}.npy", content[name], allow_pickle=False)
+        np.save(f"{sys.argv[1]}/{name}.npy", content[name], allow_pickle=False)
 """
 
 
 def _read_mat(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Read images [N, H, W, 3] and digits [N] of a Matlab file of X [H, W, 3, N] and y [N, 1]."""
     with tempfile.TemporaryDirectory() as folder:
-        reader = subprocess.run(
-            [sys.executable, "-c", _READ_MAT, str(path), folder], capture_output=True, text=True
-        )
+        try:
+            with open_regular(path) as file:
+                reader = subprocess.run(
+                    [sys.executable, "-c", _READ_MAT, folder],
+                    stdin=file,
+                    capture_output=True,
+                    text=True,
+                )
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
         if reader.returncode:
             lines = reader.stderr.split("\n") if reader.returncode > 0 else []
             reason = next((line for line in reversed(lines) if line.strip()), "damaged")
@@ -158,8 +166,8 @@ def celeba(reading: Reading) -> dict[Split, Images]:
 def _partition(path: Path) -> Iterator[tuple[str, str]]:
     """Yield each image's name with its part, "0", "1" or "2"."""
     try:
-        lines = path.read_text().splitlines()
-    except (OSError, ValueError) as error:
+        lines = read_regular(path, MAX_TABLE).decode().splitlines()
+    except (OSError, ValueError, MemoryError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
     for number, line in enumerate(lines, 1):
         fields = line.replace(",", " ").split()

@@ -7,12 +7,13 @@ import os
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 
+from ..atomic import open_regular
 from ..errors import UserError
-from .decoding import image_suffixes
+from .decoding import MAX_BYTES, image_suffixes
 from .encoded import EncodedImages
 from .folder import Named, class_folders, shown
 from .reading import Reading
@@ -29,6 +30,7 @@ _UNPACKERS = {  # by the first bytes of a compressed file
     b"\x04\x22\x4d\x18": "unlz4",
 }
 MAX_LABEL = 32  # bytes of a file that holds a label
+MAX_RECORD = 2**20  # bytes of a member's name or extended header, which tarfile reads whole
 
 
 class Member(NamedTuple):
@@ -55,21 +57,30 @@ class TarShards(EncodedImages):
         self.prepare()
 
     def content(self, file: int) -> bytes:
-        """Return a member's bytes. Raises ValueError where the shard ends before them."""
+        """Return a member's bytes. Raises ValueError where there are not so many, or too many."""
         shard, start, size = self._places[file].tolist()
-        try:
-            with self.paths[shard].open("rb", buffering=0) as archive:
-                content = os.pread(archive.fileno(), size, start)
-        except OSError as error:
-            raise ValueError(f"its shard cannot be read, {error.strerror}") from None
-        if len(content) != size:
-            raise ValueError("its shard ends before it")
-        return content
+        return _content(self.paths[shard], start, size)
 
     def name(self, file: int) -> str:
         """Return the shard with the member's name."""
         shard = self.paths[int(self._places[file, 0])]
         return shown(f"{shard}: {os.fsdecode(self._names[file])}")
+
+
+def _content(path: Path, start: int, size: int) -> bytes:
+    """Return a part of a shard. Raises ValueError before it reserves more than there is."""
+    if size > MAX_BYTES:
+        raise ValueError(f"its header promises {size:,} bytes, expected at most {MAX_BYTES:,}")
+    try:
+        with open_regular(path) as archive:
+            if start + size > os.fstat(archive.fileno()).st_size:
+                raise ValueError("its shard ends before it")
+            content = os.pread(archive.fileno(), size, start)
+    except OSError as error:
+        raise ValueError(f"its shard cannot be read, {error.strerror}") from None
+    if len(content) != size:
+        raise ValueError("its shard ends before it")
+    return content
 
 
 def read_tar(reference: str, reading: Reading) -> dict[Split, Images]:
@@ -129,16 +140,46 @@ def _is_tar(name: str) -> bool:
 def _unpacker(path: Path) -> str | None:
     """Return the tool that unpacks a compressed file, by its first bytes; None for another file."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(max(map(len, _UNPACKERS)))
     except OSError:
         return None  # reading it tells
     return next((tool for magic, tool in _UNPACKERS.items() if start.startswith(magic)), None)
 
 
+class _Records:
+    """A .tar file whose headers are read, and no more of it than a header takes.
+
+    tarfile reads as many bytes as a record of a long name promises, and goes back in the file
+    where a size is negative, which may never end.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+
+    def read(self, size: int) -> bytes:
+        """Return up to `size` bytes. Raises ValueError for more than a header takes."""
+        if not 0 <= size <= MAX_RECORD:
+            raise ValueError(f"a header promises {size:,} bytes, expected at most {MAX_RECORD:,}")
+        return self.file.read(size)
+
+    def seek(self, place: int) -> None:
+        """Go to a place further on. Raises ValueError for one further back."""
+        if place < self.file.tell() - 1:  # tarfile looks at the byte before each header
+            raise ValueError("a header leads back")
+        self.file.seek(place)
+
+    def tell(self) -> int:
+        """Return the place."""
+        return self.file.tell()
+
+
 def _members(path: Path, shard: int) -> list[Member]:
     try:
-        with tarfile.open(path, "r:") as archive:
+        with (
+            open_regular(path) as file,
+            tarfile.open(fileobj=cast(Any, _Records(file)), mode="r:") as archive,
+        ):
             return [
                 Member(shard, info.name, info.offset_data, info.size)
                 for info in archive
@@ -164,11 +205,11 @@ def _labels(
         label = labels.get(f"{image.shard}/{os.path.splitext(image.name)[0]}")
         if label is None:
             return None, (), [f"no labels: {shown(image.name)} has none"]
-        with paths[label.shard].open("rb") as file:
-            text = os.pread(file.fileno(), label.size, label.start)
+        text = b""
         try:
-            numbers.append(int(text))
-        except ValueError:
+            text = _content(paths[label.shard], label.start, label.size)
+            numbers.append(np.int64(int(text)))
+        except (ValueError, OverflowError):
             raise UserError(
                 f"{where}: {shown(label.name)}: expected an integer, got {text[:20]!r}"
             ) from None
