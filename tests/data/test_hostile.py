@@ -421,7 +421,7 @@ def test_a_saved_set_reads_files_below_its_folder_alone(hf: Any) -> None:
         assert "image 19: not a readable image (a path without" in refused("hf:set")
 
 
-def test_what_the_library_saves_of_image_files_is_read_without_them(hf: Any) -> None:
+def test_image_files_that_the_library_has_saved_are_read_without_them(hf: Any) -> None:
     path = secret()
     images = hf.Dataset.from_dict({"image": [str(path)] * 20}).cast_column("image", hf.Image())
     images.save_to_disk("set")

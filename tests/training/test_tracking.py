@@ -69,13 +69,14 @@ def test_a_file_that_is_no_picture_costs_a_line_and_starts_no_program(
     (samples / "step-00000003-c1.png").write_bytes(
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
     )
+    os.mkfifo(samples / "step-00000004-c1.png")
     started = tmp_path / "started"
     (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {started}\n")
     (tmp_path / "gs").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert track.main([str(run), "--with", "tensorboard"]) == 0
     printed = capsys.readouterr()
-    assert printed.err.count("passed over") == printed.err.count("\n") == 2
+    assert printed.err.count("passed over") == printed.err.count("\n") == 3
     assert "and 1 pictures" in printed.out
     assert not started.exists()
 
