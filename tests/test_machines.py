@@ -43,28 +43,62 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(tmp_path_factory.mktemp("data") / "images.npz")
 
 
-def start(launcher: str, data: Path, folder: Path, *more: str) -> list[subprocess.Popen[str]]:
-    """The same command on two machines; each has a working folder of its own."""
+# `fastinfogan.train`, after which each rank writes a hash of its weights and moments to HASHES.
+HASHING = """
+import hashlib, os, pathlib, sys
+from fastinfogan import train
+from fastinfogan.runs.loop import Training
+
+inner = Training.run
+
+def run(self):
+    code = inner(self)
+    digest = hashlib.sha256()
+    for tensors in self._tensors().values():
+        for name, tensor in sorted(tensors.items()):
+            digest.update(name.encode() + tensor.detach().double().numpy().tobytes())
+    pathlib.Path(os.environ["HASHES"], os.environ["RANK"]).write_text(digest.hexdigest())
+    return code
+
+Training.run = run
+raise SystemExit(train.main(sys.argv[1:]))
+"""
+
+
+def start(
+    launcher: str, data: Path, folder: Path, *more: str, hashes: Path | None = None
+) -> list[subprocess.Popen[str]]:
+    """The same command on two machines; each has a working folder of its own.
+
+    hashes: the folder to which each rank writes a hash of what it ends with.
+    """
     port = free_port()
+    program: tuple[str, ...] = TRAIN
+    env = CPU
+    if hashes is not None:
+        hashes.mkdir(parents=True)
+        script = hashes / "hashing.py"
+        script.write_text(HASHING)
+        program, env = (str(script),), CPU | {"HASHES": str(hashes)}
     return [
         launch(
             *LAUNCHERS[launcher](machine, port),
-            *TRAIN,
+            *program,
             *command(data, folder / f"machine-{machine}", *SAVES, *more),
-            env=CPU,
+            env=env,
         )
         for machine in (0, 1)
     ]
 
 
 def finish(machines: list[subprocess.Popen[str]]) -> list[str]:
-    texts = ["".join(machine.communicate(timeout=300)) for machine in machines]
+    texts = ["".join(machine.communicate(timeout=600)) for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], texts
     return texts
 
 
 def wait_for(path: Path, machines: list[subprocess.Popen[str]]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not path.exists():
         assert all(machine.poll() is None for machine in machines)
         assert time.monotonic() < deadline, f"no {path}"
@@ -85,8 +119,12 @@ def test_two_machines_train_and_resume_to_the_same_weights(
 ) -> None:
     for name, lengths in (("whole", ("8",)), ("parts", ("4", "8"))):
         for steps in lengths:
-            first, _ = finish(start(launcher, data, tmp_path / name, "--steps", steps))
+            hashes = tmp_path / name / f"hashes-{steps}"
+            folder = tmp_path / name
+            machines = start(launcher, data, folder, "--steps", steps, hashes=hashes)
+            first, _ = finish(machines)
             assert "2 ranks" in first
+            assert (hashes / "0").read_text() == (hashes / "1").read_text()
     whole, parts = (tensors(tmp_path / name / "machine-0", 8) for name in ("whole", "parts"))
     # BatchNorm's buffers and the metrics' sums are averaged at each save, so they may round
     differing = [k for k in whole if not torch.equal(whole[k], parts[k])]
@@ -98,21 +136,25 @@ def test_two_machines_train_and_resume_to_the_same_weights(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("gone", [0, 1])
 def test_when_a_machine_disappears_the_other_ends_and_the_run_goes_on(
-    data: Path, tmp_path: Path, launcher: str
+    data: Path, tmp_path: Path, launcher: str, gone: int
 ) -> None:
     machines = start(launcher, data, tmp_path, "--steps", "100000")
+    other = machines[1 - gone]
     try:
-        wait_for(tmp_path / "machine-0" / "checkpoints" / "step-00000004", machines)
-        vanish(machines[1])
-        output, errors = machines[0].communicate(timeout=120)
+        # From the second checkpoint on, both ranks know of one.
+        wait_for(tmp_path / "machine-0" / "checkpoints" / "step-00000008", machines)
+        vanish(machines[gone])
+        output, errors = other.communicate(timeout=120)
     finally:
         for machine in machines:
             if machine.poll() is None:
                 vanish(machine)
             machine.communicate()
-    assert machines[0].returncode == 1
-    (line,) = re.findall(r"^error: lost another rank .*$", errors, re.M)
+    assert other.returncode == 1
+    prefix = "" if gone == 1 else "rank 1: "
+    (line,) = re.findall(rf"^{prefix}error: lost another rank .*$", errors, re.M)
     match = re.search(r"step-(\d+) is the last good checkpoint; run again to go on", line)
     assert match is not None, output + errors
     finish(start(launcher, data, tmp_path, "--steps", str(int(match[1]) + 2)))
