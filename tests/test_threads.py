@@ -24,6 +24,7 @@ from fastinfogan import Bernoulli, Categorical, Gaussian, LatentSpec, Uniform, i
 from fastinfogan.data import chairs, sprites
 from fastinfogan.evaluation.pictures import traversal
 from fastinfogan.latents import Angle
+from fastinfogan.networks import convolution
 from fastinfogan.networks.convolution import Conv, Up
 from fastinfogan.networks.drawing import GLOBAL_GENERATOR
 from fastinfogan.networks.pairs import pair
@@ -114,6 +115,21 @@ def results(*backends: Backend) -> list[Tensor]:
 
 def same(one: list[Tensor], other: list[Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_each_thread_has_buffers_of_its_own_for_the_patches_of_a_convolution():
+    """Two threads between their copies: the first one's patches stay what they are."""
+    barrier = threading.Barrier(2, timeout=60)
+
+    def patches_of(value: float) -> bool:
+        x = torch.full((2, 3, 8, 8), value)
+        barrier.wait()
+        mine = convolution.patches(x)
+        before = mine.clone()
+        barrier.wait()  # the other thread has written its own
+        return torch.equal(mine, before) and float(mine.max()) == value
+
+    assert in_threads(lambda: patches_of(1.0), lambda: patches_of(2.0)) == [True, True]
 
 
 @fork
