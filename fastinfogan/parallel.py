@@ -25,7 +25,7 @@ from torch import Tensor
 
 from .device import LAUNCHED, launched_number
 from .errors import LostRank, UserError
-from .launcher import refuse_what_would_be_ignored
+from .training.launcher import refuse_what_would_be_ignored
 
 T = TypeVar("T")
 # A rank that hangs without closing its connections is given up after these. On the host, ranks

@@ -123,7 +123,12 @@ def test_the_measured_figures_of_presets_are_those_of_the_record_of_runs():
     runs = [json.loads(line) for line in record.read_text("utf-8").splitlines()]
     assert MEASURED.keys() <= PRESETS.keys()
     for name, config in PRESETS.items():
-        own = [r for r in runs if r["name"] == name and r["updates"] == config.steps]
+        own = [
+            r
+            for r in runs
+            if (r["name"], r["updates"]) == (name, config.steps)
+            and r["result"]["code_accuracy"] is not None  # of images without labels
+        ]
         assert (name in MEASURED) == bool(own), name
         if own:
             seeds, accuracy, minutes = MEASURED[name]

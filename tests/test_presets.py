@@ -57,7 +57,8 @@ WEIGHTS: dict[str, list[float]] = {
 
 # Options in which a preset differs from its paper's.
 SMALLER = {"networks", "codes", "spectral-norm", "batch-size", "steps"}
-FACES = {"codes", "info-weight", "spectral-norm", "lr-g", "batch-size", "steps"}
+FACES = {"codes", "info-weight", "spectral-norm", "lr-g", "batch-size", "decay.start"}
+FACES |= {"decay.steps", "steps"}
 DIFFERENT: dict[str, set[str]] = {
     "svhn": {"data", "steps"},
     "celeba": {"steps"},

@@ -12,9 +12,9 @@ As the paper has it D parts real from generated images before G draws anything: 
 its images were noise, and D's loss 0.1 (docs/notes/faces.md). `faces` and its relatives differ in
 three things. D has spectral instead of batch normalisation: with it G draws faces after 200 updates
 of 64, without it, at three pairs of learning rates, none. σ is fixed, so that λ keeps its weight as
-the codes are read better. And G has the learning rate of the other experiments. One such run has
-codes for azimuth, light and elevation, so `faces-elevation` and `faces-lighting` are the same
-recipe. 3,000 updates of 64 fit into an hour on two cores.
+the codes are read better. And G has the learning rate of the other experiments; both rates fall
+over the second half. One such run has codes for azimuth, light and elevation, so `faces-elevation`
+and `faces-lighting` are the same recipe. 6,000 updates of 64 fit into an hour on two cores.
 """
 
 from fastinfogan.config import TrainConfig
@@ -50,7 +50,9 @@ CONFIG = PAPER.with_options(
     spectral_norm=True,
     lr_g=1e-3,
     batch_size=64,
-    steps=3000,
+    decay_start=3000,
+    decay_steps=3000,
+    steps=6000,
 )
 ELEVATION = CONFIG.with_options(preset="faces-elevation")
 LIGHTING = CONFIG.with_options(preset="faces-lighting")

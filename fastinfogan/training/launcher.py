@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import psutil
 import yaml
 
-from .errors import UserError
+from ..errors import UserError
 
 # What `accelerate launch` may ask for by these variables, and no training here does.
 _ENGINES = {

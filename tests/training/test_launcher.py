@@ -8,8 +8,8 @@ import psutil
 import pytest
 from helpers.runs import command, launch, write_images
 
-from fastinfogan import launcher
 from fastinfogan.errors import UserError
+from fastinfogan.training import launcher
 
 PYTHON = "/usr/bin/python3"
 WAYS = (
