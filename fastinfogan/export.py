@@ -13,7 +13,7 @@ from typing import Literal
 
 import tyro
 
-from .atomic import check_writable, write_atomically
+from .atomic import check_writable, write_atomically, writing
 from .cli import run_command
 from .console import say
 from .sharing import graphs
@@ -63,6 +63,8 @@ def export(config: ExportConfig) -> None:
             )
         path = folder / f"{part}.{config.format}"
         files[path] = (content, checked)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     for path, (content, checked) in files.items():  # all or none: written when all are right
         write_atomically(path, content)
         say(f"wrote {path}: {len(content) / 1e6:.1f} MB{checked}")

@@ -170,6 +170,12 @@ def test_a_pt2_file_names_no_file_of_the_machine(small_run: Path, tmp_path: Path
                 assert str(place).encode() not in text
 
 
+def test_a_folder_that_is_missing_is_made(small_run: Path, tmp_path: Path):
+    out = tmp_path / "a" / "b"
+    assert export.main([str(small_run), "--out", str(out), "--format", "pt2"]) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["generator.pt2", "reader.pt2"]
+
+
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(
     small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
