@@ -9,12 +9,12 @@ light. The paper gives no number of updates and no batch size: the presets that 
 30,000 of 128; β1 = 0.5 is openai/InfoGAN's for MNIST.
 
 As the paper has it D parts real from generated images before G draws anything: after 1,000 updates
-its images were noise, and D's loss 0.1 (docs/notes/faces.md). `faces` and its relatives differ in
-three things. D has spectral instead of batch normalisation: with it G draws faces after 200 updates
-of 64, without it, at three pairs of learning rates, none. σ is fixed, so that λ keeps its weight as
-the codes are read better. And G has the learning rate of the other experiments; both rates fall
-over the second half. One such run has codes for azimuth, light and elevation, so `faces-elevation`
-and `faces-lighting` are the same recipe. 6,000 updates of 64 fit into an hour on two cores.
+its images were noise, and D's loss 0.1 (docs/notes/faces.md). So `faces` and its relatives have
+spectral instead of batch normalisation in D: with it G draws faces after 200 updates of 64, without
+it, at three pairs of learning rates, none. σ is fixed and λ is 1, so that a code keeps its weight
+as it is read better. G has the learning rate of the other experiments; both rates fall over the
+second half. One such run has codes for azimuth, light and elevation, so `faces-elevation` and
+`faces-lighting` are the same recipe. 6,000 updates of 64 take, by estimate, an hour on two cores.
 """
 
 from fastinfogan.config import TrainConfig

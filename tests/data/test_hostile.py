@@ -363,14 +363,6 @@ def test_a_label_beyond_64_bits_is_refused(tmp_path: Path) -> None:
 # Tables of images
 
 
-@pytest.fixture
-def hf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    return datasets
-
-
 def write_parquet(path: Path, cells: list[Any]) -> None:
     path.parent.mkdir(exist_ok=True)
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})

@@ -130,14 +130,6 @@ def test_shards_that_are_not_there_or_empty_are_refused(tmp_path: Path) -> None:
 # Parquet
 
 
-@pytest.fixture
-def hf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    return datasets
-
-
 def parquet(hf: Any, path: Path, first: int, last: int, raw: bool = False) -> None:
     path.parent.mkdir(exist_ok=True)
     images = noise(40)[first:last]
