@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,19 @@ import pytest
 from helpers.chaos import LIMIT, Undisturbed, campaign, context, tell
 
 UPDATES = 200  # per part; 100 parts are 20,000 updates
-GROWTH = 0.05  # of the memory, over the last half: what allocators and caches make of it
+GROWTH = 0.02  # of the memory in use, over the last half
+
+
+def memory_in_use(process: psutil.Process) -> int:
+    """Return the process's bytes in memory after glibc has handed back what is free.
+
+    glibc keeps freed memory for the next part: 500 MB grow to 780 within 12 parts of 4 updates and
+    stay there, while the memory in use stays at 459 MB from the first part on.
+    """
+    gc.collect()
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+    return process.memory_info().rss
 
 
 def soak(data: Path, out: Path, parts: int, updates: int) -> None:
@@ -41,7 +56,7 @@ def soak(data: Path, out: Path, parts: int, updates: int) -> None:
         checkpoints = [p for p in (out / "checkpoints").rglob("*") if p.is_file()]
         held.append(
             {
-                "memory": process.memory_info().rss,
+                "memory": memory_in_use(process),
                 "files": process.num_fds(),
                 "threads": process.num_threads(),
                 "checkpoints": len(checkpoints),
@@ -53,7 +68,7 @@ def soak(data: Path, out: Path, parts: int, updates: int) -> None:
 
 
 @pytest.mark.skipif(not hasattr(psutil.Process, "num_fds"), reason="counts POSIX file handles")
-@campaign(sample=4, full=100)
+@campaign(sample=6, full=100)
 def test_memory_files_threads_and_the_folder_stay_as_they_are(
     whole: Undisturbed, tmp_path: Path, cases: int
 ) -> None:
