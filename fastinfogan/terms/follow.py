@@ -37,8 +37,8 @@ class FollowOptions(Group):
     changes: str = option(
         "slant,width",
         "The changes that the codes follow, in the order of the codes, as far as these go: of "
-        "slant, width (of strokes), x, y, size and stretch (width over height). The warp must make "
-        "them.",
+        "slant, width (of strokes), x, y, size, stretch (width over height), light_x and light_y "
+        "(light from the right or the bottom). The warp must make them.",
         alias="followed",
     )
 

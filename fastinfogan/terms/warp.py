@@ -15,7 +15,7 @@ from ..philox import Stream
 from .protocol import Address, Extra
 
 # The changes of a warp that a code may follow.
-CHANGES = ("slant", "width", "x", "y", "size", "stretch")
+CHANGES = ("slant", "width", "x", "y", "size", "stretch", "light_x", "light_y")
 _EPSILON = 1e-10
 
 
@@ -23,7 +23,7 @@ class Warped(NamedTuple):
     """Copies of images, and what was done to them that a continuous code may follow."""
 
     images: Tensor  # [B, C, H, W]
-    change: Tensor  # [B, 6], of `CHANGES`: in ±1 of the most that the warp does; by `place` more
+    change: Tensor  # [B, 8], of `CHANGES`: in ±1 of the most that the warp does; by `place` more
 
 
 # Help for Warp's fields on the command line.
@@ -38,6 +38,8 @@ WARP_HELP = {
     "place": "Instead of shift: distance from the image's middle, in parts of the side.",
     "gamma": "Brightness, to a power between exp(-gamma) and exp(gamma), at most 3.",
     "stroke": "Probability that a short bright line is drawn on the image.",
+    "light": "Light from one side: brightness grows by up to this part from the middle to the "
+    "right, and to the bottom, and falls as much to the other side.",
 }
 
 
@@ -66,6 +68,7 @@ class Warp:
     place: float = 0.0
     gamma: float = 0.0
     stroke: float = 0.0
+    light: float = 0.0
 
     def makes(self, change: str) -> bool:
         """Return whether the warp makes this one of `CHANGES`."""
@@ -74,6 +77,8 @@ class Warp:
             "width": self.thickness,
             "size": self.zoom or self.scale,
             "stretch": self.scale,
+            "light_x": self.light,
+            "light_y": self.light,
         }
         return bool(of.get(change, self.shift or self.place))
 
@@ -93,7 +98,7 @@ class Warp:
         rows = images.shape[0]
         drawn = philox.words(
             rows,
-            15 if self.stroke else 10,
+            17 if self.light else 15 if self.stroke else 10,
             seed=seed,
             step=step & 0xFFFFFFFF,
             stream=Stream.WARP,
@@ -128,6 +133,13 @@ class Warp:
         matrix = mirror * torch.cat((linear, middle - linear @ moved), 2)
         grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
         warped = F.grid_sample(wide, grid, align_corners=False)
+        light = u[:, 15:17] * 2 - 1 if self.light else torch.zeros_like(u[:, :2])
+        if self.light:
+            slope = self.light * light.to(warped.dtype).view(rows, 2, 1, 1)
+            across = slope[:, :1] * places(images.shape[3], warped)
+            down = slope[:, 1:] * places(images.shape[2], warped).unsqueeze(1)
+            whole = 1 - background
+            warped = whole * (warped / whole * (1 + across + down)).clamp(0, 1)
         if self.gamma:
             power = (self.gamma * (2 * u[:, 9] - 1)).exp().to(wide.dtype).view(-1, 1, 1, 1)
             whole = 1 - background
@@ -143,7 +155,7 @@ class Warp:
         most = self.shear + math.radians(self.rotate)
         slant = (shear - angle) / most if most else torch.zeros_like(shear)
         size, stretch = self._sizes(larger, scale_x, scale_y)
-        change = (slant, thicker, x, y, size, stretch)
+        change = (slant, thicker, x, y, size, stretch, *light.unbind(1))
         return Warped(warped.to(images.dtype), torch.stack([c.float() for c in change], 1))
 
     def _sizes(self, larger: Tensor, scale_x: Tensor, scale_y: Tensor) -> tuple[Tensor, Tensor]:

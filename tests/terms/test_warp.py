@@ -210,6 +210,34 @@ def test_a_stroke_changes_no_other_draw_and_no_pixel_elsewhere():
     assert float((with_stroke.images != without.images).float().mean()) < 0.1
 
 
+def test_the_reported_light_is_the_measured_one():
+    for background in (0.0, -1.0):
+        images = torch.full((100, 1, 30, 30), background + 0.3 * (1 - background))
+        copies = Warp(light=0.5)(images, seed=1, step=0, background=background)
+        bright = (copies.images[:, 0] - background) / (1 - background) / 0.3
+        edge = 29 / 30  # the middle of the outermost pixel
+        for dim, column in ((1, 6), (2, 7)):
+            along = bright.mean(dim)
+            expected = 1 + 0.5 * edge * copies.change[:, column]
+            torch.testing.assert_close(along[:, -1], expected, atol=1e-4, rtol=0)
+            assert 0.95 < copies.change[:, column].abs().max() <= 1
+
+
+def test_light_stays_between_background_and_white():
+    copies = Warp(light=1.0)(2 * torch.rand(50, 1, 8, 8) - 1, seed=0, step=0, background=-1.0)
+    assert copies.images.min() == -1
+    assert copies.images.max() == 1
+
+
+def test_light_changes_no_other_draw():
+    images = torch.rand(40, 1, 28, 28)
+    values = {"rotate": 20.0, "shift": 0.1, "thickness": 0.5, "zoom": 0.1, "scale": 0.1}
+    without, with_light = (
+        Warp(**values, **more)(images, seed=1, step=2) for more in ({}, {"light": 0.3})
+    )
+    assert torch.equal(without.change[:, :6], with_light.change[:, :6])
+
+
 def test_pixels_from_outside_the_image_are_background():
     images = torch.full((16, 1, 8, 8), -1.0)
     out = Warp(rotate=45, shift=0.3)(images, seed=0, step=0, background=-1.0).images
