@@ -28,7 +28,7 @@ PRODUCTS = {
 
 
 class _Record(TorchDispatchMode):
-    """Keeps every product with arguments of its own, in the layout that it was called with."""
+    """A record of every product with arguments of its own, in the layout of the call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class _Record(TorchDispatchMode):
 
 
 def _like(argument: Any) -> Any:
-    """A tensor of the same dtype, shape and strides, of random numbers."""
+    """Return a tensor of the same dtype, shape and strides, of random numbers."""
     if not isinstance(argument, Tensor):
         return argument
     out = torch.empty_strided(
@@ -53,7 +53,7 @@ def _like(argument: Any) -> Any:
 
 
 def _flop(func: Any, args: tuple[Any, ...]) -> int:
-    """Multiplications and additions of a product."""
+    """Return the multiplications and additions of a product."""
     if func is aten.mm.default:
         a, b = args
         return 2 * a.shape[0] * a.shape[1] * b.shape[1]
@@ -77,7 +77,7 @@ def _flop(func: Any, args: tuple[Any, ...]) -> int:
 
 
 def products_of(function: Callable[[], object]) -> tuple[Callable[[], None], int]:
-    """(the products that one call of `function` makes, to be run again; their FLOP)."""
+    """Return (the products that one call of `function` makes, to be run again; their FLOP)."""
     record = _Record()
     with record:
         function()
@@ -92,7 +92,7 @@ def products_of(function: Callable[[], object]) -> tuple[Callable[[], None], int
 
 
 def _forward(network: nn.Module, names: tuple[str, ...], side: int) -> list[int]:
-    """FLOP of these layers' forward pass for one image; `side` of the map before the first."""
+    """Return the FLOP of these layers per image, forward; `side` is that of the first input."""
     out = []
     for name in names:
         layer = getattr(network, name)
@@ -108,7 +108,7 @@ def _forward(network: nn.Module, names: tuple[str, ...], side: int) -> list[int]
 
 
 def model_flop(config: TrainConfig) -> int:
-    """Multiplications and additions of products that an update needs, for one image of the batch.
+    """Return the multiplications and additions that an update's products need per image of a batch.
 
     As few as the mode allows: no gradient of a weight that does not move, or of an input that
     nothing before it needs. Whoever computes more does not use the device better.
@@ -139,7 +139,7 @@ def model_flop(config: TrainConfig) -> int:
 def large_product(
     device: torch.device, dtype: torch.dtype, side: int = 2048
 ) -> tuple[Callable[[], Tensor], int]:
-    """(a product of two square matrices, its FLOP): by its rate the device's peak is known."""
+    """Return (a product of two square matrices, its FLOP), whose rate shows the device's peak."""
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
     return lambda: torch.mm(a, b, out=out), 2 * side**3

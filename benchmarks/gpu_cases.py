@@ -59,7 +59,7 @@ PRIORS = LatentSpec(
 def draw(
     spec: LatentSpec, batch: int, device: torch.device, dtype: torch.dtype, seed: int = 0
 ) -> tuple[Tensor, Targets]:
-    """q [B, q_dim] that asks for a gradient, and targets."""
+    """Return q [B, q_dim], which requires a gradient, and targets."""
     latents = spec.sample(batch, device=device, seed=seed, step=1, backend="reference")
     generator = torch.Generator(device).manual_seed(seed)
     q = 2 * torch.randn(batch, spec.q_dim, generator=generator, device=device)
@@ -67,12 +67,12 @@ def draw(
 
 
 def own_weights(spec: LatentSpec, device: torch.device) -> Tensor:
-    """The codes' weights, fp32 [n_codes]."""
+    """Return the codes' weights, fp32 [n_codes]."""
     return torch.tensor([code.weight for code in spec.codes], device=device)
 
 
 def _nll(code: object, x: Tensor, targets: Targets, place: slice, sync: bool) -> Tensor:
-    """Mean NLL of one head, in nats, as GAN code writes it."""
+    """Return the mean NLL of one head, in nats, as GAN code writes it."""
     if isinstance(code, Categorical):
         return F.cross_entropy(x, targets.categorical[:, place.start])
     if isinstance(code, Bernoulli):
@@ -92,7 +92,7 @@ def _nll(code: object, x: Tensor, targets: Targets, place: slice, sync: bool) ->
 
 
 def heads(q: Tensor, spec: LatentSpec, targets: Targets, sync: bool = False) -> list[Tensor]:
-    """Mean NLL of each code by a loop over heads; computed in fp32, for an fp64 q in fp64."""
+    """Return each code's mean NLL by a loop over heads, in fp32; in fp64 for an fp64 q."""
     wide = q if q.dtype == torch.float64 else q.float()
     return [
         _nll(code, wide[:, columns], targets, place, sync) for code, columns, place in spec.slots
@@ -133,7 +133,7 @@ WAYS: dict[str, Way] = {
 def forward_backward(
     way: Way, q: Tensor, spec: LatentSpec, targets: Targets, weights: Tensor, one: Tensor
 ) -> Callable[[], tuple[Tensor, Tensor]]:
-    """A call that gives (total, gradient by q). `one` is the gradient that the total receives."""
+    """Return a call that gives (total, gradient by q). The total receives the gradient `one`."""
 
     def call() -> tuple[Tensor, Tensor]:
         total = way(q, spec, targets, weights)

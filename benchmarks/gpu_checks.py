@@ -34,7 +34,7 @@ Check = Callable[[Machine], str]
 
 
 def run_checks(machine: Machine, checks: dict[str, Check]) -> list[dict[str, Any]]:
-    """Each check's name, outcome ("passed", "FAILED", "skipped") and detail, printed as it goes."""
+    """Return each check's name, outcome ("passed", "FAILED", "skipped") and detail; print each."""
     results = []
     for name, check in checks.items():
         try:
@@ -55,13 +55,13 @@ def run_checks(machine: Machine, checks: dict[str, Check]) -> list[dict[str, Any
 def loss_and_gradient(
     q: Tensor, spec: LatentSpec, targets: Targets, backend: str = "triton", **options: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(total, NLL per code, gradient of the total's sum by q)."""
+    """Return (total, NLL per code, gradient of the total's sum by q)."""
     out = info_loss(q, spec, *targets, backend=backend, **options)  # type: ignore[arg-type]
     return out.total.detach(), out.per_code, torch.autograd.grad(out.total.sum(), q)[0]
 
 
 def by_heads(q: Tensor, spec: LatentSpec, targets: Targets) -> tuple[Tensor, Tensor, Tensor]:
-    """The same by the loop over heads; for an fp64 q, the truth."""
+    """Return the same by the loop over heads; for an fp64 q, the truth."""
     nll = torch.stack(heads(q, spec, targets))
     total = (nll * own_weights(spec, q.device).to(nll.dtype)).sum()
     return total.detach(), nll.detach(), torch.autograd.grad(total, q)[0]
@@ -73,7 +73,7 @@ def same(got: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> bool:
 
 
 def _errors(got: tuple[Tensor, ...], truth: tuple[Tensor, ...], unit: float) -> list[float]:
-    """Worst error of total, NLL and gradient: |got − true| / (|true| + unit of the gradient)."""
+    """Return the worst |got − true| / (|true| + gradient's unit) of total, NLL and gradient."""
     errors = []
     for i, (a, b) in enumerate(zip(got, truth, strict=True)):
         assert bool(a.isfinite().all()), "not finite"
@@ -83,7 +83,7 @@ def _errors(got: tuple[Tensor, ...], truth: tuple[Tensor, ...], unit: float) -> 
 
 
 def values(spec: LatentSpec, dtype: torch.dtype, dry: bool) -> Check:
-    """No further from fp64 than twice the eager loop in the same dtype, or a few roundings."""
+    """Check that the error against fp64 is at most twice the eager loop's, or a few roundings."""
 
     def check(machine: Machine) -> str:
         worst = 0.0
@@ -107,7 +107,7 @@ def values(spec: LatentSpec, dtype: torch.dtype, dry: bool) -> Check:
 
 
 def empty_batch(machine: Machine) -> str:
-    """B = 0 gives 0 and an empty gradient."""
+    """Check that B = 0 gives 0 and an empty gradient."""
     for spec in (*PAPER.values(), *HARD.values()):
         q, targets = draw(spec, 0, machine.device, torch.float32)
         total, nll, gradient = loss_and_gradient(q, spec, targets)
@@ -118,7 +118,7 @@ def empty_batch(machine: Machine) -> str:
 
 
 def reductions(machine: Machine) -> str:
-    """ "none" gives the rows that "sum" adds up; a row's gradient is that of the sum."""
+    """Check that "none" gives the rows that "sum" adds up, and a row the gradient of the sum."""
     spec, batch = HARD["learned σ and Bernoulli"], 9 if machine.dry else 333
     q, targets = draw(spec, batch, machine.device, torch.float32)
     rows, _, by_rows = loss_and_gradient(q, spec, targets, reduction="none")
@@ -130,7 +130,7 @@ def reductions(machine: Machine) -> str:
 
 
 def views_and_integers(machine: Machine) -> str:
-    """Column slices of wider tensors, and narrow integer targets, give the same bits."""
+    """Check that column slices of wider tensors and narrow integer targets give the same bits."""
     spec, batch = HARD["learned σ and Bernoulli"], 9 if machine.dry else 333
     q, targets = draw(spec, batch, machine.device, torch.float32)
     expected = loss_and_gradient(q, spec, targets)
@@ -144,7 +144,7 @@ def views_and_integers(machine: Machine) -> str:
 
 
 def deterministic(machine: Machine) -> str:
-    """The same bits each time, with enough rows for every program."""
+    """Check that each call gives the same bits, with enough rows for every program."""
     spec, batch, times = PAPER["mnist"], 65536, 20
     if machine.dry:
         batch, times = 70, 2
@@ -156,7 +156,7 @@ def deterministic(machine: Machine) -> str:
 
 
 def streams(machine: Machine) -> str:
-    """Launches on several streams at once do not disturb each other's sums."""
+    """Check that launches on several streams at once do not disturb each other's sums."""
     if machine.dry:
         raise Skip("a CPU has no streams")
     spec = PAPER["celeba"]
@@ -175,7 +175,7 @@ def streams(machine: Machine) -> str:
 
 
 def graph_replay(machine: Machine) -> str:
-    """A captured graph gives, on new data in its buffers, the bits of an eager call."""
+    """Check that a captured graph gives, on new data in its buffers, the bits of an eager call."""
     batch = 5 if machine.dry else 300
     names = ("mnist", "learned σ and Bernoulli", "18 runs, by table")
     for name in names[: 2 if machine.dry else 3]:
@@ -195,7 +195,7 @@ def graph_replay(machine: Machine) -> str:
 
 
 def stray_class(machine: Machine) -> str:
-    """A class that does not exist: NaN in the loss and in its own gradient, nothing else."""
+    """Check that a class that does not exist gives NaN in the loss and its gradient alone."""
     spec = HARD["learned σ and Bernoulli"]
     for place, value in ((0, -1), (0, 4), (1, 2), (2, -7)):
         q, targets = draw(spec, 9, machine.device, torch.float32)
@@ -211,7 +211,7 @@ def stray_class(machine: Machine) -> str:
 
 
 def far_rows(machine: Machine) -> str:
-    """Rows 2³⁰ elements apart: offsets past 2³¹."""
+    """Check rows that lie 2³⁰ elements apart, with offsets past 2³¹."""
     spec, stride = PAPER["mnist"], 2**30
     size = (2 * stride + spec.q_dim) * 2
     if not machine.dry and machine.free_bytes() < 1.2 * size:
@@ -230,7 +230,7 @@ def far_rows(machine: Machine) -> str:
 
 
 def many_elements(machine: Machine) -> str:
-    """A dense q of more than 2³¹ elements: the last rows' gradient is theirs."""
+    """Check the last rows' gradient of a dense q of more than 2³¹ elements."""
     spec, tail = PAPER["celeba"], 4096
     batch = 2**31 // spec.q_dim + tail
     need = 8 * batch * spec.q_dim
@@ -256,7 +256,7 @@ class _NoHostRead(TorchDispatchMode):
 
 @contextmanager
 def no_wait(machine: Machine) -> Iterator[None]:
-    """Waiting for the device is an error; in a dry run, reading a tensor's value is."""
+    """Make waiting for the device an error; in a dry run, reading a tensor's value."""
     machine.wait()
     if machine.dry:
         with _NoHostRead():
@@ -270,7 +270,7 @@ def no_wait(machine: Machine) -> Iterator[None]:
 
 
 def never_waits(machine: Machine) -> str:
-    """Forward, backward and sampling put work on the device and go on."""
+    """Check that forward, backward and sampling put work on the device and go on."""
     for name in ("mnist", "18 runs, by table"):
         spec = (PAPER | HARD)[name]
         q, targets = draw(spec, 4, machine.device, torch.bfloat16)
@@ -282,7 +282,7 @@ def never_waits(machine: Machine) -> str:
 
 
 def compiles(machine: Machine) -> str:
-    """torch.compile takes it into one graph and changes no bit."""
+    """Check that torch.compile takes the loss into one graph and changes no bit."""
     spec = PAPER["mnist"]
     q, targets = draw(spec, 4 if machine.dry else 64, machine.device, torch.float32)
     weights = own_weights(spec, machine.device)
@@ -300,7 +300,7 @@ def compiles(machine: Machine) -> str:
 
 
 def in_graph_trees(machine: Machine) -> str:
-    """torch.compile's own CUDA graphs replay it: nothing that is kept lies in their pool."""
+    """Check that torch.compile's own CUDA graphs replay the loss; their pool keeps nothing."""
     if machine.dry:
         raise Skip("needs CUDA graphs")
     for runs in (3, 18):  # 18 come from a table
@@ -323,7 +323,7 @@ def in_graph_trees(machine: Machine) -> str:
 
 
 def backward_scales(machine: Machine) -> str:
-    """Any upstream gradient, twice over the same graph."""
+    """Check any upstream gradient, twice over the same graph."""
     spec = PAPER["svhn"]
     q, targets = draw(spec, 20, machine.device, torch.float16)
     total = info_loss(q, spec, *targets, backend="triton").total
@@ -336,7 +336,7 @@ def backward_scales(machine: Machine) -> str:
 
 
 def one_launch(machine: Machine) -> str:
-    """One kernel forward and one backward."""
+    """Check that forward is one kernel and backward another."""
     spec = PAPER["mnist"]
     q, targets = draw(spec, 4 if machine.dry else 128, machine.device, torch.float32)
     weights = own_weights(spec, machine.device)
@@ -362,7 +362,7 @@ def one_launch(machine: Machine) -> str:
 
 
 def with_logits(machine: Machine) -> str:
-    """The launch that takes D's logits too: both losses and gradients near fp64."""
+    """Check both losses and gradients against fp64 where the launch takes D's logits too."""
     spec = HARD["learned σ and Bernoulli"]
     q, targets = draw(spec, 21, machine.device, torch.float32)
     logits = torch.linspace(-6, 6, 21 + 13, device=machine.device).requires_grad_()
@@ -383,7 +383,7 @@ def with_logits(machine: Machine) -> str:
 
 
 def _near(got: Any, expected: Any) -> None:
-    """The contract of a draw: integers equal, floats within 1e-6 relative + 1e-7."""
+    """Check the contract of a draw: integers equal, floats within 1e-6 relative + 1e-7."""
     assert torch.equal(got.categorical.cpu(), expected.categorical), "classes differ"
     for name in ("input", "continuous"):
         a, b = getattr(got, name).cpu(), getattr(expected, name)
@@ -393,7 +393,7 @@ def _near(got: Any, expected: Any) -> None:
 
 
 def sampler(spec: LatentSpec, backend: Any, dry: bool) -> Check:
-    """On the device what the CPU draws."""
+    """Check that the device draws what the CPU draws."""
 
     def check(machine: Machine) -> str:
         addresses = [(0, 0, 0, 0), (7, 5000, 1, 640), (2**63 - 1, 2**31 + 5, 2, 2**32 - 3)]
@@ -414,7 +414,7 @@ def sampler(spec: LatentSpec, backend: Any, dry: bool) -> Check:
 
 
 def sampler_in_a_graph(machine: Machine) -> str:
-    """A captured draw follows the step that it reads on the device."""
+    """Check that a captured draw follows the step that it reads on the device."""
     spec, batch = PAPER["svhn"], 3 if machine.dry else 64
     step = torch.zeros((), dtype=torch.int64, device=machine.device)
     sample = partial(spec.sample, batch, device=machine.device, step=step, backend="triton")
@@ -428,7 +428,7 @@ def sampler_in_a_graph(machine: Machine) -> str:
 
 
 def sampler_compiled(machine: Machine) -> str:
-    """Compiled, the device and the CPU draw what the CPU draws eagerly."""
+    """Check that compiled draws on the device and the CPU are the CPU's eager ones."""
     compiler = "aot_eager" if machine.dry else "inductor"
     devices = [machine.device]
     if not machine.dry and shutil.which("g++"):  # Inductor's CPU code needs a C++ compiler
@@ -448,7 +448,7 @@ def sampler_compiled(machine: Machine) -> str:
 
 
 def kernel_checks(dry: bool) -> dict[str, Check]:
-    """All checks of the loss."""
+    """Return all checks of the loss."""
     specs = {"mnist": PAPER["mnist"], **HARD} if dry else PAPER | HARD
     if dry:
         del specs["64 equal heads"], specs["1000 and 1500 classes"]
@@ -481,7 +481,7 @@ def launch_checks() -> dict[str, Check]:
 
 
 def sampler_checks(dry: bool) -> dict[str, Check]:
-    """All checks of the sampler."""
+    """Return all checks of the sampler."""
     specs = {"mnist": PAPER["mnist"], "mixed": HARD["learned σ and Bernoulli"]}
     if not dry:
         specs = PAPER | HARD

@@ -85,7 +85,7 @@ Report = dict[str, Any]
 
 
 def header(machine: Machine) -> Report:
-    """Card, driver, versions, and what the device can do at best, measured."""
+    """Return the card, the driver, the versions, and the device's measured best rates."""
     name, driver = "none (dry run on the CPU)", None
     if not machine.dry:
         name, driver = torch.cuda.get_device_name(0), _ask("driver_version")
@@ -160,7 +160,7 @@ def time_ways(
 
 
 def kernels(machine: Machine, budget: Budget, report: Report) -> None:
-    """The information loss, forward and backward."""
+    """Measure the information loss, forward and backward."""
     bandwidth: Timing = report["header"]["copy_gb_per_s"]
     floor: Timing = report["header"]["launch_floor_us"]
     for case in timed_cases(machine.dry):
@@ -204,7 +204,7 @@ def kernels(machine: Machine, budget: Budget, report: Report) -> None:
 
 
 def sampler(machine: Machine, budget: Budget, report: Report) -> None:
-    """Latents of a batch: one Triton launch against plain PyTorch."""
+    """Measure latents of a batch: one Triton launch against plain PyTorch."""
     cases = (("mnist", 128), ("celeba", 128), ("mnist", 4096), ("celeba", 65536))
     for name, batch in (("mnist", 3),) if machine.dry else cases:
         if not budget.allows(f"sampler, {name}, B = {batch}"):
@@ -237,7 +237,7 @@ def launches(machine: Machine, budget: Budget, report: Report) -> None:
 
 
 def correctness(machine: Machine, budget: Budget, report: Report) -> None:
-    """Kernel and sampler, checked."""
+    """Check the kernel and the sampler."""
     checks = kernel_checks(machine.dry) | sampler_checks(machine.dry)
     report["correctness"] += run_checks(machine, checks)
 
@@ -252,7 +252,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Machine, Budget, Report], None]]] = {
 
 
 def plain(value: Any) -> Any:
-    """The report as JSON has it: a timing by the names of its fields."""
+    """Return the report as JSON has it: a timing by the names of its fields."""
     if isinstance(value, Timing):
         return value._asdict()
     if isinstance(value, dict):

@@ -51,7 +51,7 @@ class PlainSampling(Step):
 
 
 def product_rate(machine: Machine) -> Timing:
-    """TFLOP/s of a large bf16 product, which utilisation is over."""
+    """Return the TFLOP/s of a large bf16 product, which utilisation is over."""
     product, flop = large_product(machine.device, torch.bfloat16, 16 if machine.dry else 8192)
     graph = capture(machine, [product])
     return replay_times(machine, {"product": graph}, calls=1)["product"].rate(flop / 1e6)
@@ -80,7 +80,7 @@ class Section:
     def add(
         self, mode: str, way: str, call: Call | None, peak: int | None, note: str | None
     ) -> None:
-        """A row, and its call to be timed, if there is one."""
+        """Add a row, and its call to be timed, if there is one."""
         row = {"batch": self.batch, "mode": mode, "way": way, "note": note, "peak_bytes": peak}
         row |= {"images_per_s": NOTHING, "utilisation": None, "launches": lambda: None}
         if call is not None:
@@ -90,14 +90,14 @@ class Section:
         self.rows.append(row)
 
     def eager(self, kind: type[Step], backend: str, way: str) -> None:
-        """The alternating step with other parts."""
+        """Add the alternating step with other parts."""
         config, base = self.config("alternating", backend), allocated_bytes(self.machine)
         step = kind(config, config.spec(), self.ranks, Policy(self.dtype))
         call = partial(step, 0, self.real)
         self.add(config.execution.step, way, call, peak_bytes(self.machine, call, base), None)
 
     def modes(self, mode: str, compiled: bool) -> None:
-        """The step, and the same step captured."""
+        """Add the step, and the same step captured."""
         config, base = self.config(mode), allocated_bytes(self.machine)
         policy = Policy(self.dtype, compile=compiled, capture=True)
         step = Step(config, config.spec(), self.ranks, policy)
@@ -120,7 +120,7 @@ class Section:
         self.report["correctness"] += run_checks(self.machine, {name: check})
 
     def same_as_eager(self, step: Step, machine: Machine) -> str:
-        """A replayed update from the same state is as near to one in fp32 as an eager one is."""
+        """Check that a replayed update is as near to fp32 as an eager one from the same state."""
         config, copies = step.config, []
         for dtype in (torch.float32, self.dtype):
             twin = Step(config, config.spec(), self.ranks, Policy(dtype))
@@ -142,7 +142,7 @@ class Section:
         return f"from fp32 (eager): {', '.join(seen)}"
 
     def time(self) -> None:
-        """All ways in turns."""
+        """Time all ways in turns."""
         product = self.report["header"]["product_tflop_per_s"].median
         for name, wall in wall_times(self.machine, self.calls, batch=10, rounds=20).items():
             (row,) = (r for r in self.rows if f"{r['mode']}, {r['way']}" == name)
@@ -177,7 +177,7 @@ def _apart(measured: Tensor, true: Tensor) -> float:
 
 
 def step(machine: Machine, budget: Budget, report: Report) -> None:
-    """images/s, memory, launches, utilisation; a replayed update against an eager one."""
+    """Measure images/s, memory, launches, utilisation; compare replayed updates with eager ones."""
     ranks = parallel.start("bf16", machine.dry)
     for batch in (8,) if machine.dry else BATCHES:
         if not budget.allows(f"step, B = {batch}"):

@@ -36,7 +36,7 @@ class Timing(NamedTuple):
     n: int | None
 
     def rate(self, amount: float) -> Timing:
-        """`amount` over the time: its median, lowest and highest."""
+        """Return `amount` over the time: its median, lowest and highest."""
         if self.median is None or self.low is None or self.high is None:
             return self
         return Timing(amount / self.median, amount / self.high, amount / self.low, self.n)
@@ -63,7 +63,7 @@ class Machine:
         self._cold = torch.zeros(3 * self.l2_bytes // 4, device=self.device)
 
     def wait(self) -> None:
-        """Until the device has done all it was given."""
+        """Wait until the device has done all its work."""
         if not self.dry:
             torch.cuda.synchronize()
 
@@ -72,11 +72,11 @@ class Machine:
         self._cold.sum()
 
     def free_bytes(self) -> int:
-        """Unused memory of the device; none to speak of in a dry run."""
+        """Return unused memory of the device; none to speak of in a dry run."""
         return 0 if self.dry else torch.cuda.mem_get_info()[0]
 
     def timing(self, samples: Sequence[float]) -> Timing:
-        """The one place where a time becomes a result."""
+        """Turn times into a result; this happens nowhere else."""
         if self.dry or not samples:
             return NOTHING
         return Timing(statistics.median(samples), min(samples), max(samples), len(samples))
@@ -91,7 +91,7 @@ class Budget:
         self._start = time.monotonic()
 
     def spent(self) -> float:
-        """Seconds since the start."""
+        """Return seconds since the start."""
         return time.monotonic() - self._start
 
     def allows(self, what: str, share: float = 1.0) -> bool:
@@ -104,7 +104,7 @@ class Budget:
 
 
 def capture(machine: Machine, calls: Sequence[Call]) -> Call:
-    """One CUDA graph of all calls in turn. Their results stay alive, each in its own memory.
+    """Return one CUDA graph of all calls in turn. Each result stays alive in its own memory.
 
     In a dry run, a loop over the calls.
     """
@@ -135,7 +135,7 @@ class PlainGraphs:
         work()
 
     def capture(self, work: Callable[[], Tensor]) -> tuple[Call, Tensor]:
-        """(what does it again, where its result is written)."""
+        """Return (the function that does it again, the tensor that gets its result)."""
         result = work()
         return lambda: result.copy_(work()), result
 
@@ -143,7 +143,7 @@ class PlainGraphs:
 def replay_times(
     machine: Machine, graphs: Mapping[str, Call], calls: int, rounds: int = ROUNDS
 ) -> dict[str, Timing]:
-    """Device microseconds of one call in graphs of `calls` calls, interleaved round by round.
+    """Return device microseconds of one call in graphs of `calls` calls, interleaved by rounds.
 
     Before each replay three times the size of L2 is read, so every call of the graph finds its
     own inputs cold, as if it rotated over buffers of that size. The device is then kept busy
@@ -185,7 +185,7 @@ def wall_times(
     batch: int = 2 * BUFFERS,
     rounds: int = ROUNDS,
 ) -> dict[str, Timing]:
-    """Microseconds of one eager call, host and device: batches of calls, then one wait.
+    """Return host and device microseconds of one eager call: batches of calls, then one wait.
 
     `ways` gives each way's calls, over which a batch goes round and round. Interleaved.
     """
@@ -259,7 +259,7 @@ def allocated_bytes(machine: Machine) -> int:
 
 
 def peak_bytes(machine: Machine, call: Call, base: int | None = None) -> int | None:
-    """The most that is allocated at once during a call, beyond `base` (None: what was before)."""
+    """Return the peak of allocated bytes in a call, beyond `base` (None: the level before it)."""
     if machine.dry:
         call()
         return None
@@ -273,7 +273,7 @@ def peak_bytes(machine: Machine, call: Call, base: int | None = None) -> int | N
 
 
 def copy_bandwidth(machine: Machine) -> Timing:
-    """Bytes read and written per nanosecond (GB/s) by a copy within the device's memory."""
+    """Return the bytes per nanosecond (GB/s) that a copy within the device's memory moves."""
     size = 4096 if machine.dry else max(2**30, 10 * machine.l2_bytes)
     source = torch.zeros(size, dtype=torch.uint8, device=machine.device)
     target = torch.empty_like(source)
@@ -284,12 +284,12 @@ def copy_bandwidth(machine: Machine) -> Timing:
 
 @triton.jit
 def empty_kernel(pointer):
-    """No work: its time is what any launch in a graph costs."""
+    """Do nothing: the time is that of any launch in a graph."""
     pass
 
 
 def launch_floor(machine: Machine) -> Timing:
-    """Microseconds of one empty kernel among others in a replayed graph."""
+    """Return microseconds of one empty kernel among others in a replayed graph."""
     unused = torch.zeros(1, device=machine.device)
     graph = capture(machine, [lambda: empty_kernel[(1,)](unused)] * BUFFERS)
     return replay_times(machine, {"empty": graph}, BUFFERS)["empty"]

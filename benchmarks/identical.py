@@ -1,4 +1,4 @@
-"""Compare what two checkouts train, bit for bit: `python benchmarks/identical.py OLD NEW`.
+"""A comparison of what two checkouts train, bit for bit: `python benchmarks/identical.py OLD NEW`.
 
 A refactoring changes no weight. Each case is a short run under either checkout, in a process of its
 own, on small image sets that are drawn here, with one CPU thread and one seed. After its last

@@ -124,7 +124,7 @@ def train(config: Config, seed: int, folder: Path) -> dict[str, float | None]:
 
 
 def accuracies(run: RunDir) -> list[tuple[int, float, float]]:
-    """(updates, code accuracy, time of writing) of the checkpoints that are looked at."""
+    """Return (updates, code accuracy, time of writing) of the checkpoints that are looked at."""
     run_config = run.read_config()
     assert run_config is not None
     of = run_config.data
@@ -152,7 +152,7 @@ def accuracies(run: RunDir) -> list[tuple[int, float, float]]:
 
 
 def measure(config: Config, seed: int) -> dict[str, Any]:
-    """One seed's line."""
+    """Return one seed's line."""
     folder = config.runs / config.filed.replace(" ", "_") / f"seed-{seed}"
     times = train(config, seed, folder)
     run = RunDir(folder)
@@ -184,7 +184,7 @@ def measure(config: Config, seed: int) -> dict[str, Any]:
 
 
 def value(record: dict[str, Any], key: str) -> float | None:
-    """A figure of a record or of its evaluation; |ρ| of slant and stroke width with a code each."""
+    """Return a figure of a record or of its evaluation; |ρ| of slant and width, a code for each."""
     result = record["result"]
     if key in FACTORS:
         return _correlations(result.get("factors") or {}).get(key)
@@ -201,7 +201,7 @@ def value(record: dict[str, Any], key: str) -> float | None:
 
 
 def _correlations(factors: dict[str, Any]) -> dict[str, float]:
-    """|ρ| of each factor within categories, of distinct codes, by the best of all such choices."""
+    """Return |ρ| of each factor within categories, of distinct codes, by the best such choice."""
     # Lines of version 0.1 have the codes without a key of their own.
     factor_codes = [of.get("codes", of) for name in FACTORS if (of := factors.get(name))]
     if len(factor_codes) < len(FACTORS):
@@ -215,19 +215,19 @@ def _correlations(factors: dict[str, Any]) -> dict[str, float]:
 
 
 def _factors(records: dict[int, dict[str, Any]]) -> dict[str, str]:
-    """Columns of the data's known factors, with their best codes."""
+    """Return columns of the data's known factors, with their best codes."""
     names = [n for r in records.values() for n in r["result"].get("factors") or {}]
     return {f"factor {n}": f"{n} ρ" for n in dict.fromkeys(names) if n not in FACTORS}
 
 
 def records_of(path: Path, name: str) -> dict[int, dict[str, Any]]:
-    """The records filed under a name, by seed."""
+    """Return the records filed under a name, by seed."""
     lines = path.read_text().splitlines() if path.is_file() else []
     return {r["seed"]: r for r in map(json.loads, lines) if r["name"] == name}
 
 
 def table(records: dict[int, dict[str, Any]]) -> str:
-    """Every seed, then median and range, as Markdown."""
+    """Return every seed, then median and range, as Markdown."""
     shown_as = SHOWN | _factors(records)
     keys = [k for k in shown_as if any(value(r, k) is not None for r in records.values())]
     lines = [

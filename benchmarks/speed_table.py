@@ -18,7 +18,7 @@ OVER = ("eager loop", "sync-free loop", "CE + MSE, heads", "compiled")  # of the
 
 
 class Timing(NamedTuple):
-    """One way to compute one case: seconds a call, over `n` blocks of calls."""
+    """One way to compute one case: seconds per call, over `n` blocks of calls."""
 
     case: str
     way: str
@@ -29,23 +29,23 @@ class Timing(NamedTuple):
 
 
 class StepTiming(NamedTuple):
-    """One way to train: seconds an update in each round, and what they are compared with."""
+    """One way to train: seconds per update in each round, and what they are compared with."""
 
     case: str
     way: str
     batch: int
     seconds: Sequence[float]
-    textbook: float | None  # seconds an update of the textbook loop
+    textbook: float | None  # seconds per update of the textbook loop
     products: float  # seconds of the mode's convolutions and matrix products alone
     flop: int  # of the model in this mode, an image
     peak: float  # FLOP/s of a large product
 
     def figures(self) -> dict[str, Any]:
-        """By name. Of images/s the range is over the rounds; all else is the medians'."""
+        """Return figures by name: images/s with its range over the rounds, all else as medians."""
         update = median(self.seconds)
         return {
             "n": len(self.seconds),
-            "ms an update": 1e3 * update,
+            "ms per update": 1e3 * update,
             "images/s": self.batch / update,
             "images/s, lowest": self.batch / max(self.seconds),
             "images/s, highest": self.batch / min(self.seconds),
@@ -94,7 +94,8 @@ def _step_lines() -> Iterator[str]:
         spread = f"{f['images/s, lowest']:,.0f}–{f['images/s, highest']:,.0f}"
         gain = "" if f["× textbook"] is None else f"{f['× textbook']:.2f}"
         yield (
-            f"{step.way:<24}{f['ms an update']:>8.1f}{f['images/s']:>10,.0f}{spread:>14}{f['n']:>4}"
+            f"{step.way:<24}{f['ms per update']:>8.1f}{f['images/s']:>10,.0f}{spread:>14}"
+            f"{f['n']:>4}"
             f"{gain:>12}{f['utilisation']:>12.1%} {f['share of attainable']:>14.1%}"
         )
     yield (
@@ -132,7 +133,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """A run in which every benchmark was skipped would end as a success."""
+    """Fail a run in which every benchmark was skipped."""
     requested = session.config.getoption("benchmark_only") and not session.config.option.collectonly
     if requested and not (TIMINGS or STEPS) and exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -88,7 +88,7 @@ Call = Callable[[], tuple[Tensor, list[Tensor | None]]]
 
 
 def loop(gaussian: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Way:
-    """The sum over codes of each head's mean loss, by a Gaussian NLL of (mean, c, log σ²)."""
+    """Return the sum of the heads' mean losses, by a Gaussian NLL of (mean, c, log σ²)."""
 
     def total(q: Tensor, spec: LatentSpec, batch: LatentBatch) -> Tensor:
         total = q.new_zeros(())
@@ -127,7 +127,7 @@ def log_prob_gaussian(mean: Tensor, c: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def cross_entropy_and_mse(heads: Sequence[Tensor], spec: LatentSpec, batch: LatentBatch) -> Tensor:
-    """The loss of codes with fixed σ but for its constant."""
+    """Return the loss of codes with fixed σ but for its constant."""
     terms = []
     for head, (code, _, target) in zip(heads, spec.slots, strict=True):
         if isinstance(code, Categorical):
@@ -225,7 +225,7 @@ def measure(case: Case) -> dict[str, list[float]]:
 
 @cache
 def device_limits() -> tuple[float, float]:
-    """(bytes a second of a large copy, seconds of a kernel on one number), timed as all else."""
+    """Return (bytes per second of a large copy, seconds of a kernel on one number)."""
     source = torch.empty(2**26, device="cuda")
     target, one = torch.empty_like(source), torch.zeros(1, device="cuda")
     times = timed({"copy": lambda: target.copy_(source), "one": one.neg_})

@@ -86,7 +86,7 @@ class Updates:
         assert not problems, problems
 
     def real(self, n: int) -> torch.Tensor:
-        """The images of update `n`."""
+        """Return the images of update `n`."""
         return data.to_range(self.batches(n), self.step.networks.generator.image_range)
 
     def __call__(self) -> None:
@@ -95,7 +95,7 @@ class Updates:
 
 
 def products(updates: Updates) -> Callable[[], object]:
-    """The step's products alone; on a GPU replayed, so that the host's time is not in them."""
+    """Return the step's products alone; on a GPU replayed, so that no host time is in them."""
     real = updates.real(0)
     replay, _ = products_of(lambda: updates.step(0, real))
     if not GPU:

@@ -85,7 +85,7 @@ class Discriminator(nn.Module):
 
 
 def draw_weights(module: nn.Module) -> None:
-    """N(0, 0.02), as the paper's code."""
+    """Draw weights from N(0, 0.02), as the paper's code does."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):

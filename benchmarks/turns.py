@@ -1,4 +1,4 @@
-"""Timing in turns, and a clock by which pytest-benchmark is told of it.
+"""Timing in turns, and a clock which reports it to pytest-benchmark.
 
 A ratio of speeds holds only within one state of the machine. So all calls of a case are timed in
 turns, block by block, the first changing from round to round.
@@ -17,7 +17,7 @@ GPU = torch.cuda.is_available()
 
 
 def block(call: Callable[[], object], calls: int) -> float:
-    """Seconds a call, over a block of them; on a GPU until it is done."""
+    """Return seconds per call over a block of calls; on a GPU until it is done."""
     if GPU:
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -36,7 +36,7 @@ def in_turns(
     rounds: tuple[int, int],
     warm_up: int = 3,
 ) -> dict[str, list[float]]:
-    """Seconds a call, in each round.
+    """Return seconds per call, in each round.
 
     Args:
         calls: of any names.

@@ -346,7 +346,7 @@ def _launcher_wanted_more() -> bool:
 
 
 class StopSignal:
-    """Turns Ctrl-C, SIGTERM, SIGHUP and a launcher's death into a number to look at.
+    """A number to look at for Ctrl-C, SIGTERM, SIGHUP and a launcher's death.
 
     Made when the process starts, entered for the updates. A second Ctrl-C interrupts at once.
     """

@@ -70,7 +70,7 @@ class Loss(nn.Module):
         self.weights = torch.tensor([weight * c.weight for c in self.spec.codes])
 
     def information(self, q: Tensor, drawn: LatentBatch) -> Tensor:
-        """The weighted NLL of the codes."""
+        """Return the weighted NLL of the codes."""
         targets = drawn.categorical, drawn.continuous
         return info_loss(q, self.spec, *targets, weights=self.weights, validate=False).total
 
@@ -136,7 +136,7 @@ class Way:
         self.g_adam = torch.optim.Adam(self.g_params, adam.lr_g, betas, fused=True)
 
     def latents(self, step: int, stream: Stream) -> LatentBatch:
-        """This rank's rows."""
+        """Return this rank's rows."""
         batch = self.config.batch_size
         return self.spec.sample(
             batch,
@@ -147,17 +147,17 @@ class Way:
         )
 
     def fakes(self, drawn: LatentBatch) -> Tensor:
-        """Images for D."""
+        """Return images for D."""
         with torch.no_grad():
             fake: Tensor = self.networks.generator(drawn.input, "batch")
         return fake
 
     def weights(self) -> Tensor:
-        """All parameters, flat."""
+        """Return all parameters, flat."""
         return torch.cat([p.detach().reshape(-1) for p in (*self.d_params, *self.g_params)])
 
     def __call__(self, step: int, real: Tensor) -> None:
-        """One update of the pair."""
+        """Run one update of the pair."""
         raise NotImplementedError
 
 
@@ -188,7 +188,7 @@ class Flat(Way):
 
 
 def _flat(params: list[nn.Parameter]) -> tuple[Tensor, list[Tensor]]:
-    """A buffer, and its pieces that are the parameters' gradients and lie as the parameters do."""
+    """Return a buffer and its pieces: the parameters' gradients, in the parameters' layout."""
     sizes = [p.numel() for p in params]
     flat = torch.zeros(sum(sizes))
     views = []
@@ -257,7 +257,7 @@ TUNED: dict[str, Any] = {
 
 
 def compare(config: DdpConfig, ranks: Ranks) -> list[str]:
-    """The report's lines."""
+    """Return the report's lines."""
     preset = PRESETS[config.preset].with_options(batch_size=config.batch_size)
     ways: dict[str, Way] = {
         "flat": Flat(preset, ranks),
@@ -325,7 +325,7 @@ def _largest(a: Tensor, b: Tensor) -> float:
 def _times(
     ways: dict[str, Way], real: Callable[[int], Tensor], config: DdpConfig
 ) -> dict[str, list[float]]:
-    """ms of an update, the ways in turns, each first as often as the others."""
+    """Return ms per update, the ways in turns, each first as often as the others."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     names = list(ways)
     for n in range(config.rounds):
@@ -337,7 +337,7 @@ def _times(
 
 
 def _time(work: Callable[..., None], *arguments: Any) -> float:
-    """ms, from a barrier on."""
+    """Return ms from a barrier on."""
     dist.barrier()
     start = time.perf_counter()
     work(*arguments)

@@ -154,7 +154,7 @@ def child(point: Point) -> None:
 
 
 def timed(function: Callable[[], None], count: int) -> float:
-    """Milliseconds a call."""
+    """Return milliseconds per call."""
     start = time.perf_counter()
     for _ in range(count):
         function()
@@ -179,7 +179,7 @@ class Child:
         )
 
     def read(self) -> dict[str, Any]:
-        """Its next line."""
+        """Return its next line."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
@@ -201,7 +201,7 @@ class Child:
 
 @contextmanager
 def busy_process() -> Iterator[None]:
-    """A foreign process that keeps one core busy."""
+    """Keep one core busy by another process."""
     process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         yield
@@ -211,7 +211,7 @@ def busy_process() -> Iterator[None]:
 
 
 def measure(points: list[Point], rounds: int, images: int, contended: bool = False) -> list[Row]:
-    """All points in turns; `contended`: each turn again next to a busy process."""
+    """Measure all points in turns; `contended`: each turn again next to a busy process."""
     with ExitStack() as stack:
         children = []
         for point in points:
@@ -236,7 +236,7 @@ def measure(points: list[Point], rounds: int, images: int, contended: bool = Fal
 
 
 def start_up(launcher: list[str]) -> float:
-    """Seconds from the start of the trainer to the record of its first update."""
+    """Return seconds from the start of the trainer to the record of its first update."""
     with tempfile.TemporaryDirectory() as folder:
         record = Path(folder) / "run" / "metrics.jsonl"
         options = ("-m", "fastinfogan.train", "--steps", "1", "--out", str(record.parent))
@@ -262,7 +262,7 @@ def start_up(launcher: list[str]) -> float:
 
 
 def points(family: Family, quick: bool) -> list[Point]:
-    """A family's points, in the order of its table."""
+    """Return a family's points, in the order of its table."""
     if family == "batch":
         sizes = (4, 8) if quick else (32, 64, 128, 256, 512, 1024, 2048, 4096)
         return [Point(batch=b, step=s) for s in STEPS[: 1 if quick else 2] for b in sizes]
@@ -302,13 +302,13 @@ Columns = dict[str, Callable[[Row], str]]
 
 
 def spread(values: list[float], digits: int = 0) -> str:
-    """median (least–most)"""
+    """Return "median (least–most)"."""
     low, mid, high = (f"{v:,.{digits}f}" for v in (min(values), median(values), max(values)))
     return f"{mid} ({low}–{high})"
 
 
 def markdown(titles: list[str], lines: list[list[str]]) -> str:
-    """A table."""
+    """Return a table."""
     rows = [titles, ["---"] * len(titles), *lines]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
@@ -321,12 +321,12 @@ def setting(row: Row) -> str:
 
 
 def of_first(ms: list[float], first: list[float]) -> str:
-    """Median ratio of speeds, within a round."""
+    """Return median ratio of speeds, within a round."""
     return f"{median(b / a for a, b in zip(ms, first, strict=True)):.2f}"
 
 
 def table(family: Family, rows: list[Row]) -> str:
-    """A family's figures."""
+    """Return a family's figures."""
     if family == "contention":
         columns: Columns = {
             "setting": setting,
@@ -357,7 +357,7 @@ def table(family: Family, rows: list[Row]) -> str:
         columns = {
             "step": lambda r: r.point.step,
             **own[family],
-            "ms an update": lambda r: spread(r.ms),
+            "ms per update": lambda r: spread(r.ms),
             "images/s": lambda r: spread(r.rates),
             "Adam, copies, average, ms": lambda r: spread(r.fixed, 1),
             "of it": lambda r: f"{median(r.fixed) / median(r.ms):.0%}",
@@ -369,7 +369,7 @@ def table(family: Family, rows: list[Row]) -> str:
 
 
 def start_table(starts: int) -> str:
-    """Start-up times of the two ways to train."""
+    """Return start-up times of the two ways to train."""
     ways = {
         "`python -m fastinfogan.train --steps 1`": [sys.executable],
         "`accelerate launch -m fastinfogan.train --steps 1`": [
@@ -408,7 +408,7 @@ def draw(family: Family, rows: list[Row], path: Path) -> None:
     panels[0].plot(x, [median(r.fixed) for r in mine], label="Adam, copies, average", **dots)
     panels[2].plot(x, [r.facts["state"] for r in mine], label="state", **dots)
     ticks = sorted({getattr(row.point, x_of) for row in rows})
-    titles = ("ms an update", "images/s", "peak memory, MiB")
+    titles = ("ms per update", "images/s", "peak memory, MiB")
     for axes, title in zip(panels, titles, strict=True):
         axes.set_title(title, fontsize="medium")
         axes.set_xlabel(LABELS[family])
@@ -446,7 +446,7 @@ def conditions(options: str, facts: dict[str, Any], n: str) -> str:
 
 
 def merged(document: str, family: Family, block: str) -> str:
-    """The document with what stands between the family's marks replaced, or appended."""
+    """Return the document with the text between the family's marks replaced, or appended."""
     start, end = f"<!-- growth.py {family} -->", "<!-- end -->"
     text = f"{start}\n{block}\n{end}"
     pattern = re.compile(re.escape(start) + ".*?" + re.escape(end), re.S)

@@ -13,7 +13,7 @@ taken out:
 So a GPU's host path has these parts more, which are in no row: CUDA's caching allocator in the
 place of the CPU's, the query of the current stream, the hand-over to autograd's device thread,
 the C launcher and the driver's launch.
-Rows are interleaved and run on one thread. The table gives, in microseconds a call, the wall
+Rows are interleaved and run on one thread. The table gives, in microseconds per call, the wall
 time's median over the rounds and its range, and the median of the thread's CPU time, which what
 else runs on the machine disturbs less.
 """
@@ -56,14 +56,14 @@ SCHEMA = str(torch.ops.fastinfogan_kernels.head_loss.default._schema).partition(
 
 
 class NoKernel:
-    """Stands for the kernel: a launch does nothing."""
+    """A stand-in for the kernel: a launch does nothing."""
 
     def __getitem__(self, grid: Any) -> Callable[..., None]:
         return lambda *args, **kwargs: None
 
 
 class NoDriver:
-    """Stands for Triton's driver: an H100 by its target, whose launcher does nothing.
+    """A stand-in for Triton's driver: an H100 by its target, whose launcher does nothing.
 
     The kernel is compiled for it once, with Triton's own compiler, and never loaded.
     """
@@ -163,7 +163,7 @@ def rows(batch: int) -> dict[str, tuple[bool, Callable[[], object]]]:
 
 
 def measure(rounds: int, calls: int, batch: int) -> dict[str, list[tuple[float, float]]]:
-    """(wall, CPU) microseconds a call of each row, one pair a round."""
+    """Return (wall, CPU) microseconds per call of each row, one pair per round."""
     real, nothing = launch.head_loss_kernel, NoKernel()
     triton.runtime.driver.set_active(NoDriver())
     launch.INTERPRETED = True  # lets CPU tensors through to the launcher

@@ -62,7 +62,7 @@ class Cost(NamedTuple):
 
 
 def cost(spec: LatentSpec, batch: int, dtype: torch.dtype) -> Cost:
-    """The model. An fp16 q has its dq in fp32 until backward multiplies it."""
+    """Return the model. An fp16 q has its dq in fp32 until backward multiplies it."""
     size, stored = dtype.itemsize, 4 if dtype == torch.float16 else dtype.itemsize
     targets = 8 * spec.n_cat + 4 * spec.n_cont
     each = sum(
@@ -77,7 +77,7 @@ def cost(spec: LatentSpec, batch: int, dtype: torch.dtype) -> Cost:
 
 
 def measure(machine: Machine, spec: LatentSpec, batch: int, dtype: torch.dtype) -> Timing:
-    """Device µs of a forward and backward."""
+    """Return device µs of a forward and backward."""
     weights, one = own_weights(spec, machine.device), torch.ones((), device=machine.device)
     # as many buffers as BUFFERS, but where each alone is far larger than L2
     count = max(2, min(BUFFERS, 2**33 // cost(spec, batch, dtype).bytes))
@@ -104,7 +104,7 @@ class Row(NamedTuple):
 def model(
     batches: list[int], dtype: torch.dtype, gb_per_s: float | None, launch_us: float | None
 ) -> list[Row]:
-    """All rows without a measurement. The bound needs a bandwidth; launches count if known."""
+    """Return all rows unmeasured. The bound needs a bandwidth; launches count if known."""
     rows = []
     for name, spec in SPECS.items():
         for batch in batches:
@@ -117,7 +117,7 @@ def model(
 
 
 def table(rows: list[Row]) -> str:
-    """The rows as text."""
+    """Return the rows as text."""
     lines = [
         f"{'layout':12}{'B':>8}{'D':>6}{'kernel MB':>11}{'+ product':>11}{'MFLOP':>9}"
         f"{'FLOP/byte':>11}{'bound µs':>10}{'measured µs (min–max)':>26}{'of bound':>10}"
@@ -177,7 +177,7 @@ def main(args: list[str] | None = None) -> None:
         title = "model only: there is no GPU, and nothing was measured"
         print(title)
         if options.bandwidth:
-            print(f"bound = bytes / {options.bandwidth:g} GB/s as told; launches come on top")
+            print(f"bound = bytes / {options.bandwidth:g} GB/s as given; launches come on top")
         else:
             print("bound = bytes / bandwidth: say --bandwidth GB/s for a number")
         rows = model(options.batches, dtype, options.bandwidth, None)

@@ -45,7 +45,7 @@ BATCHES = (128, 512, 2048, 8192)
 
 
 def all_reduce(size: float, ranks: int, link: Link) -> float:
-    """Seconds for `size` bytes: the better of a ring and a double binary tree."""
+    """Return seconds for `size` bytes: the better of a ring and a double binary tree."""
     if ranks == 1:
         return 0.0
     ring = 2 * (ranks - 1) * link.latency + 2 * (ranks - 1) / ranks * size / link.bandwidth
@@ -54,7 +54,7 @@ def all_reduce(size: float, ranks: int, link: Link) -> float:
 
 
 def in_nodes(size: float, gpus: int, link: Link, ways: int) -> float:
-    """Nodes of eight: reduce-scatter and gather over NVLink, all-reduce between nodes.
+    """Return seconds in nodes of eight: NVLink within a node, an all-reduce between nodes.
 
     `ways`: network cards a node, each of which carries its share.
     """
@@ -71,17 +71,17 @@ FABRICS = {
 
 
 def step(batch: float) -> float:
-    """Seconds of one rank's update without others."""
+    """Return seconds of one rank's update without others."""
     return FLOOR + batch * IMAGE
 
 
 def efficiency(batch: float, d: float, g: float) -> float:
-    """Of N ranks over one, at `batch` a rank and all-reduces of d and g seconds."""
+    """Return the efficiency of N ranks, at `batch` per rank and all-reduces of d and g seconds."""
     return step(batch) / (step(batch) + max(d - LATENTS, 0) + g)
 
 
 def batch_for(wanted: float, d: float, g: float) -> int:
-    """The smallest batch a rank whose efficiency reaches `wanted`."""
+    """Return the smallest batch per rank whose efficiency reaches `wanted`."""
     low, high = 0, 2**30
     while high - low > 1:
         middle = (low + high) // 2
@@ -90,7 +90,7 @@ def batch_for(wanted: float, d: float, g: float) -> int:
 
 
 def parameters() -> tuple[int, int]:
-    """Of D with Q and of G, counted in the mnist preset's networks."""
+    """Return the parameters of D with Q and of G, counted in the mnist preset's networks."""
     config = PRESETS["mnist-paper"]
     networks = build(config, config.spec())
     d, g = networks.split(config.information.routing)
@@ -98,7 +98,7 @@ def parameters() -> tuple[int, int]:
 
 
 def tables() -> str:
-    """docs/notes/scaling.md's tables, in Markdown."""
+    """Return the tables of docs/notes/scaling.md, in Markdown."""
     d_count, g_count = parameters()
     d_bytes, g_bytes = BYTES * d_count, BYTES * g_count
     lines = [

@@ -57,7 +57,7 @@ class StreamingConfig:
 
 
 def sparse(path: Path, n: int) -> Path:
-    """A .npy of n black images that takes no room on the disk."""
+    """Return a .npy of n black images that takes no space on the disk."""
     with path.open("wb") as file:
         shape = {"descr": "|u1", "fortran_order": False, "shape": (n, SIDE, SIDE)}
         np.lib.format.write_array_header_1_0(file, shape)
@@ -66,7 +66,7 @@ def sparse(path: Path, n: int) -> Path:
 
 
 def pngs(folder: Path, n: int) -> Path:
-    """A folder of n of MNIST's digits, each a file."""
+    """Return a folder of n of MNIST's digits, each a file."""
     digits = data.load("mnist", image_size=SIDE, channels=1)["train"].images
     rows = np.arange(n) % len(digits)
     out = folder / "digits"
@@ -77,7 +77,7 @@ def pngs(folder: Path, n: int) -> Path:
 
 
 def anonymous() -> list[float]:
-    """RssAnon of this process and of each of its children, MiB."""
+    """Return RssAnon of this process and of each of its children, in MiB."""
     here = psutil.Process()
     sizes = []
     for process in (here, *here.children(recursive=True)):
@@ -88,7 +88,7 @@ def anonymous() -> list[float]:
 
 
 def measure(config: StreamingConfig, path: Path) -> dict[str, object]:
-    """In a process of its own: memory, MiB, and images/s of each block."""
+    """Return memory in MiB and images/s of each block, in a process of its own."""
     preset = PRESETS["mnist-paper"]
     precision, _ = device.choose_precision(preset.precision, device.use_cpu())
     ranks = parallel.start(device.accelerate_name(precision), device.use_cpu())
@@ -120,7 +120,7 @@ def measure(config: StreamingConfig, path: Path) -> dict[str, object]:
 
 
 def start_up(spec: str, folder: Path) -> float:
-    """Seconds from the start of the trainer to the record of its first update."""
+    """Return seconds from the start of the trainer to the record of its first update."""
     out = folder / "run"
     options = ("--data", spec, "--out", str(out), "--log-every", "1", "--steps", "100000")
     record = out / "metrics.jsonl"
@@ -143,7 +143,7 @@ def start_up(spec: str, folder: Path) -> float:
 
 
 def main(config: StreamingConfig) -> None:
-    """A row a size, then the start-up times."""
+    """Print a row per size, then the start-up times."""
     if config.file is not None:
         print(json.dumps(measure(config, config.file)))
         return

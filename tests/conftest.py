@@ -60,13 +60,13 @@ class _NoHostRead(TorchDispatchMode):
 
 @pytest.fixture
 def no_host_read() -> Callable[[], AbstractContextManager[object]]:
-    """A context in which reading a tensor's value on the host fails."""
+    """Return a context in which reading a tensor's value on the host fails."""
     return _NoHostRead
 
 
 @pytest.fixture
 def cpu_ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Ranks]]:
-    """A maker of one CPU rank of a given precision ("no", "bf16")."""
+    """Yield a maker of one CPU rank of a given precision ("no", "bf16")."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
 
     def make(precision: str = "no") -> Ranks:
@@ -79,7 +79,7 @@ def cpu_ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Ranks]]
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """One CPU thread, for tensors so small that threads would only wait for each other."""
+    """Set one CPU thread, for tensors so small that threads would only wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -88,7 +88,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def hf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Hugging Face's library with a cache of the test's own, and without the hub."""
+    """Return Hugging Face's library with a cache of the test's own, and without the hub."""
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
@@ -97,7 +97,7 @@ def hf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two updates on labelled 8×8 images, evaluated; tests read it and leave it alone."""
+    """Return an evaluated run of two updates on labelled 8×8 images, which tests only read."""
     from fastinfogan import train
 
     folder = tmp_path_factory.mktemp("small_run")

@@ -16,7 +16,7 @@ from fastinfogan.presets import PRESETS
 
 
 def pictures(root: Path, n: int = 40) -> Path:
-    """Two classes of gray pictures, all different, half of them wide."""
+    """Return two classes of gray pictures, all different, half of them wide."""
     rng = np.random.default_rng(0)
     for i in range(n):
         size = (16, 16) if i % 2 else (16, 32)

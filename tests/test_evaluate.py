@@ -19,7 +19,7 @@ from fastinfogan.runs.folder import Loaded
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run of untrained networks on 8×8 images with two factors."""
+    """Return a run of untrained networks on 8×8 images with two factors."""
     draw = np.random.default_rng(0)
     azimuth = draw.uniform(0, 360, 1500)
     images = np.zeros((1500, 8, 8), np.uint8)

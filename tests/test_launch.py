@@ -23,7 +23,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def wait_for(path: Path, pattern: str, process: subprocess.Popen[str]) -> None:
-    """Until a file below `path` matches, or the process has ended."""
+    """Wait until a file below `path` matches, or the process has ended."""
     for _ in range(1200):
         if list(path.glob(pattern)):
             return

@@ -46,7 +46,7 @@ MODULES = modules()
 
 
 def imports_of(name: str, path: Path) -> set[str]:
-    """The package's modules that one of them imports when it is imported itself."""
+    """Return the package's modules that one of them imports when it is imported itself."""
     package = name if path.stem == "__init__" else name.rpartition(".")[0]
     imported = set()
     tree = ast.parse(path.read_text())

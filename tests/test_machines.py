@@ -68,7 +68,7 @@ raise SystemExit(train.main(sys.argv[1:]))
 def start(
     launcher: str, data: Path, folder: Path, *more: str, hashes: Path | None = None
 ) -> list[subprocess.Popen[str]]:
-    """The same command on two machines; each has a working folder of its own.
+    """Start the same command on two machines; each has a working folder of its own.
 
     hashes: the folder to which each rank writes a hash of what it ends with.
     """
@@ -137,7 +137,7 @@ def test_two_machines_train_and_resume_to_the_same_weights(
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 @pytest.mark.parametrize("gone", [0, 1])
-def test_when_a_machine_disappears_the_other_ends_and_the_run_goes_on(
+def test_the_run_goes_on_after_a_machine_disappears_and_the_other_ends(
     data: Path, tmp_path: Path, launcher: str, gone: int
 ) -> None:
     machines = start(launcher, data, tmp_path, "--steps", "100000")

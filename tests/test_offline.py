@@ -19,7 +19,7 @@ LOCAL = {"localhost", "127.0.0.1", "::1", "", None}
 
 @pytest.fixture
 def attempts(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """The names and addresses beyond this machine that were used; each such call fails."""
+    """Return the names and addresses beyond this machine that were used; each such call fails."""
     used: list[object] = []
 
     def check(host: object) -> None:

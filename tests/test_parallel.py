@@ -30,7 +30,7 @@ CPU = {"ACCELERATE_USE_CPU": "true"}
 
 
 def start_ranks(*options: list[str], script: Path | None = None) -> list[subprocess.Popen[str]]:
-    """A rank for each list of options, of training or a script, without a launcher.
+    """Start a rank for each list of options, of training or a script, without a launcher.
 
     A launcher takes its time, and would itself end the ranks that are left.
     """
@@ -44,7 +44,7 @@ def start_ranks(*options: list[str], script: Path | None = None) -> list[subproc
 
 
 def ends(ranks: list[subprocess.Popen[str]], timeout: float) -> list[tuple[int, str]]:
-    """(exit code, stderr) of each, within `timeout` seconds."""
+    """Return (exit code, stderr) of each, within `timeout` seconds."""
     try:
         errors = [rank.communicate(timeout=timeout)[1] for rank in ranks]
     finally:
@@ -341,7 +341,7 @@ def test_gradients_sent_in_bf16_round_the_weights_and_no_more(data: Path, tmp_pa
         assert code == 0, errors
 
     def difference(kind: str, step: int, over: Callable[..., torch.Tensor]) -> float:
-        """The relative distance of the runs in all tensors of a kind."""
+        """Return the relative distance of the runs in all tensors of a kind."""
         runs = [tensors(tmp_path / dtype, step) for dtype in ("fp32", "bf16")]
         flat = [torch.cat([v.flatten() for k, v in run.items() if kind in k]) for run in runs]
         return float((flat[0] - flat[1]).norm() / over(*flat))
@@ -568,7 +568,7 @@ def test_a_rank_that_finds_no_images_ends_both_with_2_and_one_line(
 
 
 def lost(text: str) -> str:
-    """The line about a lost rank, the only one that is no progress."""
+    """Return the line about a lost rank, the only one that is no progress."""
     assert "Traceback" not in text
     (line,) = (x for x in text.splitlines() if not re.match(r"\d+/\d+ ", x))
     return line

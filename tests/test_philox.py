@@ -22,7 +22,7 @@ P_VALUE = 1e-3
 
 
 def philox_in_integers(counter: list[int], key: list[int]) -> list[int]:
-    """Salmon et al. 2011, figure 2, in exact integers: the oracle."""
+    """Compute figure 2 of Salmon et al. 2011 in exact integers: the oracle."""
     for i in range(10):
         left, right = 0xD2511F53 * counter[0], 0xCD9E8D57 * counter[2]
         keys = [(key[0] + i * 0x9E3779B9) % 2**32, (key[1] + i * 0xBB67AE85) % 2**32]

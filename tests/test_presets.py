@@ -291,7 +291,7 @@ class TestSizes:
 
 
 def batch(config: TrainConfig, generator, n: int, rows: int = 4) -> Tensor:
-    """Random images in the generator's range."""
+    """Return random images in the generator's range."""
     low, high = generator.image_range
     shape = (rows, config.data.channels, config.data.image_size, config.data.image_size)
     return low + (high - low) * torch.rand(shape, generator=torch.Generator().manual_seed(n))
@@ -361,7 +361,7 @@ class TestTraining:
             other.modules()[key].load_state_dict(module.state_dict())
         saved, live = one.optimizer_tensors(), other.optimizer_tensors()
         params = sum(len(list(network.parameters())) for network in one.networks)
-        assert len(saved) == 2 + 2 * params  # two counts; two moments a parameter
+        assert len(saved) == 2 + 2 * params  # two counts; two moments per parameter
         with torch.no_grad():
             for key, tensor in saved.items():
                 live[key].copy_(tensor)
@@ -386,7 +386,7 @@ class TestTraining:
 
 @pytest.fixture
 def _compiler(monkeypatch):
-    """Traced as for Inductor, run by PyTorch's own operators."""
+    """Trace as for Inductor, and run by PyTorch's own operators."""
     monkeypatch.setattr(step, "COMPILER", "aot_eager")
     torch._dynamo.reset()
     yield

@@ -80,7 +80,7 @@ def test_the_readme_shows_how_to_train_evaluate_draw_and_explore() -> None:
 
 
 def table_under(header: str) -> list[list[str]]:
-    """The cells of the README's table whose first row begins with `header`."""
+    """Return the cells of the README's table whose first row begins with `header`."""
     start = README.index(f"\n| {header}") + 1
     lines = README[start:].split("\n\n")[0].splitlines()
     return [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in lines if line]

@@ -18,7 +18,7 @@ class TestOrdered:
 
     @pytest.fixture
     def made(self, tmp_path, monkeypatch):
-        """A maker of such a folder."""
+        """Return a maker of such a folder."""
         echo = Echo(1, 0.0, 1.0)  # white where the category is 0
         newest = SimpleNamespace(step=7)
         monkeypatch.setattr(sample, "load_all", lambda path: ((echo, None, SPEC), None, newest))

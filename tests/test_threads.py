@@ -180,7 +180,7 @@ def test_a_process_that_is_forked_while_networks_are_drawn_can_draw_its_own():
 
 
 class Drawing:
-    """Makes networks, and counts the threads that do so at once."""
+    """A maker of networks, which counts the threads that do so at once."""
 
     def __init__(self) -> None:
         self.now = self.most = 0

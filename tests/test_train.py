@@ -28,7 +28,7 @@ from fastinfogan.training.step import DRecord, GRecord, Step
 
 @pytest.fixture(autouse=True)
 def _own_state() -> Iterator[None]:
-    """Each run in this process starts as a process would."""
+    """Let each run in this process start as a process would."""
     threads = torch.get_num_threads()
     AcceleratorState._reset_state(True)
     yield
@@ -47,7 +47,7 @@ def run(data: Path, out: Path, *more: str) -> int:
 
 
 def last_line(capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line of an error: nothing else, least of all a traceback, stands on stderr."""
+    """Return the one line of an error: stderr has nothing else, least of all a traceback."""
     lines = [line for line in capsys.readouterr().err.splitlines() if "images/s" not in line]
     assert len(lines) == 1, lines
     assert lines[0].startswith("error: ")

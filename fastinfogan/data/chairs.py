@@ -161,7 +161,7 @@ def _parts(s: Shape) -> Iterator[_Part]:
 
 
 def _back(s: Shape) -> Iterator[_Part]:
-    """Posts and what is between them; all leans backwards by the tilt."""
+    """Yield the posts and the parts between them; all of them lean backwards by the tilt."""
     half, rear, thick = s.width / 2, -s.depth / 2, max(s.post * 0.8, 0.03)
     if s.round_seat:  # its rear edge is narrower
         half *= 0.75
@@ -241,7 +241,7 @@ def _legs(s: Shape, under: float) -> Iterator[_Part]:
 
 
 def _four_legs(s: Shape, half: float, deep: float, under: float, out: float) -> Iterator[_Part]:
-    """Legs whose lower ends are `out` farther from the middle, along x and y, than the upper."""
+    """Yield legs whose lower ends are `out` farther from the middle, along x and y."""
     for x, y in itertools.product((-1, 1), (-1, 1)):
         left, right = sorted((x * half, x * (half - s.post)))
         near, far = sorted((y * deep, y * (deep - s.post)))
@@ -251,7 +251,7 @@ def _four_legs(s: Shape, half: float, deep: float, under: float, out: float) -> 
 
 
 def _stretchers(s: Shape, half: float, deep: float, z: float) -> Iterator[_Part]:
-    """Bars between the legs: one on each side and one at the front."""
+    """Yield bars between the legs: one on each side and one at the front."""
     bar, post = 0.6 * s.post, s.post
     for side in (-1, 1):
         left, right = sorted((side * half, side * (half - bar)))
@@ -260,7 +260,7 @@ def _stretchers(s: Shape, half: float, deep: float, z: float) -> Iterator[_Part]
 
 
 def _star(reach: float, top: float, tone: float) -> Iterator[_Part]:
-    """Five arms on the floor, each with a foot at its end."""
+    """Yield five arms on the floor, each with a foot at its end."""
     foot = np.array([0.0, 0.0, top / 2])
     for i in range(5):
         angle = 2 * math.pi * (i + 0.25) / 5

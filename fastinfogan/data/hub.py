@@ -162,7 +162,7 @@ def _load(reference: str, where: str) -> dict[str, Dataset]:
 def is_remote(reference: str, mode: Mode) -> bool:
     """Return True if the set ID[:CONFIG] is read from the hub while training. Raises UserError.
 
-    "auto" is for a set that the disk has no room for; see `row_groups.is_remote`.
+    "auto" is for a set that the disk has no space for; see `row_groups.is_remote`.
     """
     if mode == "never" or local(reference) is not None:
         return False

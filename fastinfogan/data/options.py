@@ -39,7 +39,7 @@ class DataOptions(Group):
         "auto",
         "Read npy, folder, tar, parquet, hf, celeba or dsprites during training instead of before "
         "it; the batches are the same. auto: where they take over 4 GiB decoded, or over a quarter "
-        "of the available memory. hf with always, or with auto where the disk has no room for "
+        "of the available memory. hf with always, or with auto where the disk has no space for "
         "it, is read from the hub, in another order (docs/howto/large-sets.md).",
         may_change=True,
     )

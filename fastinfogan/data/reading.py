@@ -174,10 +174,10 @@ def to_uint8(values: NDArray[Any], chosen: ValueRange) -> NDArray[np.uint8]:
     if not values.size:
         return values.astype(np.uint8)
     low, high = float(values.min()), float(values.max())
-    room = TOLERANCE * (chosen.high - chosen.low) if values.dtype.kind == "f" else 0
+    slack = TOLERANCE * (chosen.high - chosen.low) if values.dtype.kind == "f" else 0
     if not (np.isfinite([low, high]).all()):
         raise ValueError("values that are not finite")
-    if not chosen.clip and (low < chosen.low - room or high > chosen.high + room):
+    if not chosen.clip and (low < chosen.low - slack or high > chosen.high + slack):
         raise ValueError(
             f"values from {low:g} to {high:g}, but of the images looked at from {chosen.low:g} to "
             f"{chosen.high:g}; pass --value-range full or LOW,HIGH"

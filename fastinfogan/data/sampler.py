@@ -35,7 +35,7 @@ def from_range(images: Tensor, image_range: tuple[float, float]) -> Tensor:
 
 
 class Order:
-    """Which images each update sees: a function of (seed, step, rank).
+    """The images that each update sees: a function of (seed, step, rank).
 
     Each epoch is a permutation keyed by (seed, epoch), cut into global batches; what is left over
     at its end is skipped. Of an epoch of over 2^20 images a part of its order is held at a time.
@@ -90,7 +90,7 @@ class Window(NamedTuple):
 
 
 class WindowOrder(Order):
-    """Which images each update sees of a source that is fetched in groups of rows.
+    """The images that each update sees of a source that is fetched in groups of rows.
 
     Also a function of (seed, step, rank). An epoch is a permutation of the groups, keyed by (seed,
     epoch), cut into windows: of at least `MIN_GROUPS` groups, and of as many as `WINDOW_BYTES`

@@ -28,7 +28,7 @@ SPECS = (
     "parquet:PATH"
 )
 _STREAMED = frozenset({"celeba", "dsprites", "chairs-like", "dsprites-like", "street-digits-like"})
-FILE_SIZE, FILE_CHANNELS = 32, 3  # of image files, where `open_set` is not told
+FILE_SIZE, FILE_CHANNELS = 32, 3  # of image files, where `open_set` gets none
 _NAMED_CLASSES = 10  # in a line
 _PRESENT = {"svhn": known.find_svhn, "dsprites": dsprites.find_archive}
 _SIZES = {  # H, W, C of the sets that have a name, but for celeba, which is resized
@@ -63,7 +63,7 @@ def load(
     whole in both. "auto" streams what `can_stream` where it takes over 4 GiB decoded, or over a
     quarter of the available memory shared by the ranks of this machine; "always" any; dsprites-like
     and chairs-like are drawn batch by batch in any mode. Of hf:ID, "always", and "auto" where the
-    disk has no room for the set, read Parquet files on the hub, row group by row group.
+    disk has no space for the set, read Parquet files on the hub, row group by row group.
 
     Args:
         spec: The name of a set, or a kind of file with its path.
@@ -208,7 +208,7 @@ def own_size(spec: str) -> tuple[int, int, int] | None:
 
 
 def settled(spec: str, stream: Mode) -> Mode:
-    """Return "always" for "auto" where a set of the hub has no room on this disk, else `stream`.
+    """Return "always" for "auto" where a set of the hub has no space on this disk, else `stream`.
 
     What is held out of such a set differs, so a run records it. Raises UserError.
     """
@@ -269,7 +269,7 @@ def choose(spec: str) -> tuple[str, str]:
         return name, ""
     return other, (
         f"{name} is missing here: {other} stands in for it ({_STAND_INS[other]}). Give --data "
-        f"{name} to be told where {name} is expected"
+        f"{name} to see where {name} is expected"
     )
 
 

@@ -115,7 +115,7 @@ def _colours(draws: _Draws) -> tuple[Tensor, Tensor]:
     """Return ground and digit [B, 3, 1, 1]; one is clearly brighter than the other."""
     bright = draws.one(0.1, 0.9)
     contrast = draws.one(0.3, 0.65)
-    # towards the side on which there is room; in the middle towards either
+    # towards the side on which there is space; in the middle towards either
     up = bright + draws.one(-0.25, 0.25) < 0.5
     other = (bright + torch.where(up, contrast, -contrast)).clamp(0.02, 0.98)
     tints = draws.take(6, -0.16, 0.16).view(-1, 2, 3, 1, 1)

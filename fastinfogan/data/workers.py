@@ -143,7 +143,7 @@ class Stream:
         handler = signal.getsignal(signal.SIGCHLD)
         try:
             self._batches = iter(self._loader)
-        except OSError:  # no room for semaphores, or no process left: the trainer reads itself
+        except OSError:  # no space for semaphores, or no process left: the trainer reads itself
             self._workers = 0
             self._loader = self._new_loader()
             self._batches = iter(self._loader)

@@ -63,7 +63,7 @@ def committed_accuracy() -> float:
 
 @torch.no_grad()
 def accuracy(classifier: Classifier, images: Tensor, labels: Tensor) -> float:
-    """Share of images [N, 1, 28, 28] whose class it gets right."""
+    """Return the share of images [N, 1, 28, 28] whose class it gets right."""
     guesses = torch.cat([classifier(part).argmax(1) for part in images.split(1000)])
     return float((guesses == labels).double().mean())
 

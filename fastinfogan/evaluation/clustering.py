@@ -38,7 +38,7 @@ def match_labels(table: NDArray[np.int64], names: NDArray[np.int64]) -> Matching
 
 
 def obeyed(categories: NDArray[np.int64], seen: NDArray[np.int64], matching: Matching) -> float:
-    """Share of images whose class `seen` [N] is the label of their category [N]."""
+    """Return the share of images whose class `seen` [N] is the label of their category [N]."""
     expected = np.array([-1 if label is None else label for label in matching])
     return float((expected[categories] == seen).mean())
 

@@ -20,7 +20,7 @@ def slant(images: Images) -> NDArray[np.float64]:
     """Return the horizontal shear of the ink in images [N, H, W], light on dark: −μ₁₁ / μ₀₂.
 
     μ are the central second moments, x to the right and y down; μ₀₂ is the vertical one. It is
-    what deskewing undoes: shearing an image's upper rows to the right by s pixels a row adds s.
+    what deskewing undoes: shearing an image's upper rows to the right by s pixels per row adds s.
     0 is upright, positive leans right as "/" does; 1 is 45°. NaN where there is no ink, or all of
     it lies in one row.
     """
@@ -65,7 +65,7 @@ def correlate(
     factor: NDArray[np.floating[Any]],
     categories: NDArray[np.int64] | None = None,
 ) -> Correlation:
-    """Rank correlation of code dims [N, D] with a factor [N], where categories [N] differ in it.
+    """Return the rank correlation of code dims [N, D] with a factor [N], given categories [N].
 
     A 1 is thin and a 0 upright whatever the code says, so the first figure is ρ within each
     category, averaged plainly, sign included, over the categories that have 30 rows: a code that

@@ -20,7 +20,7 @@ from .clustering import in_order
 
 GAP = 2  # pixels between tiles
 MIN_TILE = 56  # pixels; smaller images are enlarged to it
-MAX_PRINTED = 30  # rows or columns of a table whose cells still have room for their counts
+MAX_PRINTED = 30  # rows or columns of a table whose cells still have space for their counts
 
 
 @torch.no_grad()

@@ -124,7 +124,7 @@ class _Wrapped:
 
     @contextmanager
     def _mode(self, stats: BatchStats | None) -> Iterator[None]:
-        """Eval mode for "running", train mode for batch statistics, else as it is."""
+        """Set eval mode for "running", train mode for batch statistics; else leave the mode."""
         before = self.module.training
         wanted = before if stats is None else stats != "running"
         if wanted == before:

@@ -223,7 +223,7 @@ def _store(model: Any, encode: Callable[[str, Any], tuple[dict[str, Any], list[A
 def for_page(networks: Loaded, facts: dict[str, Any], part: Part, *, full: bool = False) -> bytes:
     """Return a network's ONNX file for a page in a browser, checked against torch.
 
-    Weights are integers, which take the least room, or fp16 where images or codes would be off by
+    Weights are integers, which take the least space, or fp16 where images or codes would be off by
     more than `TOLERANCE`; with `full`, fp32.
     """
     network = graph(part, networks)

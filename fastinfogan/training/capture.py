@@ -54,7 +54,7 @@ class CaptureFailed(Exception):
 
 @contextmanager
 def restored(state: Sequence[Tensor]) -> Iterator[None]:
-    """Whatever is done to the state within, afterwards it is what it was, at the same addresses."""
+    """Restore the state at the end of the block, in the same memory."""
     saved = [t.detach().clone() for t in state]
     try:
         yield
@@ -143,7 +143,7 @@ class Captured:
 
 
 def _distance(a: Tensor, expected: Tensor, before: Tensor) -> Tensor:
-    """Sum of the differences over that of the changes; NaN where only one has a NaN.
+    """Return the sum of differences over that of changes; NaN where only one has a NaN.
 
     Not entry by entry: Adam's first step is ± the rate, whatever the gradient's size.
     """

@@ -47,8 +47,9 @@ def flop_per_image(config: TrainConfig) -> tuple[int, int] | None:
 
 
 class _Counter:
-    """Counts the FLOP of a network's layers as they are passed. torch.utils.flop_counter would do,
-    and takes seconds to import what it needs.
+    """A counter of the FLOP of a network's layers as they are passed.
+
+    torch.utils.flop_counter would do, and takes seconds to import what it needs.
     """
 
     def __init__(self, network: nn.Module) -> None:

@@ -170,7 +170,7 @@ class Stopwatch:
             self._since = None
 
     def count(self, images: int) -> None:
-        """Images of an update, if its time is being taken."""
+        """Count the images of an update, if its time is being taken."""
         if self._since is not None:
             self._images += images
 

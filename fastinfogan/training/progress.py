@@ -57,7 +57,7 @@ class Progress:
         return f"{_COUNT}{left}{{postfix}}"
 
     def advance(self) -> None:
-        """One more update."""
+        """Count an update."""
         self._bar.update()
 
     def _values(self, record: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ def _benchmarks(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
 
 
 def step_of(cpu_ranks, **changes):
-    """A config and a call of its step, in fp32: then all products are PyTorch's own."""
+    """Return a config and a call of its step, in fp32: then all products are PyTorch's own."""
     config = PRESETS["mnist-paper"].with_options(batch_size=BATCH, **changes)
     step = Step(config, config.spec(), cpu_ranks())
     real = torch.rand(BATCH, config.data.channels, config.data.image_size, config.data.image_size)
@@ -76,7 +76,7 @@ def test_a_steps_figures_are_over_its_rounds():
     )
     assert timing.figures() == {
         "n": 3,
-        "ms an update": 500.0,
+        "ms per update": 500.0,
         "images/s": 256.0,
         "images/s, lowest": 128.0,
         "images/s, highest": 512.0,

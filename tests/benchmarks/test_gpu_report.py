@@ -27,7 +27,7 @@ COUNTS |= {"utilisation"}
 def report(
     folder: Path, sabotage: str = "", sections: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
-    """`gpu_report.py --dry-run` in another folder, without what is installed of this project."""
+    """Run `gpu_report.py --dry-run` in another folder, where this project is not installed."""
     only = ["--only", *sections] if sections else []
     program = f"""
 import runpy, sys
@@ -49,7 +49,7 @@ runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
 
 
 def fields(value: Any, name: str = "") -> list[tuple[str, Any]]:
-    """All (name, value) pairs of a JSON tree."""
+    """Return all (name, value) pairs of a JSON tree."""
     if isinstance(value, dict):
         return [(k, v) for k, v in value.items()] + [
             pair for k, v in value.items() for pair in fields(v, k)

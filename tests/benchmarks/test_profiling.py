@@ -17,7 +17,7 @@ FOLDER = Path(__file__).parents[2] / "profiling"
 
 
 def run(script: str, *args: str, cwd: Path) -> str:
-    """The script's output, from another folder."""
+    """Return the script's output, from another folder."""
     done = subprocess.run(
         [sys.executable, str(FOLDER / script), *args],
         cwd=cwd,

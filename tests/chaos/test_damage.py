@@ -35,7 +35,7 @@ def damage(path: Path, rng: Rng) -> str:
 
 @pytest.fixture(scope="module")
 def longer(whole: Undisturbed, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    """The weights of the undisturbed run some updates later."""
+    """Return the weights of the undisturbed run some updates later."""
     out = tmp_path_factory.mktemp("chaos") / "longer"
     shutil.copytree(whole.out, out)
     run = start(whole.data, out, "--steps", str(MORE))

@@ -62,7 +62,7 @@ def test_a_disk_that_fails_at_any_write_costs_one_line_and_no_checkpoint(
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A mounted file system in memory."""
+    """Mount a file system in memory."""
     folder = tmp_path / "disk"
     folder.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], capture_output=True).returncode:

@@ -37,7 +37,7 @@ ADVICE = re.compile(
 
 @pytest.fixture(autouse=True)
 def _no_training(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Runs end before their first update, so that what is no mistake takes no time."""
+    """End runs before their first update, so that valid arguments take no time."""
 
     def nothing(self: loop.Training) -> int:
         self.batches.close()

@@ -44,7 +44,7 @@ def splits():
 
 
 def ink(image: np.ndarray) -> np.ndarray:
-    """Columns in which there is something."""
+    """Return the columns that are not empty."""
     return np.flatnonzero((image < 255).any(0))
 
 

@@ -32,7 +32,7 @@ SMALL = (3, 2, 4, 2, 2)
 def write_dsprites(
     folder: Path, *, compressed: bool = True, sizes: tuple[int, ...] = SMALL, **changed: Any
 ) -> Path:
-    """An archive of a small grid; image i's pixels are the bits of i."""
+    """Return an archive of a small grid; image i's pixels are the bits of i."""
     folder.mkdir(parents=True, exist_ok=True)
     n = int(np.prod(sizes))
     bits = (np.arange(n)[:, None] >> np.arange(16)) & 1
@@ -49,7 +49,7 @@ def write_dsprites(
 
 
 def row_numbers(images: np.ndarray) -> list[int]:
-    """Which of `write_dsprites`' images these are."""
+    """Return the numbers of these images among those of `write_dsprites`."""
     assert set(np.unique(images)) <= {0, 255}
     return list((images.reshape(len(images), -1)[:, :16] // 255) @ (1 << np.arange(16)))
 

@@ -39,7 +39,7 @@ def values(images: data.Images) -> list[int]:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Two classes, of 50 and of 100."""
+    """Return a folder of two classes, of gray 50 and of gray 100."""
     fill(tmp_path / "set" / "cat", 50)
     fill(tmp_path / "set" / "dog", 100)
     return tmp_path / "set"

@@ -125,7 +125,7 @@ def _limited_memory() -> Iterator[None]:
 
 
 def damaged(content: bytes, rng: np.random.Generator) -> bytes:
-    """One of: bits flipped, most often near the start; bytes cut, repeated, zeroed, exchanged."""
+    """Return damaged bytes: flipped bits, mostly near the start, or cut, repeated, zeroed parts."""
     out = bytearray(content)
     for _ in range(int(rng.integers(1, 4))):
         n = len(out)
@@ -219,7 +219,7 @@ def read_checkpoint(path: Path) -> None:
 
 
 def read_checkpoint_with_its_checksum(path: Path) -> None:
-    """As a forger would: the manifest's entry for the damaged file is made true."""
+    """Read a checkpoint whose manifest was made true for the damaged file, as a forger would."""
     manifest = path.with_name(checkpoint.MANIFEST)
     content = json.loads(manifest.read_text())
     content["files"][path.name] = checkpoint._fingerprint(path.read_bytes())

@@ -172,7 +172,7 @@ def test_an_image_that_a_decoder_reads_whole_has_at_most_so_many_bytes(
 
 
 def long_header() -> bytes:
-    """A .npy file that promises a header of a gigabyte, and has as much as is ever read of it."""
+    """Return a .npy file that promises a header of a gigabyte, as long as a reader ever reads."""
     return b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**30) + b" " * 20_000
 
 
@@ -293,7 +293,7 @@ def test_dsprites_classes_that_promise_more_than_is_there_reserve_nothing(
 
 
 def sparse_shard(path: Path, size: int) -> None:
-    """Write a .tar of ten images and one more, of `size` zeros, which take no room on the disk."""
+    """Write a .tar of ten images and one more, of `size` zeros, which take no space on the disk."""
     with tarfile.open(path, "w") as archive:
         for i in range(10):
             info = tarfile.TarInfo(f"{i}.png")

@@ -30,7 +30,7 @@ def hf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def dataset(hf: Any, n: int, *, seed: int = 0, **columns: Any) -> Any:
-    """n images of noise, of classes i % 3."""
+    """Return n images of noise, of classes i % 3."""
     pictures = [Image.fromarray(image) for image in noise(n, seed=seed)]
     features = {"text": hf.Value("string"), "picture": hf.Image()}
     values: dict[str, Any] = {"text": ["x"] * n, "picture": pictures}
@@ -100,7 +100,7 @@ def test_images_are_cropped_scaled_and_made_gray(hf: Any) -> None:
         ("kind", "ClassLabel", range(20), True),
         ("celeb_id", "int64", range(20), False),  # a number, but of what?
         ("label", "float32", range(20), False),
-        ("label", "int64", [-1] * 20, False),  # the hub's "not told"
+        ("label", "int64", [-1] * 20, False),  # the hub's "not known"
         ("label", "int64", [*range(19), None], False),
     ],
 )

@@ -37,7 +37,7 @@ def tenfold(folder: Path, picture: Image.Image, suffix: str = "png", **options: 
 
 
 def letter(side: int = 56) -> np.ndarray:
-    """An F, which no turn or mirror leaves as it is, white on black."""
+    """Return an F, which no turn or mirror leaves as it is, white on black."""
     scale = side // 56
     picture = np.zeros((56, 56), np.uint8)
     picture[8:48, 16:24] = picture[8:16, 16:40] = picture[26:32, 16:34] = 255
@@ -52,7 +52,7 @@ def notes_name(images: data.Images, *words: str) -> bool:
 
 
 def glyph(colour: int, hidden: np.ndarray | int = 0) -> np.ndarray:
-    """The letter in a colour, all else transparent, with `hidden` colours under it."""
+    """Return the letter in a colour, all else transparent, with `hidden` colours under it."""
     out = np.zeros((56, 56, 4), np.uint8)
     out[..., :3] = hidden
     out[letter() > 0, :3] = colour
@@ -126,7 +126,7 @@ def test_four_channels_keep_alpha(tmp_path: Path) -> None:
 
 
 def stored(orientation: int) -> np.ndarray:
-    """The letter as a camera stores it that writes this orientation."""
+    """Return the letter as a camera stores it that writes this orientation."""
     upright = letter()
     return {
         1: upright,
@@ -157,7 +157,7 @@ def test_an_image_is_upright_by_its_exif_at_every_bit_depth(
 
 
 def odd_exif(orientation: int = 6) -> bytes:
-    """EXIF with an orientation and an XResolution below zero, which Pillow cannot write again."""
+    """Return EXIF with an orientation and an XResolution below zero, which Pillow cannot write."""
     entries = struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0)
     entries += struct.pack("<HHII", 0x011A, 10, 1, 38)
     return (
@@ -393,7 +393,7 @@ def test_colours_of_another_profile_are_converted_to_srgb(tmp_path: Path) -> Non
 
 
 def wide_gamut() -> bytes:
-    """sRGB's profile with the columns of red and blue exchanged: wrong on purpose."""
+    """Return sRGB's profile with the columns of red and blue exchanged: wrong on purpose."""
     content = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     content = content.replace(b"rXYZ", b"????").replace(b"bXYZ", b"rXYZ").replace(b"????", b"bXYZ")
     # the description is text of two bytes per letter
@@ -419,7 +419,7 @@ def test_cmyk_is_read_as_pillow_does(tmp_path: Path) -> None:
 
 
 def bands() -> Image.Image:
-    """24 x 8: a white band of 8, a gray one, a white one."""
+    """Return an image of 24 x 8: a white band of 8, a gray one, a white one."""
     picture = np.full((8, 24), 255, np.uint8)
     picture[:, 8:16] = 100
     return Image.fromarray(picture)

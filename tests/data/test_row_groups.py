@@ -34,7 +34,7 @@ def hf() -> Any:
 
 
 def write(hf: Any, path: Path, n: int, *, first: int = 0, group: int = GROUP) -> Path:
-    """A Parquet file of n images of noise, of classes i % 3; `first` tells files apart."""
+    """Return a Parquet file of n images of noise, of classes i % 3; `first` tells files apart."""
     features = {"image": hf.Image(), "label": hf.ClassLabel(names=["a", "b", "c"])}
     features["tilt"] = hf.Value("float32")
     values = {
@@ -50,7 +50,7 @@ def write(hf: Any, path: Path, n: int, *, first: int = 0, group: int = GROUP) ->
 
 @pytest.fixture
 def read(hf: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A function that opens files by row groups as it would a set of the hub."""
+    """Return a function that opens files by row groups as it would a set of the hub."""
 
     def opened(files: dict[str, list[Path]], **options: Any) -> dict[data.Split, data.Images]:
         class Info:
@@ -136,7 +136,7 @@ def test_rows_are_mixed_within_windows_and_windows_hold_at_most_their_bytes() ->
 
 @pytest.fixture
 def many(hf: Any, tmp_path: Path) -> dict[str, list[Path]]:
-    """Two files of 12 row groups in all."""
+    """Return two files of 12 row groups in all."""
     return {"train": [write(hf, tmp_path / f"{i}.parquet", 48, first=48 * i) for i in range(2)]}
 
 
@@ -323,7 +323,7 @@ OPTIONS = (
 
 
 def run(endpoint: str, folder: Path, *commands: str) -> tuple[list[str], str]:
-    """Exit codes and output of commands in one process, whose hub is the stand-in."""
+    """Return exit codes and output of commands in one process, whose hub is the stand-in."""
     settings = {
         "HF_ENDPOINT": endpoint,
         "HF_HUB_DISABLE_XET": "1",

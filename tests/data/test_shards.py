@@ -30,7 +30,7 @@ def png(image: np.ndarray) -> bytes:
 
 
 def shards(root: Path, name: str = "{:06}", label: bool = True, n: int = 40) -> Path:
-    """Two shards of half of `noise` each, image i of class i % 3."""
+    """Return two shards of half of `noise` each, image i of class i % 3."""
     root.mkdir(exist_ok=True)
     for shard in range(2):
         with tarfile.open(root / f"set-{shard:03}.tar", "w") as archive:

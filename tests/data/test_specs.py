@@ -24,7 +24,7 @@ def load(spec, split="train", *, size=4, channels=1):
 
 
 def refused(spec, split="train", *, size=4, channels=1) -> str:
-    """The one line with which `load` refuses."""
+    """Return the one line with which `load` refuses."""
     with pytest.raises(UserError) as caught:
         load(spec, split, size=size, channels=channels)
     message = str(caught.value)
@@ -34,7 +34,7 @@ def refused(spec, split="train", *, size=4, channels=1) -> str:
 
 
 def numbered(n: int, size: int = 4, channels: int = 0) -> np.ndarray:
-    """n images of which number i is filled with i."""
+    """Return n images of which number i is filled with i."""
     shape = (n, size, size) + ((channels,) if channels else ())
     return np.broadcast_to(np.arange(n, dtype=np.uint8).reshape(n, *(1,) * (len(shape) - 1)), shape)
 
@@ -51,7 +51,7 @@ def write_idx(path: Path, array: np.ndarray) -> Path:
 
 
 def write_idx_folder(folder: Path, suffix: str = "", t10k: bool = True, labels: bool = True):
-    """30 training and 5 test images, number i labelled i % 7."""
+    """Write 30 training and 5 test images, number i labelled i % 7."""
     folder.mkdir(exist_ok=True)
     for prefix, n in (("train", 30), ("t10k", 5))[: 1 + t10k]:
         write_idx(folder / f"{prefix}-images-idx3-ubyte{suffix}", numbered(n))
@@ -61,12 +61,12 @@ def write_idx_folder(folder: Path, suffix: str = "", t10k: bool = True, labels: 
 
 
 def compressible_noise() -> np.ndarray:
-    """30 images of four values, so that deflate has Huffman tables that damage can hit."""
+    """Return 30 images of four values: deflate then has Huffman tables that damage can hit."""
     return np.random.default_rng(0).integers(0, 4, (30, 4, 4), dtype=np.uint8)
 
 
 def numbers(images: data.Images) -> list[int]:
-    """Which of `numbered`'s images these are."""
+    """Return the numbers of these images among those of `numbered`."""
     read = images.images[:]
     first = read[:, 0, 0, 0]
     assert (read == first[:, None, None, None]).all()

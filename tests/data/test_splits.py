@@ -93,7 +93,7 @@ def test_decoding_that_takes_a_while_shows_how_far_it_is(
 
 
 def write_idx(folder: Path, first: int, t10k: bool = True) -> None:
-    """Ten training images, filled with `first` and on, and five test images of 100 and on."""
+    """Write ten training images, filled with `first` and on, and five test images of 100 and on."""
     folder.mkdir(parents=True)
     for prefix, n, start in (("train", 10, first), ("t10k", 5, 100))[: 1 + t10k]:
         values = np.arange(start, start + n, dtype=np.uint8)
@@ -139,7 +139,7 @@ def test_idx_takes_torchvisions_root_and_the_folder_of_one_of_its_sets(
 
 
 def write_svhn(folder: Path, name: str, n: int, *, compress: bool = False, **changed: Any) -> Path:
-    """Matlab's [H, W, 3, N] and [N, 1], digits 1 to 10."""
+    """Write Matlab's [H, W, 3, N] and [N, 1], digits 1 to 10."""
     folder.mkdir(parents=True, exist_ok=True)
     images = noise(n, 32).transpose(1, 2, 3, 0)
     digits = (np.arange(n) % 10 + 1).astype(np.uint8)[:, None]
@@ -212,7 +212,7 @@ def test_a_damaged_mat_file_is_refused_by_name_or_read(
 
 
 def write_celeba(root: Path, n: int = 20, folder: str = "img_align_celeba") -> list[str]:
-    """Pictures of 17x21 of which number i is filled with 10·i; their names."""
+    """Write pictures of 17x21, number i filled with 10·i; return their names."""
     (root / folder).mkdir(parents=True)
     names = [f"{i + 1:06}.jpg" for i in range(n)]
     for i, name in enumerate(names):
@@ -221,7 +221,7 @@ def write_celeba(root: Path, n: int = 20, folder: str = "img_align_celeba") -> l
 
 
 def numbers(split: data.Images) -> list[int]:
-    """Which of `write_celeba`'s pictures these are."""
+    """Return the numbers of these pictures among those of `write_celeba`."""
     return [round(float(image.mean()) / 10) for image in split.images[:]]
 
 

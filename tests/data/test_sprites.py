@@ -27,18 +27,18 @@ SQUARE, ELLIPSE, HEART = range(3)
 
 
 def sprite(*factors: int) -> np.ndarray:
-    """One image [64, 64]."""
+    """Return one image [64, 64]."""
     return render(np.array([factors]))[0, :, :, 0]
 
 
 def all_masks() -> np.ndarray:
-    """Every sprite in the middle of its image, [3, 6, 40, 64, 64]."""
+    """Return every sprite in the middle of its image, [3, 6, 40, 64, 64]."""
     place = np.stack([*np.indices(SIZES[:3]).reshape(3, -1), np.full(720, 16), np.full(720, 16)])
     return render(place.T).reshape(*SIZES[:3], 64, 64)
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union."""
+    """Return intersection over union."""
     return float((a & b).sum() / (a | b).sum())
 
 

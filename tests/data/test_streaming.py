@@ -39,7 +39,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def _own_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Each run in this process starts as a process would; its evaluation is short."""
+    """Let each run in this process start as a process would, with a short evaluation."""
     monkeypatch.setattr(measure, "GENERATED", 500)
     threads = torch.get_num_threads()
     AcceleratorState._reset_state(True)
@@ -67,7 +67,7 @@ def folder(path: Path, n: int = 120) -> Path:
 
 
 def sparse(path: Path, n: int, size: int = 28) -> Path:
-    """n black images that take no room on the disk."""
+    """Return n black images that take no space on the disk."""
     with path.open("wb") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": (n, size, size)}
         np.lib.format.write_array_header_1_0(file, header)
@@ -77,7 +77,7 @@ def sparse(path: Path, n: int, size: int = 28) -> Path:
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The same images as a file and as a folder, by kind."""
+    """Return the same images as a file and as a folder, by kind."""
     root = tmp_path_factory.mktemp("sets")
     return {"npy": f"npy:{npy(root / 'x.npy')}", "folder": f"folder:{folder(root / 'x')}"}
 
@@ -481,7 +481,7 @@ def test_a_worker_that_is_killed_ends_the_run_in_one_line(sets: dict[str, str]) 
 
 
 def started(sets: dict[str, str], out: Path) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
-    """A long streamed run in a session of its own, in its updates, and its workers."""
+    """Return a long streamed run in a session of its own, in its updates, and its workers."""
     options = ("--steps", "100000", "--log-every", "5", "--stream", "always")
     process = launch(
         *("-m", "fastinfogan.train", "--data", sets["npy"], "--out", str(out), *COMMON, *options),

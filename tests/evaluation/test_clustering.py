@@ -14,7 +14,7 @@ from fastinfogan.evaluation.clustering import match
 
 
 def pairs(table) -> tuple[np.ndarray, np.ndarray]:
-    """Codes and labels whose table [label, code] this is."""
+    """Return codes and labels whose table [label, code] this is."""
     table = np.array(table)
     labels, codes = np.indices(table.shape)
     return codes.repeat(table.flatten()), labels.repeat(table.flatten())
@@ -27,14 +27,14 @@ def entropy(counts) -> float:
 
 
 def nmi(table) -> float:
-    """Mutual information over the mean of both entropies."""
+    """Return mutual information over the mean of both entropies."""
     table = np.array(table)
     rows, columns = entropy(table.sum(1)), entropy(table.sum(0))
     return (rows + columns - entropy(table)) / ((rows + columns) / 2)
 
 
 def ari(table) -> float:
-    """Hubert and Arabie's index, by counting pairs."""
+    """Return Hubert and Arabie's index, by counting pairs."""
     table = np.array(table)
 
     def together(counts):

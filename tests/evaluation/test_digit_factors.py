@@ -19,14 +19,14 @@ FINE = 8  # each pixel is the mean of 8 × 8 points
 
 
 def drawn(inside, side: int = 28) -> np.ndarray:
-    """An anti-aliased image [1, side, side] of where inside(x, y), y down, is true."""
+    """Return an anti-aliased image [1, side, side] of the points at which inside(x, y) is true."""
     at = (np.arange(side * FINE) + 0.5) / FINE - side / 2
     y, x = np.meshgrid(at, at, indexing="ij")
     return inside(x, y).reshape(1, side, FINE, side, FINE).mean((2, 4))
 
 
 def stroke(width: float, degrees: float, length: float = 16) -> np.ndarray:
-    """A straight stroke at an angle."""
+    """Return a straight stroke at an angle."""
     c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     return drawn(
         lambda x, y: (abs(x * c + y * s) <= length / 2) & (abs(y * c - x * s) <= width / 2)
@@ -34,13 +34,13 @@ def stroke(width: float, degrees: float, length: float = 16) -> np.ndarray:
 
 
 def leaning(shear: float) -> np.ndarray:
-    """A stroke whose upper end lies to the right by `shear` pixels a row."""
+    """Return a stroke whose upper end lies to the right by `shear` pixels per row."""
     return drawn(lambda x, y: (abs(y) <= 9) & (abs(x + shear * y) <= 1.5))
 
 
 @pytest.fixture(scope="module")
 def digits() -> np.ndarray:
-    """300 test images, [N, 36, 36] in 0 … 1: with room to be warped in."""
+    """Return 300 test images, [N, 36, 36] in 0 … 1, with a border for warps."""
     images = np.asarray(data.load("mnist", image_size=28, channels=1)["test"].images[:300])
     return np.pad(images[..., 0] / 255, ((0, 0), (4, 4), (4, 4)))
 

@@ -37,7 +37,7 @@ def factors() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def perfect(factors) -> np.ndarray:
-    """Each code one factor, in another order, unit and sign, and one that knows nothing."""
+    """Return codes that are a factor each, in another order, unit and sign, and a useless one."""
     noise = np.random.default_rng(0).normal(size=len(factors))
     return np.column_stack((-factors[:, [2, 0, 4]] * 7.0, noise, factors[:, [1, 3]] / 3 + 5))
 
@@ -243,7 +243,7 @@ class TestCategories:
 
 class TestBetaVae:
     def test_a_case_worked_out_by_hand(self):
-        """A code for one of three factors: the other two cannot be told apart."""
+        """A code for one of three factors: the other two cannot be distinguished."""
         factors = sample_factors((4, 4, 4), 2000)
         score = betavae_score(factors[:, :1].astype(float), factors)
         assert score == pytest.approx(1 / 3 + 2 / 3 * 1 / 2, abs=0.03)

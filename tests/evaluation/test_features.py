@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 
 def ramp(size: int, channels: int) -> Tensor:
-    """Two images of a fixed pattern."""
+    """Return two images of a fixed pattern."""
     shape = (2, size, size, channels)
     return (torch.arange(2 * size * size * channels).view(shape) * 7 % 256).byte()
 

@@ -10,7 +10,7 @@ from fastinfogan.evaluation.fidelity import Neighbours, frechet_distance, neighb
 
 
 def standardised(n: int = 64, features: int = 5, seed: int = 0) -> np.ndarray:
-    """Points whose sample mean is 0 and whose sample covariance is the unit matrix, exactly."""
+    """Return points whose sample mean is 0 and whose sample covariance is I, exactly."""
     x = np.random.default_rng(seed).normal(size=(n, features))
     x -= x.mean(0)
     return x @ np.linalg.inv(np.linalg.cholesky(np.cov(x, rowvar=False)).T)
@@ -54,7 +54,7 @@ class TestFrechetDistance:
 
 
 def line(*places: float) -> np.ndarray:
-    """Points on a line, in a plane."""
+    """Return points on a line, in a plane."""
     return np.stack((np.array(places, float), np.zeros(len(places))), 1)
 
 

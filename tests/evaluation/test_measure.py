@@ -44,12 +44,12 @@ CODES = "cat5,cat10,uniform"
 
 @pytest.fixture
 def few_generated(monkeypatch):
-    """2,000 generated images in place of 10,000."""
+    """Generate 2,000 images in place of 10,000."""
     monkeypatch.setattr(measure, "GENERATED", 2000)
 
 
 def blind(config: TrainConfig) -> Loaded:
-    """An untrained pair whose Q says the same of every image: all logits and means 0."""
+    """Return an untrained pair whose Q says the same of every image: all logits and means 0."""
     spec = config.spec()
     generator = MnistGenerator(spec.input_dim, config.data.image_size, config.data.channels)
     discriminator = MnistDiscriminator(spec.q_dim, config.data.image_size, config.data.channels)
@@ -61,7 +61,7 @@ def blind(config: TrainConfig) -> Loaded:
 
 
 def npz(path, n: int, size: int = 28, channels: int = 1, labels: bool = True) -> str:
-    """Noise of n images; the test split's labels are 0-4 in equal shares."""
+    """Return an npz of n images of noise; the test split's labels are 0-4 in equal shares."""
     images = np.random.default_rng(0).integers(0, 256, (n, size, size, channels), dtype=np.uint8)
     arrays: dict[str, Any] = {"images": images}
     if labels:
@@ -276,7 +276,7 @@ def mnist() -> dict[data.Split, data.Images]:
 
 
 def readable(mnist: dict[data.Split, data.Images], digits: tuple[int, ...]) -> Loaded:
-    """A pair of known obedience: category i draws a clear digits[i]."""
+    """Return a pair of known obedience: category i draws a clear digits[i]."""
     test = mnist["test"]
     images = data.to_range(torch.from_numpy(np.asarray(test.images)), (0.0, 1.0))
     with torch.no_grad():
@@ -287,7 +287,7 @@ def readable(mnist: dict[data.Split, data.Images], digits: tuple[int, ...]) -> L
 
 @pytest.fixture
 def few_real(monkeypatch):
-    """2,000 test images in place of 10,000."""
+    """Take 2,000 test images in place of 10,000."""
     monkeypatch.setattr(measure, "MAX_REAL", 2000)
 
 

@@ -12,7 +12,7 @@ from fastinfogan.evaluation.pictures import MIN_TILE as TILE
 
 
 def flat(values, size: int = 8) -> np.ndarray:
-    """An image of one colour for each value."""
+    """Return an image of one colour for each value."""
     values = np.array(values, np.uint8).reshape(len(values), 1, 1, -1)
     return np.broadcast_to(values, (len(values), size, size, values.shape[-1]))
 
@@ -85,7 +85,7 @@ def test_stacked_pictures_stand_below_each_other_from_the_left():
 
 
 def shades(column: int, code: int, columns: int, blocks: int = 1, rows: int = 3, span=(0.0, 1.0)):
-    """The grays [blocks, rows, columns] of a traversal of `code` that shows one input column."""
+    """Return the grays [blocks, rows, columns] of a traversal that shows one input column."""
     picture = pictures.traversal(
         Echo(column, *span),  # type: ignore[arg-type]
         SPEC,

@@ -93,13 +93,13 @@ class Run:
         self.process.join()
 
     def lines(self) -> list[str]:
-        """All that was printed, which is never a traceback; progress is left out."""
+        """Return all that was printed, which is never a traceback; progress is left out."""
         text = self.log.read_text() if self.log.exists() else ""
         assert "Traceback" not in text, text
         return [line for line in text.splitlines() if "images/s" not in line]
 
     def error(self) -> str:
-        """The one line of an error."""
+        """Return the one line of an error."""
         lines = [line for line in self.lines() if "error: " in line]
         assert len(lines) == 1, self.lines()
         return lines[0]
@@ -237,7 +237,7 @@ class SignalAtUpdate:
 
 
 def at_any_moment(rng: Rng, whole: Undisturbed, out: Path, number: int) -> Callable[[], None]:
-    """A signal after some time, in some update, or before some write: one in three each."""
+    """Return a signal after some time, in some update, or before some write: one in three each."""
     kinds: tuple[Callable[[], Callable[[], None]], ...] = (
         lambda: SignalAfter(rng.uniform(0, whole.seconds), number),
         lambda: SignalAtUpdate(

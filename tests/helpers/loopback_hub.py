@@ -31,7 +31,7 @@ class Hub:
 
 
 def _entries(repository: dict[str, bytes]) -> list[dict[str, Any]]:
-    """Files and folders as the hub lists them."""
+    """Return the files and folders as the hub lists them."""
     folders = {str(p) for name in repository for p in PurePosixPath(name).parents if str(p) != "."}
     return [
         *({"type": "directory", "path": name, "oid": "0" * 40, "size": 0} for name in folders),
@@ -171,7 +171,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
 @contextmanager
 def loopback_hub() -> Iterator[tuple[str, Hub]]:
-    """The address of a running stand-in, and what it holds."""
+    """Yield the address of a running stand-in, and what it holds."""
     hub = Hub()
     with ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub)) as server:
         thread = threading.Thread(target=server.serve_forever)

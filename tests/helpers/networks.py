@@ -30,7 +30,7 @@ EVALUATION = {
 
 
 def untrained(channels: int = 1, spec: LatentSpec = SPEC) -> Loaded:
-    """Networks for 8×8 images; every code column changes the generator's images visibly."""
+    """Return networks for 8×8 images; every code column changes the generator's images visibly."""
     draw = torch.Generator().manual_seed(0)
     generator, discriminator = pair("mnist", spec.input_dim, spec.q_dim, 8, channels)
     for module in (generator, discriminator):

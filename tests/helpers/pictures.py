@@ -17,7 +17,7 @@ TITLE, HEADINGS = 18, 16  # pixels above the tiles
 
 
 def blues(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the pixels of full cells."""
+    """Return rows and columns of the pixels of full cells."""
     with Image.open(path) as picture:
         pixels = np.asarray(picture.convert("RGB")).astype(int)
     red, _, blue = np.moveaxis(pixels, 2, 0)
@@ -38,7 +38,7 @@ def pixels(picture: Image.Image) -> np.ndarray:
 
 
 def tiles(picture: Image.Image, rows: int, columns: int, *, side: int = TILE, top: int = 0):
-    """The picture cut into [rows, columns, side, side, 3]."""
+    """Return the picture cut into [rows, columns, side, side, 3]."""
     array = pixels(picture)
     return np.stack(
         [

@@ -20,7 +20,7 @@ COMMON = (*SMALL, "--threads", "1", "--sample-every", "0")
 
 
 def write_images(path: Path, n: int = 120, size: int = 8, labels: bool = True) -> Path:
-    """An .npz of three kinds of stripes, whose kind is the label."""
+    """Return an .npz of three kinds of stripes, whose kind is the label."""
     rng = np.random.default_rng(0)
     kind = rng.integers(0, 3, n)
     rows = np.arange(size)
@@ -40,7 +40,7 @@ def command(data: Path, out: Path, *more: str) -> list[str]:
 def launch(
     *args: str, env: dict[str, str] | None = None, new_session: bool = False
 ) -> subprocess.Popen[str]:
-    """`python …` as a child whose output can be read."""
+    """Start `python …` as a child whose output can be read."""
     return subprocess.Popen(
         [sys.executable, *args],
         env={**os.environ, **(env or {})},
@@ -52,7 +52,7 @@ def launch(
 
 
 def free_port() -> int:
-    """A port that nothing listens to."""
+    """Return a port that nothing listens to."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
@@ -60,7 +60,7 @@ def free_port() -> int:
 
 
 def tensors(out: Path, step: int) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint."""
+    """Return all tensors of a checkpoint."""
     folder = out / "checkpoints" / f"step-{step:08d}"
     result: dict[str, torch.Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
@@ -70,14 +70,14 @@ def tensors(out: Path, step: int) -> dict[str, torch.Tensor]:
 
 
 def records(out: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl less its timings."""
+    """Return metrics.jsonl less its timings."""
     lines = (out / "metrics.jsonl").read_text().splitlines()
     parsed = [json.loads(line) for line in lines]
     return [{k: v for k, v in r.items() if k != "images_per_second"} for r in parsed]
 
 
 def assert_same_run(a: Path, b: Path, step: int) -> None:
-    """Weights, moments, BatchNorm, EMA and metrics agree to the last bit."""
+    """Check that weights, moments, BatchNorm, EMA and metrics agree to the last bit."""
     first, second = tensors(a, step), tensors(b, step)
     assert first.keys() == second.keys()
     different = [name for name in first if not torch.equal(first[name], second[name])]

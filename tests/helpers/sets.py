@@ -28,7 +28,7 @@ def load(
 
 
 def refused(spec: str, size: int = 8, channels: int = 3, mode: stream.Mode = "never") -> str:
-    """The one line with which `load` refuses."""
+    """Return the one line with which `load` refuses."""
     with pytest.raises(UserError) as caught:
         load(spec, size, channels, mode)
     message = str(caught.value)
@@ -47,11 +47,11 @@ def labels_of(split: data.Images) -> list[int]:
 
 
 def assert_names(error: UserError, what: str) -> None:
-    """The error is one line with `what` in it."""
+    """Check that the error is one line with `what` in it."""
     assert what in str(error)
     assert "\n" not in str(error)
 
 
 def pixels(split: data.Images) -> np.ndarray:
-    """All images of a split, [N, H, W, C]."""
+    """Return all images of a split, [N, H, W, C]."""
     return split.images[:]

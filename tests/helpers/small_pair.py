@@ -43,7 +43,7 @@ def wide(latents: LatentBatch) -> LatentBatch:
 
 
 def pair(seed: int = 0) -> Networks:
-    """Networks in fp64 whose weights are large enough that no loss sits at its start value."""
+    """Return networks in fp64 whose weights are so large that no loss sits at its start value."""
     networks = build(CONFIG, SPEC)
     for network in networks:
         network.double()
@@ -73,7 +73,7 @@ def latent(seed: int = 0) -> LatentBatch:
 
 
 def of_d(networks: Networks, routing: Routing, *, weights=WEIGHTS, real=0, latents=0):
-    """D's gradients by parameter name, and its terms."""
+    """Return D's gradients by parameter name, and its terms."""
     params = networks.split(routing)[0]
     grads, terms = d_grads(
         networks,
@@ -92,7 +92,7 @@ def of_g(networks: Networks, routing: Routing, *, weights=WEIGHTS, latents=0):
 
 
 def of_both(networks: Networks, routing: Routing, *scale):
-    """The shared step's gradients and terms: D's, then G's."""
+    """Return the shared step's gradients and terms: D's, then G's."""
     params = networks.split(routing)
     d, d_terms, g, g_terms = shared_grads(
         networks, objective(routing), *params, images(), latent(), *scale
@@ -170,7 +170,7 @@ def textbook_logit(p: dict[str, Tensor], features: Tensor) -> Tensor:
 
 
 def textbook_nll(p: dict[str, Tensor], features: Tensor, c: LatentBatch) -> Tensor:
-    """NLL of cat3, uniform (σ = 1), bernoulli, gaussian2 (learned σ), in nats."""
+    """Return the NLL of cat3, uniform (σ = 1), bernoulli, gaussian2 (learned σ), in nats."""
     x = leaky(batch_norm(p, "d.q_bn1", features @ p["d.q_fc1.weight"].T))
     q = x @ p["d.q_fc2.weight"].T + p["d.q_fc2.bias"]
     one = torch.ones(len(q), dtype=q.dtype)
@@ -215,8 +215,11 @@ def textbook_g(networks: Networks, c: LatentBatch):
 
 
 def assert_equal_to_rounding(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """In fp64, relative to each tensor's largest gradient: some thousand summands, and divisions
-    by a batch's deviation, lose three or four of the 16 digits."""
+    """Compare in fp64, relative to each tensor's largest gradient.
+
+    There are some thousand summands, and divisions by a batch's deviation lose three or four of
+    the 16 digits.
+    """
     assert set(got) <= set(expected)
     for name, g in got.items():
         truth = expected[name]
@@ -269,7 +272,7 @@ def spy(monkeypatch, name: str, look: Callable[[Any, Any], object]) -> None:
 
 
 def mock_ranks(rank: int = 0, scaler: Any = None, start_average: Any = None) -> Ranks:
-    """A rank whose averages are what the test makes of them."""
+    """Return a rank whose averages are what the test makes of them."""
     return cast(
         Ranks,
         SimpleNamespace(
@@ -282,7 +285,7 @@ def mock_ranks(rank: int = 0, scaler: Any = None, start_average: Any = None) -> 
 
 
 class Work(TorchDispatchMode):
-    """Which gradients convolutions compute, the shapes of matrix products, and convolutions."""
+    """A record of convolutions' gradients, of the shapes of products, and of convolutions."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -99,7 +99,7 @@ def problem(
     seed: int = 0,
     spread: float = 2.0,
 ) -> Problem:
-    """Targets from the prior and a q ~ N(0, spread²) in `dtype` that asks for its gradient."""
+    """Return targets from the prior and a q ~ N(0, spread²) in `dtype` that has a gradient."""
     latents = spec.sample(batch, seed=seed)
     generator = torch.Generator().manual_seed(seed % 2**63)
     q = spread * torch.randn(batch, spec.q_dim, generator=generator, dtype=torch.float64)

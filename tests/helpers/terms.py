@@ -42,7 +42,7 @@ def random_images(n: int, seed: int = 2) -> tuple[Tensor, ...]:
 def d_gradients(
     mode: str, real: Tensor, terms: Sequence[Term] = (), extras: Sequence[Extra] = ()
 ) -> tuple[Networks, Gradients, DRecord]:
-    """Gradients of D's loss with these terms, in all of D's parameters; λ is 0."""
+    """Return gradients of D's loss with these terms, in all of D's parameters; λ is 0."""
     networks = fp64_networks()
     goal = Objective(SPEC, torch.zeros(3, dtype=torch.float64), "openai")
     d_params, g_params = networks.split("openai")
@@ -69,7 +69,7 @@ def assert_adds(
     loss,
     without: Sequence[Term] = (),
 ) -> DRecord:
-    """D's gradients with the terms less those without are the gradients of loss(discriminator)."""
+    """Check that the terms add the gradients of loss(discriminator) to D's gradients."""
     networks, grads, record = d_gradients(mode, real, terms, extras)
     _, base, _ = d_gradients(mode, real, without, extras if without else ())
     discriminator = networks.discriminator

@@ -52,7 +52,7 @@ class Buffers:
 def truth(
     b: Buffers, n: int, rate: float, betas: tuple[float, float], decay: float
 ) -> dict[str, Tensor]:
-    """The formulas of the module, in fp64."""
+    """Return the formulas of the module, in fp64."""
     value, grad, first, second = (x.double() for x in (b.value, b.grad, b.first, b.second))
     first = betas[0] * first + (1 - betas[0]) * grad
     second = betas[1] * second + (1 - betas[1]) * grad**2

@@ -43,7 +43,7 @@ BUILDERS = {"runs": ALL_KINDS, "table": MANY_RUNS}
 
 
 def run(args: Problem, **kwargs):
-    """One launch on the problem, with the spec's own weights unless others are given."""
+    """Return one launch on the problem, with the spec's own weights unless others are given."""
     q, spec, categorical, continuous = args
     weights = kwargs.pop("weights", None)
     weights = own_weights(spec, q) if weights is None else weights
@@ -52,7 +52,7 @@ def run(args: Problem, **kwargs):
 
 
 def plain(args: Problem, dtype: torch.dtype, sigma: float = 1.0):
-    """NLL [n_codes, B] and the gradient of its weighted sum by q, both in fp64."""
+    """Return NLL [n_codes, B] and the gradient of its weighted sum by q, both in fp64."""
     q = args.q.detach().to(dtype).requires_grad_()
     inputs = Inputs(q, *args[1:], reduction="sum", sigma=sigma)
     nll = plain_nll(inputs)
@@ -62,7 +62,7 @@ def plain(args: Problem, dtype: torch.dtype, sigma: float = 1.0):
 
 
 def assert_held(args: Problem, sigma: float = 1.0) -> None:
-    """The rule at the head of this file."""
+    """Check the rule at the head of this file."""
     dtype, spec = args.q.dtype, args.spec
     truth, true_gradient = plain(args, torch.float64, sigma)
     eager, eager_gradient = plain(args, dtype, sigma)
@@ -76,12 +76,12 @@ def assert_held(args: Problem, sigma: float = 1.0) -> None:
     largest = torch.stack(
         [args.q[:, slot.q].detach().double().abs().amax(1) for slot in spec.slots]
     )
-    room = ROUNDINGS * ULP * dims[:, None] * (1 + truth.abs() + largest)
+    slack = ROUNDINGS * ULP * dims[:, None] * (1 + truth.abs() + largest)
     eager_error = (eager - truth).abs()
-    bound = (eager_error + room).sum(1)
+    bound = (eager_error + slack).sum(1)
     assert (sums.per_code - truth.sum(1)).abs().le(bound).all()
     assert abs(sums.total.item() - (weights @ truth).sum().item()) <= weights @ bound * 1.01
-    assert (rows.total - weights @ truth).abs().le(weights @ (eager_error + room)).all()
+    assert (rows.total - weights @ truth).abs().le(weights @ (eager_error + slack)).all()
     assert torch.equal(rows.per_code, sums.per_code) or torch.allclose(
         rows.per_code,
         sums.per_code,
@@ -89,16 +89,17 @@ def assert_held(args: Problem, sigma: float = 1.0) -> None:
     )
 
     each = weights.repeat_interleave(torch.tensor([code.q_dim for code in spec.codes]))
-    room = ROUNDINGS * ULP * (each + true_gradient.abs() + each * largest_of_columns(args, largest))
-    room += torch.finfo(dtype).eps * true_gradient.abs() * (dtype == torch.bfloat16)
+    sizes = each + true_gradient.abs() + each * largest_of_columns(args, largest)
+    slack = ROUNDINGS * ULP * sizes
+    slack += torch.finfo(dtype).eps * true_gradient.abs() * (dtype == torch.bfloat16)
     for out in (rows, sums):
         assert out.dq.dtype == (torch.float32 if dtype == torch.float16 else dtype)
         error = (out.dq.double() - true_gradient).abs()
-        assert error.le((eager_gradient - true_gradient).abs() + room).all()
+        assert error.le((eager_gradient - true_gradient).abs() + slack).all()
 
 
 def largest_of_columns(args: Problem, largest: torch.Tensor) -> torch.Tensor:
-    """[B, q_dim]: an exponential's relative error is its argument's absolute one."""
+    """Return [B, q_dim]: an exponential's relative error is its argument's absolute one."""
     counts = torch.tensor([code.q_dim for code in args.spec.codes])
     return largest.repeat_interleave(counts, 0).T * args.q.detach().double().abs().gt(1)
 
@@ -202,7 +203,7 @@ def test_a_mean_divides_the_total_with_its_gradient_and_the_codes():
 
 
 def as_columns(x):
-    """The same values with the rows side by side in memory."""
+    """Return the same values with the rows side by side in memory."""
     return x.t().contiguous().t()
 
 
@@ -254,7 +255,7 @@ def test_values_of_any_floating_dtype_are_taken(dtype):
 
 
 def poisoned(x: torch.Tensor, poison: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """(a view equal to x, the larger buffer around it, full of poison)."""
+    """Return (a view equal to x, the larger buffer around it, full of poison)."""
     flat = torch.full((x.numel() + 256,), poison, dtype=x.dtype)
     view = flat[128 : 128 + x.numel()].view(x.shape)
     view.copy_(x)
@@ -420,7 +421,7 @@ OBJECTIVES = ["nonsaturating", "hinge", "lsgan", "wgan", "relativistic"]
 
 
 def adversarial_truth(logits, n_real, adversarial, player, real=None):
-    """Value and gradient of the loss, fp64, by the plain losses."""
+    """Return value and gradient of the loss, fp64, by the plain losses."""
     x = logits.detach().double().requires_grad_()
     d_loss, g_loss = adversarial_losses(adversarial)
     real = None if real is None else real.double()

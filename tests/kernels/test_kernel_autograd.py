@@ -43,7 +43,7 @@ def gradient(total, q, upstream=None, **kwargs):
 
 
 def close(got, expected, ulps=64):
-    """Equal but for some tens of roundings in fp32, or two in a narrower dtype.
+    """Compare up to some tens of roundings in fp32, or two in a narrower dtype.
 
     Of the two, dq's is a cut here: the interpreter does not round to bf16, the compiler does.
     """
@@ -458,7 +458,7 @@ def test_on_the_cpu_without_the_interpreter_the_kernel_says_what_it_needs():
 
 
 def compiling(test):
-    """Recompiling is an error; what PyTorch's compilers deprecate of their own is not."""
+    """Compile; recompiling is an error, what PyTorch's compilers deprecate of their own is not."""
 
     @functools.wraps(test)
     def run(*args, **kwargs):
@@ -549,7 +549,7 @@ def test_the_op_passes_opcheck(reduction, grad, n_real, dtype, masked):
 
 
 class NoSync(TorchDispatchMode):
-    """Refuses what would have the host wait for a GPU, and counts what would be launched."""
+    """A mode that refuses waits of the host for a GPU, and counts launches."""
 
     def __init__(self):
         super().__init__()

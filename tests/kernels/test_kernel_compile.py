@@ -32,7 +32,7 @@ TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 
 
 def python(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
-    """Another Python, whose Triton compiles."""
+    """Return another Python, whose Triton compiles."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=cwd,  # nothing depends on it
@@ -51,7 +51,7 @@ class Compiled(NamedTuple):
         return json.loads((self.folder / "usages.json").read_text())
 
     def texts(self, kind: str, kernel: str = "information") -> Iterator[tuple[str, str]]:
-        """(name, text) of each compiled kernel, as ttir, ttgir, ptx or amdgcn."""
+        """Return (name, text) of each compiled kernel, as ttir, ttgir, ptx or amdgcn."""
         paths = sorted((self.folder / "asm").glob(f"{kernel}*.{kind}"))
         assert paths
         return ((path.name, path.read_text()) for path in paths)
@@ -64,7 +64,7 @@ def run_resources(folder: Path, *options: str | Path) -> subprocess.CompletedPro
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
-    """The quick part of the table, compiled from nothing."""
+    """Return the quick part of the table, compiled from nothing."""
     folder = tmp_path_factory.mktemp("compiled")
     (folder / "asm").mkdir()
     options = ("--quick", "--check", "--json", folder / "usages.json", "--asm", folder / "asm")
@@ -250,7 +250,7 @@ BATCH = 5
 
 
 def problem(layout: fastinfogan_kernels.Layout, requires_grad: bool = False) -> Any:
-    """The positional arguments of a loss."""
+    """Return the positional arguments of a loss."""
     return (
         torch.randn(BATCH, layout.q_dim, requires_grad=requires_grad),
         layout,
@@ -318,7 +318,7 @@ def test_a_call_is_one_launch(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 class Dispatched(TorchDispatchMode):
-    """Notes each op, and the elements it gives."""
+    """A record of each op, and the elements it gives."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ CUDA = torch.device("cuda", 0)
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A device whose tensors lie on the CPU; `capturing` and `stream` say what it is doing."""
+    """Return a device whose tensors lie on the CPU; `capturing` and `stream` are its state."""
     state = SimpleNamespace(capturing=False, stream=1)
     for name in ("zeros", "empty"):
         real = getattr(torch, name)

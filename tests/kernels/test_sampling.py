@@ -79,7 +79,7 @@ def same(first: LatentBatch, second: LatentBatch) -> bool:
 
 
 def hold_equal(spec: LatentSpec, got: LatentBatch, expected: LatentBatch) -> None:
-    """Integers and uniforms equal; normals within 1e-6 relative + 1e-7 before scale and shift."""
+    """Check integers and uniforms bit by bit; normals to 1e-6 + 1e-7 before scale and shift."""
     assert torch.equal(got.categorical, expected.categorical)
     noise = slice(0, spec.noise)
     torch.testing.assert_close(got.input[:, noise], expected.input[:, noise], rtol=1e-6, atol=1e-7)
@@ -276,7 +276,7 @@ def test_radius_cosine_and_sine_hold_their_bounds_at_all_2_to_the_24_inputs():
 
 
 def embed(width: int, batch: int, poison: float, dtype: torch.dtype) -> tuple[Any, Any]:
-    """A buffer full of poison, and [batch, width] in the middle of it."""
+    """Return a buffer full of poison, and [batch, width] in the middle of it."""
     buffer = torch.full((batch + 2, width + 5), poison, dtype=dtype)
     return buffer, buffer[1:-1, 2 : 2 + width]
 
@@ -321,7 +321,7 @@ def test_rows_may_lie_two_to_the_30_elements_apart():
 
 
 class _Recorder:
-    """Stands in for the compiled kernel and keeps what it was launched with."""
+    """A stand-in for the compiled kernel, which keeps the arguments of its launches."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
@@ -473,7 +473,7 @@ P_VALUE = 1e-3 / 100
 
 
 def columns(**where: Any) -> dict[str, np.ndarray]:
-    """Each noise column and code as numbers of [0, 1) by its prior, or as classes."""
+    """Return each noise column and code as numbers of [0, 1) by its prior, or as classes."""
     drawn = PRIORS.sample(DRAWS, **where)
     noise = drawn.input[:, :2].cpu().numpy()
     classes, values = drawn.categorical.cpu().numpy(), drawn.continuous.cpu().numpy()
@@ -491,12 +491,12 @@ def columns(**where: Any) -> dict[str, np.ndarray]:
 
 
 def cells(column: np.ndarray) -> np.ndarray:
-    """Classes as they are, numbers of [0, 1] in sixteen."""
+    """Return cells: classes as they are, numbers of [0, 1] in sixteen."""
     return column if column.dtype == np.int64 else np.minimum((column * 16).astype(np.int64), 15)
 
 
 def independence(first: np.ndarray, second: np.ndarray) -> float:
-    """The p-value of a chi-square test of the two columns' table of counts."""
+    """Return the p-value of a chi-square test of the two columns' table of counts."""
     a, b = cells(first), cells(second)
     table = np.bincount(a * (b.max() + 1) + b, minlength=(a.max() + 1) * (b.max() + 1))
     return float(stats.chi2_contingency(table.reshape(a.max() + 1, b.max() + 1)).pvalue)

@@ -9,7 +9,7 @@ from fastinfogan.losses import compiled
 
 @pytest.fixture(scope="module")
 def compiled_as_graphs() -> Iterator[None]:
-    """torch.compile up to code generation, each layout once for all tests of a file."""
+    """Run torch.compile up to code generation, each layout once for all tests of a file."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiled, "COMPILER", "aot_eager")
         compiled._callable.cache_clear()

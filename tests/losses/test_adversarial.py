@@ -35,7 +35,7 @@ LAMBDA = torch.tensor(WEIGHTS, dtype=torch.float64)
 
 
 def textbook_losses(name: str, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-    """D's and G's, of logits, as the papers print them."""
+    """Return D's and G's losses of logits, as the papers print them."""
     p, q = real.sigmoid(), fake.sigmoid()
     match name:
         case "nonsaturating":
@@ -55,7 +55,7 @@ def textbook_losses(name: str, real: Tensor, fake: Tensor) -> tuple[Tensor, Tens
 def textbook(
     name: str, smoothing: float = 0.0, r1: float = 0.0, r2: float = 0.0
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor, Tensor]:
-    """D's gradients, G's, and both adversarial losses."""
+    """Return D's gradients, G's, and both adversarial losses."""
     c, real = latent(), images().requires_grad_()
     p = leaves(pair())
     fake = textbook_generator(p, c.input).detach().requires_grad_()

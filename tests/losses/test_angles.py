@@ -24,7 +24,7 @@ COMPILED = pytest.param("compiled", marks=pytest.mark.slow)  # a second or more 
 
 
 def vectors(n: int = 40, largest: float = 30.0) -> Tensor:
-    """[n, 2] of lengths from 1e-3 to `largest`, in all directions, fp64."""
+    """Return [n, 2] of lengths from 1e-3 to `largest`, in all directions, fp64."""
     draw = torch.Generator().manual_seed(0)
     length = torch.logspace(-3, math.log10(largest), n, dtype=torch.float64)
     turn = 2 * math.pi * torch.rand(n, generator=draw, dtype=torch.float64)
@@ -37,7 +37,7 @@ def targets(n: int = 40) -> Tensor:
 
 
 def truth(q: Tensor, angle: Tensor, learned: bool) -> tuple[Tensor, Tensor]:
-    """NLL of each row and its gradient by q, by torch's distribution and by hand."""
+    """Return each row's NLL and its gradient by q, by torch's distribution and by hand."""
     kappa = q.norm(dim=1)
     mean = torch.atan2(q[:, 1], q[:, 0])
     of = VonMises(mean, kappa if learned else torch.ones_like(kappa))

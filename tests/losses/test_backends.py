@@ -41,14 +41,14 @@ REDUCTIONS = st.sampled_from(["mean", "sum", "none"])
 
 
 def own_weights(spec: LatentSpec, dtype: torch.dtype | None) -> Tensor | None:
-    """None, or weights other than the codes' own."""
+    """Return None, or weights other than the codes' own."""
     if dtype is None:
         return None
     return torch.linspace(0.25, 2, len(spec.codes), dtype=dtype)
 
 
 def extremes(args: Problem, seed: int) -> Problem:
-    """The problem with some columns of q far out, infinite or beyond the log-variance's clamp."""
+    """Return the problem with some columns of q infinite or beyond the log-variance's clamp."""
     draw = torch.Generator().manual_seed(seed)
     q = args.q.detach().clone()
     values = torch.tensor([-math.inf, math.inf, -1e4, 1e4, -17.0, 17.0, 0.0], dtype=q.dtype)
@@ -58,7 +58,7 @@ def extremes(args: Problem, seed: int) -> Problem:
 
 
 def value_and_gradient(loss: Callable[..., Any], args: Problem, *rest: Any) -> list[np.ndarray]:
-    """(total, NLL per code, gradient of the total's sum in q), as fp64."""
+    """Return (total, NLL per code, gradient of the total's sum in q), as fp64."""
     total, per_code = loss(*args, *rest)
     (gradient,) = torch.autograd.grad(total.sum(), args.q)
     assert gradient.dtype == args.q.dtype
@@ -66,23 +66,23 @@ def value_and_gradient(loss: Callable[..., Any], args: Problem, *rest: Any) -> l
 
 
 def of_inputs(loss: Callable[[Inputs], Any]) -> Callable[..., Any]:
-    """A loss inside the package, called with the fields of its one argument."""
+    """Return a loss inside the package as a function of the fields of its one argument."""
     return lambda *args: loss(Inputs(*args))
 
 
 def assert_as_near_the_truth(got, plain, truth, dtype):
-    """No further from fp64 than the plain definition in the same dtype, but for some roundings."""
+    """Check that the error against fp64 is the plain definition's in the same dtype or less."""
     ulp = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
     for i, (g, p, t) in enumerate(zip(got, plain, truth, strict=True)):
         finite = np.isfinite(t) & np.isfinite(p)
         assert np.array_equal(g[~finite], p[~finite], equal_nan=True)
         g, p, t = g[finite], p[finite], t[finite]
         if i < 2:  # sums over codes and rows round as their largest term does
-            room = 16 * ulp * (1 + np.abs(p).max(initial=0.0))
+            slack = 16 * ulp * (1 + np.abs(p).max(initial=0.0))
         else:  # besides, two numbers about a midpoint of q's dtype round to its two sides
-            room = 16 * ulp * (1 + np.abs(t)) + torch.finfo(dtype).eps * np.abs(t)
-            room = room + (TINY if dtype == torch.float16 else 0)
-        assert (np.abs(g - t) <= np.abs(p - t) + room).all()
+            slack = 16 * ulp * (1 + np.abs(t)) + torch.finfo(dtype).eps * np.abs(t)
+            slack = slack + (TINY if dtype == torch.float16 else 0)
+        assert (np.abs(g - t) <= np.abs(p - t) + slack).all()
 
 
 @modest
@@ -267,7 +267,7 @@ def test_nothing_is_read_back_to_the_host(validate, no_host_read):
 
 @pytest.fixture
 def quickly_compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """torch.compile up to code generation: Dynamo and AOTAutograd, then PyTorch's operations."""
+    """Run torch.compile up to code generation: Dynamo, AOTAutograd, then PyTorch's operations."""
     monkeypatch.setattr(compiled, "COMPILER", "aot_eager")
     compiled._callable.cache_clear()
     counters.clear()

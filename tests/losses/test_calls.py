@@ -257,7 +257,7 @@ def mnist(batch: int = 8) -> dict[str, Any]:
 
 
 def accepted() -> dict[str, dict[str, Any]]:
-    """Changes of the call that give the loss of the plain call."""
+    """Return changes of the call that give the loss of the plain call."""
     args = mnist()
     one_hot = nn.functional.one_hot(args["categorical"][:, 0], 10)
     parts = args["q"].split((10, 1, 1), 1)

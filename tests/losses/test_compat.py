@@ -26,7 +26,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def penalty_of_torchgan(c_dis: Tensor, c_cont: Tensor, dis: Any, cont: Any) -> Tensor:
-    """Its two numbers, with their gradients left in."""
+    """Return torchgan's two numbers, with their gradients left in."""
     return torch.stack([-dis.log_prob(c_dis).mean(), -cont.log_prob(c_cont).mean()])
 
 
@@ -90,7 +90,7 @@ def test_the_penalty_refuses_other_distributions_and_reductions():
 
 
 def studio_gan(logits: Tensor, classes: Tensor, mean: Tensor, var: Tensor, x: Tensor) -> Tensor:
-    """Its discrete loss and its `normal_nll_loss`, with its two epsilons."""
+    """Return StudioGAN's discrete loss and `normal_nll_loss`, with its two epsilons."""
     n = logits.shape[1] // classes.shape[1]
     discrete = [F.cross_entropy(logits[:, n * i : n * (i + 1)], c) for i, c in enumerate(classes.T)]
     log_likelihood = -0.5 * (2 * math.pi * var + 1e-6).log() - (x - mean) ** 2 / (2 * var + 1e-6)

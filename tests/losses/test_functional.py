@@ -32,23 +32,23 @@ TINY = 2.0**-24  # the smallest fp16 number: a gradient below it may be lost
 
 
 def assert_equal_in_fp64(got, expected):
-    """Equal but for rounding: fp64 on both sides, with some thousand roundings of room."""
+    """Compare in fp64, up to some thousand roundings."""
     got, expected = (x.detach() if isinstance(x, torch.Tensor) else x for x in (got, expected))
     np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
 
 
 def none(batch: int) -> torch.Tensor:
-    """The continuous targets of a spec that has none."""
+    """Return the continuous targets of a spec that has none."""
     return torch.empty(batch, 0)
 
 
 def no_class(batch: int) -> torch.Tensor:
-    """The categorical targets of a spec that has none."""
+    """Return the categorical targets of a spec that has none."""
     return torch.empty(batch, 0, dtype=torch.long)
 
 
 def truth(q, spec, categorical, continuous, sigma=1.0):
-    """NLL [n_codes, B] and its gradient by q [B, q_dim], in fp64 by numpy and scipy."""
+    """Return NLL [n_codes, B] and its gradient by q [B, q_dim], in fp64 by numpy and scipy."""
     q = q.detach().double().numpy()
     classes, values = iter(categorical.numpy().T), iter(continuous.double().numpy().T)
     nll, gradient, start = [], np.zeros_like(q), 0
@@ -82,7 +82,7 @@ def truth(q, spec, categorical, continuous, sigma=1.0):
 
 
 def column_weights(spec, weights):
-    """The weight of each column of q."""
+    """Return the weight of each column of q."""
     return np.repeat(weights, [code.q_dim for code in spec.codes])
 
 
@@ -121,7 +121,7 @@ def test_narrow_q_costs_no_more_than_fp32_rounding_and_its_gradient_keeps_its_dt
     nll, gradient = truth(*args)
     weights = np.array([code.weight for code in spec.codes])
 
-    # fp32 arithmetic on the rounded q: some ten operations a term, each half an ulp, relative to
+    # fp32 arithmetic on the rounded q: some ten operations per term, each half an ulp, relative to
     # the largest of the intermediates, which 1 + |q|max + |nll| bounds.
     ulp = torch.finfo(torch.float32).eps
     size = 1 + args.q.abs().max().item() + np.abs(nll).mean(1)
@@ -243,7 +243,7 @@ def test_tf_gan_s_mnist_loss_is_half_the_cross_entropy_and_a_quarter_of_the_dims
 
 
 def test_torchgan_s_published_test_values_come_out():
-    # test_losses.py's numbers. Its two classes a row are scored under both rows of logits, so
+    # test_losses.py's numbers. Its two classes per row are scored under both rows of logits, so
     # they are two codes here; it averages over classes, over dims, then over the two heads.
     mean = torch.tensor([[1.3, 4.6, 7.1], [0.2, 11.4, 1.0]])
     std = torch.tensor([[1.0, 0.5, 3.1], [0.2, 3.5, 4.9]])

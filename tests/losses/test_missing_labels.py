@@ -33,7 +33,7 @@ COMPILED = pytest.param("compiled", marks=pytest.mark.slow)  # a second or more 
 
 
 def row_by_row(args: Problem, labelled: Tensor, reduction: str) -> tuple[Tensor, Tensor, Tensor]:
-    """(total, per_code, gradient) by the definition in fp64, a code and its labelled rows at once.
+    """Return (total, per_code, gradient) by the definition in fp64, code by code, labelled rows.
 
     Nothing of a missing label is looked at.
     """
@@ -66,7 +66,7 @@ def row_by_row(args: Problem, labelled: Tensor, reduction: str) -> tuple[Tensor,
 
 
 def spoiled(args: Problem, labelled: Tensor) -> Problem:
-    """The problem with nonsense where a label is missing: NaN, and classes that do not exist."""
+    """Return the problem with NaN and classes that do not exist where a label is missing."""
     categorical, continuous = args.categorical.clone(), args.continuous.clone()
     q = args.q.detach().clone()
     for i, (code, columns, target) in enumerate(args.spec.slots):

@@ -35,7 +35,7 @@ def layer_of(kind: str, inputs: int, outputs: int, bias: bool = True, seed: int 
 
 
 def problem(kind: str, inputs=6, outputs=8, batch=3, rows=4, columns=6, bias=True, seed=0):
-    """A layer in bf16, its input and its output's gradient. rows, columns: of the smaller map."""
+    """Return a bf16 layer, its input of `rows` x `columns` outputs, and the output's gradient."""
     sides = [(2 * rows, 2 * columns), (rows, columns)]
     before, after = sides if kind == "conv" else sides[::-1]
     layer = layer_of(kind, inputs, outputs, bias, seed)
@@ -44,13 +44,13 @@ def problem(kind: str, inputs=6, outputs=8, batch=3, rows=4, columns=6, bias=Tru
 
 
 def plain(kind: str) -> Callable[..., Tensor]:
-    """PyTorch's own."""
+    """Return PyTorch's own result."""
     function = F.conv2d if kind == "conv" else F.conv_transpose2d
     return lambda x, w, bias=None: function(x, w, bias, stride=2, padding=1)
 
 
 def run(function: Callable[..., Tensor], dy: Tensor, *leaves: Tensor) -> list[Tensor]:
-    """The function's value and its gradients in all of its leaves."""
+    """Return the function's value and its gradients in all of its leaves."""
     own = [t.detach().requires_grad_() for t in leaves]
     y = function(*own)
     return [y.detach(), *torch.autograd.grad(y, own, dy)]
@@ -70,7 +70,7 @@ NAMES = ("output", "input", "weight", "bias")
 
 
 def assert_near(ours: list[Tensor], theirs: list[Tensor], truth: list[Tensor]) -> None:
-    """Be as near to the truth as PyTorch in the same dtype, up to a second rounding to bf16."""
+    """Check that the error is PyTorch's in the same dtype, up to a second rounding to bf16."""
     for name, a, b, t in zip(NAMES[: len(truth)], ours, theirs, truth, strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype), name
         error, allowed = (a.double() - t).norm(), (b.double() - t).norm()
@@ -207,7 +207,7 @@ class TestPatches:
 
 
 class Work(TorchDispatchMode):
-    """Count a backward pass's operations: convolutions' gradients, products, convolutions."""
+    """The counts of a backward pass: convolutions' gradients, products, convolutions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -242,7 +242,7 @@ BOTH_WAYS = pytest.mark.parametrize(
 class TestAsking:
     @staticmethod
     def backward(kind: str, sizes: dict[str, int], what: Any, leaf: bool = True):
-        """(gradients of input, weight, bias, what was computed, all gradients)."""
+        """Return (gradients of input, weight, bias, what was computed, all gradients)."""
         layer, x, dy = problem(kind, **sizes)
         x.requires_grad_()
         used = x if leaf else x * 1
@@ -452,7 +452,7 @@ def test_a_convolution_takes_a_weight_that_is_not_its_own():
 
 
 class Convolutions(TorchDispatchMode):
-    """Records the dtype of each stride-2 convolution and the width of the image that it reads."""
+    """A record of each stride-2 convolution's dtype and of the width of its image."""
 
     def __init__(self) -> None:
         super().__init__()

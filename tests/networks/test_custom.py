@@ -52,7 +52,7 @@ RIGHT = {
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A maker of a module of its own name in the working directory; returns its name."""
+    """Return a maker of a module of its own name in the working directory, which gives the name."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [p for p in __import__("sys").path if p != str(tmp_path)])
 

@@ -160,7 +160,7 @@ class TestShapes:
 class TestBatchNorm:
     @staticmethod
     def pair(kind: str):
-        """Ours and torch's with the same γ, β and buffers, and batches for them."""
+        """Return our layer and torch's with the same γ, β and buffers, and batches for them."""
         torch.manual_seed(0)
         theirs = nn.BatchNorm1d(6) if kind == "rows" else nn.BatchNorm2d(6)
         nn.init.normal_(theirs.weight)

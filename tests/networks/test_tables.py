@@ -27,7 +27,7 @@ Shape = tuple[int, ...]
 
 
 def weights(module: nn.Module) -> list[Shape]:
-    """Of the layers with weights, in order; BatchNorm's and biases are counted in test_presets."""
+    """Return the weights of layers in order; test_presets counts BatchNorm's and biases."""
     return [tuple(p.shape) for p in module.parameters() if p.ndim > 1]
 
 
@@ -44,7 +44,7 @@ def blocks(network: nn.Module, part: str) -> list[Block]:
 
 
 def sides(network: nn.Module) -> list[int]:
-    """Filled by each pass: of the maps behind each convolution."""
+    """Return a list that each pass fills with the sides of the maps behind each convolution."""
     seen: list[int] = []
     for module in network.modules():
         if isinstance(module, Conv | Same | Up):
@@ -165,7 +165,7 @@ class TestValues:
 
     @staticmethod
     def wide(name: str, image_size: int, channels: int = 1):
-        """With weights that let no nonlinearity pass for a straight line."""
+        """Return networks whose weights let no nonlinearity pass for a straight line."""
         networks = drawn(name, image_size, channels)
         draw = torch.Generator().manual_seed(2)
         for network in networks:

@@ -31,7 +31,7 @@ def save(folder: Path, step: int, value: float | None = None, keep: int = 9) -> 
 
 
 def names(folder: Path) -> list[str]:
-    """All that lies in the folder, hidden or not."""
+    """Return all that lies in the folder, hidden or not."""
     return sorted(p.name for p in folder.iterdir())
 
 
@@ -298,7 +298,7 @@ class TestDamage:
             (False, True),
         ]
 
-    def test_when_all_are_damaged_one_line_says_what_to_do(self, tmp_path):
+    def test_one_line_says_what_to_do_where_all_are_damaged(self, tmp_path):
         for step in (1, 2):
             flip(save(tmp_path, step))
         with pytest.raises(UserError, match=r"(?s)^[^\n]*--out[^\n]*$") as caught:

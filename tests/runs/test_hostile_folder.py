@@ -31,7 +31,7 @@ def device(path: Path) -> None:
 
 
 def hole(path: Path) -> None:
-    """A file larger than the memory, which takes no room on the disk."""
+    """Make a file larger than the memory, which takes no space on the disk."""
     with path.open("wb") as file:
         file.truncate(2**36)
 
@@ -52,7 +52,7 @@ REFUSED = {*(("config.yaml", kind) for kind in KINDS), ("metrics.jsonl", hole)}
 
 @pytest.fixture
 def run(small_run: Path, tmp_path: Path) -> Iterator[Path]:
-    """A copy of a run that may be spoiled; a command that waits is interrupted."""
+    """Yield a copy of a run that may be spoiled; a command that waits is interrupted."""
 
     def late(*_: object) -> None:
         raise AssertionError(f"it waited for {SECONDS} seconds")

@@ -23,7 +23,7 @@ NO_LOCKS = [errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK]
 
 @pytest.fixture
 def refuse(monkeypatch: pytest.MonkeyPatch):
-    """A file system whose locks fail with an error number."""
+    """Return a file system whose locks fail with an error number."""
     monkeypatch.setattr(folder, "LOCK_SECONDS", 0.1)
 
     def install(code: int) -> None:

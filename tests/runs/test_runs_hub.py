@@ -25,7 +25,7 @@ OPTIONS = {"networks": "mnist", "image_size": 8, "channels": 1}
 
 
 def assert_same(first: Loaded, second: Loaded) -> None:
-    """Spec and every tensor are equal."""
+    """Check that spec and every tensor are equal."""
     assert first.spec == second.spec
     for ours, theirs in zip(first[:2], second[:2], strict=True):
         a, b = ours.state_dict(), theirs.state_dict()
@@ -108,7 +108,7 @@ for argument in sys.argv[1:]:
 
 
 def run(arguments: list[str], endpoint: str, cache: Path, **environment: str) -> list[str]:
-    """Lines of output of a process whose hub is the stand-in: huggingface_hub reads it once."""
+    """Return the output of a process whose hub is the stand-in: huggingface_hub reads it once."""
     settings = {
         "HF_ENDPOINT": endpoint,
         "HF_HUB_DISABLE_XET": "1",

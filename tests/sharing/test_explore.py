@@ -122,7 +122,7 @@ def test_a_page_that_is_no_html_file_is_refused(tmp_path: Path, capsys):
 
 
 def browser_and_modules() -> tuple[str, Path]:
-    """Chromium and the folder with playwright-core, or the test is skipped; in CI it fails."""
+    """Return Chromium and the folder with playwright-core; else skip the test, or fail in CI."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     node = shutil.which("node")
     modules = Path(os.environ.get("NODE_PATH") or MODULES)
@@ -149,7 +149,7 @@ def browser_and_modules() -> tuple[str, Path]:
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """The address of a folder on a web server of this machine."""
+    """Yield the address of a folder on a web server of this machine."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:

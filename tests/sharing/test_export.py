@@ -34,7 +34,7 @@ def facts_shape(facts: dict[str, Any]) -> tuple[int, int, int]:
 
 @pytest.fixture(scope="module")
 def exported(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the run's ONNX files, full weights."""
+    """Return a folder with the run's ONNX files, full weights."""
     out = tmp_path_factory.mktemp("export")
     assert export.main([str(small_run), "--out", str(out), "--full"]) == 0
     return out

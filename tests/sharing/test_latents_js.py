@@ -22,7 +22,7 @@ ROWS = (0, 1, 17, 2**31, 2**32 - 1)
 
 
 def run(expression: str) -> Any:
-    """The value of a JavaScript expression; `latents` and `facts` are there."""
+    """Return the value of a JavaScript expression; `latents` and `facts` are there."""
     source = (files("fastinfogan") / "assets" / "web" / "latents.js").read_text("utf-8")
     facts = json.dumps(describe(untrained(), EVALUATION, title="test", step=1))
     script = f"{source}\nconst facts = {facts};\nconsole.log(JSON.stringify({expression}));"

@@ -43,7 +43,7 @@ STILL = (0.5, 1.0, 0.5, 1.0, 0.5, 0.5, 0.0)  # not turned, mirrored, moved; soft
 
 
 def drawn(shape: int, scale: int, orientation: int, x: int, y: int) -> Tensor:
-    """A sprite [1, 1, 64, 64]."""
+    """Return a sprite [1, 1, 64, 64]."""
     image = sprites.render(np.array([[shape, scale, orientation, x, y]]))
     return torch.from_numpy(image).permute(0, 3, 1, 2).double() / 255
 
@@ -53,7 +53,7 @@ def numbers(*rows: tuple[float, ...]) -> Tensor:
 
 
 def moments(image: Tensor) -> tuple[float, ...]:
-    """Mass in pixels, centre, covariances xx, yy, xy in pixels, of [1, H, W]."""
+    """Return mass in pixels, centre, covariances xx, yy, xy in pixels, of [1, H, W]."""
     (image,) = image
     y, x = torch.meshgrid(*(torch.arange(n) + 0.5 - n / 2 for n in image.shape), indexing="ij")
     mass = image.sum()
@@ -120,7 +120,7 @@ def test_any_image_gives_one_in_its_range_and_dtype_an_empty_one_too(seed, side)
 
 
 def loss_of(term: Upright, q: Tensor, *copies: Tensor) -> tuple[Tensor, Tensor]:
-    """The term's loss and its nats, of Q's outputs alone."""
+    """Return the term's loss and its nats, of Q's outputs alone."""
     none: Any = None
     seen = Seen(none, none, q, q, none, q, q, q, copies)
     loss, nats = term.loss(seen)
@@ -234,7 +234,7 @@ def test_options_that_contradict_upright_are_refused(change, reported):
 
 
 def squares_and_bars(draw: np.random.Generator) -> Tensor:
-    """Of any place, two sizes and two directions; every other one is a square. [48, 1, 16, 16]."""
+    """Return bars in any place, two sizes, two directions; every other is a square."""
     images = torch.zeros(48, 1, 16, 16)
     for i, image in enumerate(images):
         size = int(draw.integers(1, 3))

@@ -38,7 +38,7 @@ def linear_case():
 
 
 def divergence(network, images: Tensor, moved: Tensor) -> Tensor:
-    """KL of the first three columns, row by row."""
+    """Return the KL of the first three columns, row by row."""
     p, q = ((10 * network.q(x.flatten(1), "batch")[:, :3]).softmax(1) for x in (images, moved))
     return (p * (p / q).log()).sum(1)
 

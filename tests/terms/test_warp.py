@@ -45,7 +45,7 @@ def test_each_warp_reaches_as_far_as_it_says_and_no_further():
     y, x = torch.meshgrid(*[torch.arange(side) - 16.0] * 2, indexing="ij")
 
     def centre(warp: Warp) -> tuple[Tensor, Tensor]:
-        """Of the upper spot."""
+        """Return the centre of the upper spot."""
         out = warp(image.expand(rows, 1, side, side), seed=0, step=0).images[:, 0, :16]
         mass = out.sum((1, 2))
         return (out * y[:16]).sum((1, 2)) / mass, (out * x[:16]).sum((1, 2)) / mass
@@ -79,7 +79,7 @@ def test_a_row_s_warp_depends_on_its_place_in_the_global_batch_alone():
 
 
 def stroke(side: int = 28, slant: float = 0.0) -> Tensor:
-    """A bar three pixels wide, as high as a digit."""
+    """Return a bar three pixels wide, as high as a digit."""
     y, x = torch.meshgrid(*[torch.arange(float(side)) - (side - 1) / 2] * 2, indexing="ij")
     away = (x + slant * y).abs()
     return ((2 - away).clamp(0, 1) * (y.abs() < side / 3))[None, None]
@@ -104,7 +104,7 @@ def test_the_reported_change_of_thickness_is_the_measured_one():
 
 
 def centres(images: Tensor) -> Tensor:
-    """(x, y) [N, 2] in parts of the side, from the middle."""
+    """Return (x, y) [N, 2] in parts of the side, from the middle."""
     side = images.shape[-1]
     at = (torch.arange(side) + 0.5) / side - 0.5
     mass = images.sum((1, 2, 3))

@@ -37,7 +37,7 @@ def batch(n: int) -> Tensor:
 
 
 def storages(tensors) -> dict[int, int]:
-    """Address and size of each memory that the tensors lie in."""
+    """Return address and size of each memory that the tensors lie in."""
     result = (t.untyped_storage() for t in tensors)
     return {s.data_ptr(): s.nbytes() for s in result if s.nbytes()}
 
@@ -48,7 +48,7 @@ def living() -> dict[int, int]:
 
 
 class Touched(TorchDispatchMode):
-    """Which of the memory that was there before an update, in order, its operations see."""
+    """A record of the earlier memory that an update's operations see, in order."""
 
     def __init__(self, known: dict[int, int]) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ CASES += [(c, m) for c in (CONFIG, RECIPE) for m in ("alternating", "shared")]
 
 @pytest.fixture(params=CASES)
 def warm(request, cpu_ranks) -> tuple[Step, Metrics, Tensor, Tensor]:
-    """A step after two updates, with the inputs that a graph would have."""
+    """Return a step after two updates, with the inputs that a graph would have."""
     ranks, (config, mode) = cpu_ranks("bf16"), request.param
     step = Step(config.with_options(step=mode), SPEC, ranks)
     metrics = Metrics(SPEC, ranks, [term.name for term in step.terms])

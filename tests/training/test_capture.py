@@ -28,7 +28,7 @@ SPEC = CONFIG.spec()
 
 
 class Recorded:
-    """Replays by doing the work again, into the memory of the first result, as a graph does."""
+    """A replay that does the work again, into the memory of the first result, as a graph does."""
 
     replays = 0
 
@@ -206,7 +206,7 @@ def batch(n: int) -> Tensor:
 @pytest.fixture
 def captured_step(cpu_ranks, monkeypatch):
     def make(graphs: type, **changes) -> tuple[Step, Step]:
-        """(a step that captures, the same run eagerly)"""
+        """Return (a step that captures, the same run eagerly)."""
         monkeypatch.setattr(capture, "CudaGraphs", graphs)
         ranks, config = cpu_ranks(changes.pop("precision", "bf16")), CONFIG.with_options(**changes)
         dtype = choose(config, ranks).dtype

@@ -41,7 +41,7 @@ WEIGHTS = torch.tensor([0.5, 2.0, 1.5, 0.25], dtype=torch.float64)
 
 @pytest.fixture
 def _compiler(monkeypatch):
-    """Traced as for Inductor, run by PyTorch's own operators."""
+    """Trace as for Inductor, and run by PyTorch's own operators."""
     monkeypatch.setattr(step, "COMPILER", "aot_eager")
     torch._dynamo.reset()
     yield

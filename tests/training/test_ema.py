@@ -22,7 +22,7 @@ def fill(net: nn.Module, value: float) -> None:
 
 
 def laid_out(ema: Ema, source: nn.Module) -> torch.Tensor:
-    """The source's parameters in the average's layout, as the generator's player holds them."""
+    """Return the source's parameters in the layout of the generator's player."""
     buffer = torch.zeros_like(ema.flat.value.detach())
     for view, p in zip(ema.flat.views(buffer), source.parameters(), strict=True):
         view.copy_(p.detach())
@@ -119,7 +119,7 @@ def test_an_update_reads_nothing_on_the_host(no_host_read):
 
 
 def sources() -> tuple[nn.Module, Flat]:
-    """A network that lies in a flat, before a parameter of another."""
+    """Return a network that lies in a flat, before a parameter of another."""
     draw = torch.Generator().manual_seed(0)
     source = nn.Sequential(nn.Conv2d(3, 5, 4), BatchNorm(5), nn.Linear(7, 70))
     source.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

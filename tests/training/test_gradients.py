@@ -155,7 +155,7 @@ class TestPasses:
 
 
 class TestRouting:
-    """Return the parameters whose gradient differs between λ = 0 and λ = 1."""
+    """The parameters whose gradient differs between λ = 0 and λ = 1."""
 
     none = (0.0,) * 4
 

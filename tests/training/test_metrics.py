@@ -25,7 +25,7 @@ TERMS = ("invariance", "penalty", "contrastive")
 
 
 def terms(d=1.0, g=2.0, real=0.7, fake=0.3, d_nll=(0.0, 0.0), g_nll=(0.5, 1.5), more=(0.0,) * 3):
-    """The values of an update; None: the update does not have the term."""
+    """Return the values of an update; None: the update does not have the term."""
     one = torch.tensor
     logged = {n: one(v) for n, v in zip(TERMS, more, strict=True) if v is not None}
     of_g = {n: logged.pop(n) for n in ("contrastive",) if n in logged}

@@ -23,7 +23,7 @@ modest = settings(
 
 
 def laid_out(tensor: Tensor, order: int) -> Tensor:
-    """The same values in another dense memory format: contiguous, channels_last, transposed."""
+    """Return the same values in another dense format: contiguous, channels_last, transposed."""
     if order == 1 and tensor.ndim == 4:
         return tensor.contiguous(memory_format=torch.channels_last)
     if order == 2 and tensor.ndim >= 2:
@@ -33,7 +33,7 @@ def laid_out(tensor: Tensor, order: int) -> Tensor:
 
 @st.composite
 def parameters(draw: st.DrawFn) -> list[nn.Parameter]:
-    """A few, of any shape and dense layout, some of them as long as the alignment."""
+    """Return a few, of any shape and dense layout, some of them as long as the alignment."""
     sides = st.integers(1, 5)
     shapes = st.one_of(
         st.sampled_from([(), (1,), (ALIGN,), (ALIGN - 1,), (ALIGN + 1,), (8, ALIGN // 8)]),

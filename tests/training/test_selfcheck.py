@@ -29,7 +29,7 @@ CONFIGS = {
 
 
 def wrong_conv(make_wrong):
-    """`convolve` as a faulty library would compute it, in bf16 alone."""
+    """Convolve as a faulty library would, in bf16 alone."""
     inner = convolution.convolve
 
     def convolve(x, weight, bias):

@@ -34,7 +34,7 @@ def record(step: int, loss: float) -> dict[str, Any]:
 
 
 def events(folder: Path) -> Any:
-    """TensorBoard's own reader over a folder of event files."""
+    """Return TensorBoard's own reader over a folder of event files."""
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     accumulator = reader.EventAccumulator(str(folder))
     accumulator.Reload()
