@@ -11,7 +11,14 @@ from types import ModuleType
 import pytest
 import torch
 import yaml
-from helpers.commands import blocks, check_command, commands_in
+from helpers.commands import (
+    blocks,
+    check_command,
+    check_other,
+    commands_in,
+    inline_lines_in,
+    lines_in,
+)
 
 from fastinfogan.config import OPTIONS
 from fastinfogan.data.specs import SPECS
@@ -30,6 +37,16 @@ COMMANDS = {
     f"{page.relative_to(ROOT)}: {' '.join(words)}": words
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES)
     for words in commands_in(page.read_text())
+}
+CHECKED = ("pip", "python", "python3", "pytest")
+OTHERS = {
+    f"{page.relative_to(ROOT)}: {' '.join(words)}": words
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *PAGES)
+    for words in (
+        *lines_in(page.read_text()),
+        *(line for line in inline_lines_in(page.read_text()) if line[0] in CHECKED),
+    )
+    if len(words) > 1 or words[0] in CHECKED
 }
 BLOCKS = [
     pytest.param(block, id=f"{page}-{i}")
@@ -76,6 +93,28 @@ def test_a_command_that_does_not_exist_is_noticed() -> None:
     (words,) = commands_in("```bash\nA=b fastinfogan train mnist --stepz 3 && ls\n```\n")
     with pytest.raises(SystemExit):
         check_command(words)
+
+
+@pytest.mark.parametrize("words", OTHERS.values(), ids=OTHERS)
+def test_a_command_of_another_program_names_what_exists(words: list[str]) -> None:
+    check_other(words)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "pip install '.[trian]'",
+        "pip install -c constraint.txt torch",
+        "python benchmarks/none.py",
+        "pytest tests/test_none.py",
+        "pytest -m fast",
+        "unknown-program --now",
+    ],
+)
+def test_a_command_that_names_what_does_not_exist_is_noticed(line: str) -> None:
+    (words,) = lines_in(f"```bash\n{line}\n```\n")
+    with pytest.raises(AssertionError):
+        check_other(words)
 
 
 def test_every_page_is_in_the_navigation_and_every_entry_is_a_page(hooks: ModuleType) -> None:

@@ -1,11 +1,14 @@
-"""Commands of this package in Markdown: found in code, and parsed without being run."""
+"""Commands in Markdown: found in code, and checked without being run."""
 
 from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator, Sequence
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 
 import tyro
 
@@ -16,6 +19,12 @@ from fastinfogan.presets import PRESETS
 _FENCED = re.compile(r"^```(?P<language>\w*)\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"(?<!`)`(?P<code>[^`]+)`(?!`)")
 _ENDS = frozenset({"&&", "||", ";", "|", ">", ">>", "&"})
+ROOT = Path(__file__).parents[2]
+# Programs that the documentation calls, next to those whose arguments are checked here.
+PROGRAMS = frozenset(
+    {"accelerate", "apt-get", "cd", "fastinfogan", "git", "hf", "mkdocs", "mypy", "npm"}
+    | {"pip-audit", "ruff", "source", "torchrun", ".ci/run"}
+)
 PLACEHOLDERS = {"S": "0", "NAME": "mnist"}
 
 
@@ -24,21 +33,31 @@ def blocks(text: str, language: str) -> list[str]:
     return [m["code"] for m in _FENCED.finditer(text) if m["language"] == language]
 
 
-def commands_in(text: str) -> list[list[str]]:
-    """Return the words behind `fastinfogan` of each command in bash blocks and in inline code."""
-    prose = _FENCED.sub("", text)
-    inline = [" ".join(m["code"].split()) for m in _INLINE.finditer(prose)]
+def lines_in(text: str) -> list[list[str]]:
+    """Return the words of each command line in bash blocks, without variables in front."""
     lines = [
         line
         for block in blocks(text, "bash")
         for line in block.replace("\\\n", " ").splitlines()
         if not line.lstrip().startswith("#")
     ]
-    candidates = [*lines, *(code for code in inline if "fastinfogan" in code)]
-    return [words for line in candidates for words in _of_line(line)]
+    return [words for line in lines for words in _split(line)]
 
 
-def _of_line(line: str) -> Iterator[list[str]]:
+def inline_lines_in(text: str) -> list[list[str]]:
+    """Return the words of each command line in inline code, of any code that can be split."""
+    prose = _FENCED.sub("", text)
+    inline = [" ".join(m["code"].split()) for m in _INLINE.finditer(prose)]
+    return [words for code in inline for words in _split(code)]
+
+
+def commands_in(text: str) -> list[list[str]]:
+    """Return the words behind `fastinfogan` of each command in bash blocks and in inline code."""
+    lines = [*lines_in(text), *inline_lines_in(text)]
+    return [words for line in lines if (words := _of_package(line)) is not None]
+
+
+def _split(line: str) -> Iterator[list[str]]:
     try:
         words = shlex.split(line, comments=True)
     except ValueError:  # not a command
@@ -48,13 +67,51 @@ def _of_line(line: str) -> Iterator[list[str]]:
         one, words = words[:end], words[end + 1 :]
         while one and re.fullmatch(r"[A-Z_]+=\S*", one[0]):
             one = one[1:]
-        if one[:1] == ["fastinfogan"]:
-            yield one[1:]
-        elif one[:1] in (["python"], ["accelerate"], ["torchrun"]) and "-m" in one:
-            at = one.index("-m") + 1
-            module, _, command = one[at].partition(".")
-            if module == "fastinfogan":
-                yield [command.replace("_", " "), *one[at + 1 :]]
+        if one:
+            yield one
+
+
+def _of_package(words: list[str]) -> list[str] | None:
+    if words[:1] == ["fastinfogan"]:
+        return words[1:]
+    if words[:1] in (["python"], ["accelerate"], ["torchrun"]) and "-m" in words:
+        at = words.index("-m") + 1
+        module, _, command = words[at].partition(".")
+        if module == "fastinfogan":
+            return [command.replace("_", " "), *words[at + 1 :]]
+    return None
+
+
+def check_other(words: Sequence[str]) -> None:
+    """Raise AssertionError where a command of another program names what does not exist.
+
+    pip: the constraints and the extras; python: the script or module; pytest: files and marks.
+    """
+    program, args = words[0], list(words[1:])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    if program == "pip":
+        for word in args:
+            extras = re.fullmatch(r"\.\[([\w,]+)\]", word)
+            known = project["project"]["optional-dependencies"]
+            assert extras is None or set(extras[1].split(",")) <= set(known), word
+            assert not word.endswith(".txt") or (ROOT / word).is_file(), word
+    elif program in ("python", "python3"):
+        script = next((word for word in args if not word.startswith("-")), "")
+        if "-m" in args:
+            module = args[args.index("-m") + 1]
+            assert find_spec(module.partition(".")[0]) is not None, module
+        else:
+            assert (ROOT / script).is_file(), script
+    elif program == "pytest":
+        marks = [
+            mark.partition(":")[0] for mark in project["tool"]["pytest"]["ini_options"]["markers"]
+        ]
+        for option, word in zip(["", *args], args, strict=False):
+            assert option != "-m" or word in marks, word
+            path = word.partition("::")[0]
+            assert "/" not in word or (ROOT / path).exists(), word
+    else:
+        assert program in PROGRAMS, program
 
 
 def check_command(words: Sequence[str]) -> None:
