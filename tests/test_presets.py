@@ -58,7 +58,9 @@ WEIGHTS: dict[str, list[float]] = {
 # Options in which a preset differs from its paper's.
 SMALLER = {"networks", "codes", "spectral-norm", "batch-size", "steps"}
 FACES = {"codes", "info-weight", "spectral-norm", "lr-g", "batch-size", "decay.start"}
-FACES |= {"decay.steps", "steps"}
+FACES |= {"decay.steps", "steps", "follow.weight", "follow.changes"}
+FACES |= {f"invariance.warp.{field}" for field in ("rotate", "scale", "shear", "shift")}
+FACES |= {"invariance.warp.thickness", "invariance.warp.light"}
 DIFFERENT: dict[str, set[str]] = {
     "svhn": {"data", "steps"},
     "celeba": {"steps"},
