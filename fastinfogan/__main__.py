@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import fields
 from importlib import import_module
@@ -11,6 +12,7 @@ from .requirements import require_trainer
 from .training.openmp import spin_briefly
 
 SHELLS = ("bash", "zsh", "fish")
+_POSITIONAL = re.compile("Positional|RunFolder")  # types of arguments without a name
 # command: (purpose, an example)
 COMMANDS = {
     "train": ("train an InfoGAN, or go on with a run", "train mnist"),
@@ -86,7 +88,7 @@ def options_of(command: str) -> list[str]:
     from .presets import PRESETS
 
     if command in ("presets", "train"):
-        options = [f"--{name.replace('_', '-')}" for name in OPTIONS]
+        options = [f"--{name}" for name, item in OPTIONS.items() if not item.rule.positional]
         return [*PRESETS, *(options if command == "train" else [])]
     if command in ("data", "completion"):
         return ["check"] if command == "data" else list(SHELLS)
@@ -96,7 +98,7 @@ def options_of(command: str) -> list[str]:
         for name, value in vars(module).items()
         if name.endswith("Config") and value.__module__ == module.__name__
     )
-    names = [field.name for field in fields(config) if "Positional" not in str(field.type)]
+    names = [field.name for field in fields(config) if not _POSITIONAL.search(str(field.type))]
     return [f"--{'with' if name == 'trackers' else name.replace('_', '-')}" for name in names]
 
 

@@ -8,7 +8,8 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from inspect import getdoc
-from typing import Annotated, Any, TypeVar, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import tyro
 from tyro.constructors import (
@@ -30,6 +31,22 @@ from .terms.warp import WARP_HELP, Warp
 C = TypeVar("C")
 INTERRUPTED = 130
 BAD_ARGUMENTS = 2
+
+
+def _default(text: str) -> str:
+    """Return a default as the help shows it. Where there is no value, the help itself says it."""
+    return "" if text in ("None", "''", '""', "") else f"(default: {text})"
+
+
+def named(metavar: str) -> Any:
+    """Return the annotation of an argument whose value the help calls `metavar`."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=_default)
+
+
+# The first argument of most commands.
+RunFolder = Annotated[
+    Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help="The run's folder.")
+]
 
 
 def run_command(
@@ -104,9 +121,19 @@ def _annotated(option: Option, help: str) -> Any:
     """Return the option's type with its name, its alias and its help."""
     kind, rule = option.kind, option.rule
     if rule.positional:
-        return Annotated[kind, tyro.conf.Positional, tyro.conf.arg(help=help)]
+        metavar = f"[{option.spelling.upper()}]"
+        return Annotated[kind, tyro.conf.Positional, tyro.conf.arg(metavar=metavar, help=help)]
     aliases = [f"--{rule.alias}"] if rule.alias else None
-    return Annotated[kind, tyro.conf.arg(name=option.spelling, aliases=aliases, help=help)]
+    return Annotated[
+        kind,
+        tyro.conf.arg(
+            name=option.spelling,
+            metavar="PATH" if Path in get_args(kind) else None,
+            aliases=aliases,
+            help=help,
+            help_behavior_hint=_default,
+        ),
+    ]
 
 
 def parse(args: Sequence[str] | None = None) -> TrainConfig:

@@ -263,7 +263,8 @@ class TrainConfig(Group):
 
     preset: Preset = option(
         "mnist",
-        "The experiment. Its values are the defaults of everything below.",
+        "The experiment, one that `fastinfogan presets` lists. Its values are the defaults of "
+        "everything below.",
         positional=True,
     )
     steps: int = option(5000, "Updates of the pair of networks.", at_least=1, may_change=True)

@@ -11,11 +11,12 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from . import data
-from .cli import run_command
+from .cli import named, run_command
 from .console import say
 from .data.census import Census, sample, take_census
 from .data.reading import Fit, Frames
@@ -33,13 +34,13 @@ class DataCheckConfig:
     Example: fastinfogan data check folder:pictures --image-size 32 --out sheet.png
     """
 
-    spec: tyro.conf.Positional[str]
+    spec: Annotated[tyro.conf.Positional[str], named("SPEC")]
     """The set, as --data of the training command has it."""
-    image_size: int | None = None
+    image_size: Annotated[int | None, named("INT")] = None
     """Side of the images, in pixels; an array's own, 32 for image files by default."""
-    channels: int | None = None
+    channels: Annotated[int | None, named("INT")] = None
     """1 gray, 3 colour, 4 colour and alpha; the set's own by default."""
-    out: Path | None = None
+    out: Annotated[Path | None, named("PATH")] = None
     """Write a contact sheet of 100 evenly spaced images to this .png."""
     background: str = "white"
     """The colour under transparent pixels, and around padded images."""
@@ -49,7 +50,7 @@ class DataCheckConfig:
     """How image files become squares."""
     value_range: str = "auto"
     """The values that become black and white: auto, full or LOW,HIGH."""
-    factors: str = ""
+    factors: Annotated[str, named("NAMES")] = ""
     """Columns of known factors in a hub's or Parquet set."""
 
 

@@ -11,13 +11,12 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-import tyro
 
 from . import data
-from .cli import run_command
+from .cli import RunFolder, named, run_command
 from .console import say
 from .data import streaming
 from .errors import UserError
@@ -33,13 +32,12 @@ class EvaluateConfig:
     Example: fastinfogan evaluate runs/mnist
     """
 
-    run: tyro.conf.Positional[Path]
-    """The run's folder."""
-    data: str | None = None
+    run: RunFolder
+    data: Annotated[str | None, named("SPEC")] = None
     """Another image set than the run's own, as --data of the training command has it."""
     seed: int = 0
     """Fixes the generated images."""
-    features: Path | None = None
+    features: Annotated[Path | None, named("PATH")] = None
     """A network of image features: TorchScript, or a .pt2 of torch.export.
     It maps images [B, C, H, W] in [0, 1] to features [B, F]. By default it
     is a fixed random one."""

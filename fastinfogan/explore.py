@@ -9,11 +9,12 @@ if __name__ == "__main__":  # before what may not be installed is imported
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from .atomic import write_atomically, writing
-from .cli import run_command
+from .cli import named, run_command
 from .console import say
 from .errors import UserError
 from .sharing import graphs, page
@@ -27,11 +28,11 @@ class ExploreConfig:
     Example: fastinfogan explore runs/mnist --out digits.html
     """
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], named("RUN")]
     """The run's folder. The page shows its newest checkpoint, also while it trains."""
-    out: Path | None = None
+    out: Annotated[Path | None, named("PATH")] = None
     """The page, one .html file with everything inside; explore.html by default."""
-    folder: Path | None = None
+    folder: Annotated[Path | None, named("PATH")] = None
     """Write a folder of files for a static web server, instead of one file."""
     full: bool = False
     """Keep fp32 weights, which take three times the space. By default

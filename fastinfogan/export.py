@@ -9,12 +9,10 @@ if __name__ == "__main__":  # before what may not be installed is imported
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-import tyro
+from typing import Annotated, Literal
 
 from .atomic import check_writable, write_atomically, writing
-from .cli import run_command
+from .cli import RunFolder, named, run_command
 from .console import say
 from .sharing import graphs
 from .sharing.description import load_described
@@ -30,9 +28,8 @@ class ExportConfig:
     Example: fastinfogan export runs/mnist --out networks
     """
 
-    run: tyro.conf.Positional[Path]
-    """The run's folder."""
-    out: Path | None = None
+    run: RunFolder
+    out: Annotated[Path | None, named("PATH")] = None
     """The folder to write to; RUN/export by default."""
     format: Literal["onnx", "pt2"] = "onnx"
     """onnx, for onnxruntime and browsers; or pt2, for torch.export.load."""

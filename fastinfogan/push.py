@@ -10,11 +10,12 @@ if __name__ == "__main__":  # before what may not be installed is imported
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from .atomic import write_atomically
-from .cli import run_command
+from .cli import RunFolder, named, run_command
 from .console import say
 from .runs.hub import split_name, upload
 from .sharing import graphs, page
@@ -31,9 +32,8 @@ class PushConfig:
     Example: fastinfogan push runs/mnist USER/digits
     """
 
-    run: tyro.conf.Positional[Path]
-    """The run's folder."""
-    name: tyro.conf.Positional[str]
+    run: RunFolder
+    name: Annotated[tyro.conf.Positional[str], named("USER/NAME")]
     """The repository, USER/NAME; created where it is missing."""
     private: bool = False
     """Create the repository as a private one."""

@@ -9,11 +9,10 @@ if __name__ == "__main__":  # before what may not be installed is imported
 
 from dataclasses import dataclass
 from pathlib import Path
-
-import tyro
+from typing import Annotated
 
 from .atomic import check_writable
-from .cli import run_command
+from .cli import RunFolder, named, run_command
 from .console import say
 from .errors import UserError
 from .evaluation.pictures import save, stack, traversal
@@ -28,11 +27,10 @@ class SampleConfig:
     Example: fastinfogan sample runs/mnist --out digits.png --ordered
     """
 
-    run: tyro.conf.Positional[Path]
-    """The run's folder."""
+    run: RunFolder
     out: Path = Path("samples.png")
     """A .png file, or a folder that gets one picture per code."""
-    traverse: str | None = None
+    traverse: Annotated[str | None, named("CODE")] = None
     """The code to vary, by name (slant), by place (c2) or by index (1); all codes by default."""
     ordered: bool = False
     """Vary the categorical code that `evaluate` scored, its columns in the order of the labels."""

@@ -9,10 +9,11 @@ if __name__ == "__main__":  # before what may not be installed is imported
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
-from .cli import run_command
+from .cli import RunFolder, named, run_command
 from .console import say
 from .sharing.card import save_run
 
@@ -26,9 +27,8 @@ class SaveConfig:
     Example: fastinfogan save runs/mnist digits --page
     """
 
-    run: tyro.conf.Positional[Path]
-    """The run's folder."""
-    out: tyro.conf.Positional[Path]
+    run: RunFolder
+    out: Annotated[tyro.conf.Positional[Path], named("DIR")]
     """The folder to write."""
     onnx: bool = False
     """Add generator.onnx and reader.onnx."""

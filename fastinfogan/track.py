@@ -11,13 +11,12 @@ import re
 import shutil
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from .atomic import read_text
-from .cli import run_command
+from .cli import RunFolder, run_command
 from .console import say
 from .data.decoding import decode
 from .errors import UserError
@@ -36,8 +35,7 @@ class TrackConfig:
     Example: fastinfogan track runs/mnist --with tensorboard
     """
 
-    run: tyro.conf.Positional[Path]
-    """The run's folder."""
+    run: RunFolder
     trackers: Annotated[str, tyro.conf.arg(name="with")] = "tensorboard"
     """tensorboard, wandb, trackio or mlflow, or several with commas between."""
     project: str = "fastinfogan"
@@ -86,7 +84,7 @@ def track(config: TrackConfig) -> None:
     tracking.close()
     if errors:
         raise UserError("; ".join(errors))
-    say(f"sent {len(records)} records and {pictures} pictures to {', '.join(sent)}")
+    say(f"sent records: {len(records)}, pictures: {pictures}; to {', '.join(sent)}")
 
 
 def main(args: list[str] | None = None) -> int:

@@ -55,6 +55,23 @@ def test_each_group_of_a_command_s_help_fits_on_a_screen(name, capsys, monkeypat
         assert max(map(len, lines)) <= 100
 
 
+@pytest.mark.parametrize("name", ["train", "evaluate", "sample", "explore", "export", "data check"])
+def test_the_help_of_a_command_shows_no_default_that_is_no_value(name, capsys):
+    with pytest.raises(SystemExit):
+        import_module(__main__.module_of(name)).main(["--help"])
+    help = capsys.readouterr().out
+    assert "{None}" not in help
+    assert "None)" not in help
+    assert "default: ''" not in help
+
+
+def test_completion_offers_options_and_no_positional_arguments():
+    offered = {command: set(__main__.options_of(command)) for command in ("train", "save", "push")}
+    assert "--preset" not in offered["train"]
+    assert offered["save"] == {"--onnx", "--page"}
+    assert offered["push"] == {"--private", "--onnx", "--space"}
+
+
 def test_the_help_of_completion_has_an_example(capsys):
     assert __main__.main(["completion", "--help"]) == 0
     assert "usage: fastinfogan completion {bash,zsh,fish}" in (out := capsys.readouterr().out)

@@ -50,7 +50,12 @@ OTHERS = {
 }
 BLOCKS = [
     pytest.param(block, id=f"{page}-{i}")
-    for page in ("embedding", "tutorials/semi-supervised", "explanation/randomness")
+    for page in (
+        "embedding",
+        "tutorials/semi-supervised",
+        "explanation/randomness",
+        "howto/extend",
+    )
     for i, block in enumerate(blocks((DOCS / f"{page}.md").read_text(), "python"))
 ]
 
@@ -71,7 +76,7 @@ def hooks() -> ModuleType:
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_a_python_block_of_the_documentation_runs(block: str) -> None:
-    exec(compile(block, "block", "exec"), {"__name__": "block"})
+    exec(compile(block, "block", "exec"), {"__name__": __name__})
 
 
 def test_the_loop_of_the_tutorial_on_the_loss_trains_both_networks() -> None:

@@ -155,7 +155,7 @@ def test_a_finished_run_says_so_and_exits_0(
     before = tensors(tmp_path, 2)
     capsys.readouterr()
     assert run(data, tmp_path, "--steps", "2") == 0
-    assert "is finished: 2 updates" in capsys.readouterr().out
+    assert "is finished: 2 of " in capsys.readouterr().out
     assert all(torch.equal(before[k], v) for k, v in tensors(tmp_path, 2).items())
 
 

@@ -255,7 +255,7 @@ class Training:
         self._say(*start.notes)
         if start.step >= config.steps:
             self._say(
-                f"{self.dir.path} is finished: {start.step} updates of {config.steps} asked; "
+                f"{self.dir.path} is finished: {start.step} of {config.steps} updates are done; "
                 "raise --steps to go on"
             )
             if ranks.on_main(lambda: self._is_evaluated(start.step)):

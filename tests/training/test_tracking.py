@@ -77,7 +77,7 @@ def test_a_file_that_is_no_picture_costs_a_line_and_starts_no_program(
     assert track.main([str(run), "--with", "tensorboard"]) == 0
     printed = capsys.readouterr()
     assert printed.err.count("passed over") == printed.err.count("\n") == 3
-    assert "and 1 pictures" in printed.out
+    assert "pictures: 1;" in printed.out
     assert not started.exists()
 
 
@@ -156,7 +156,7 @@ def test_the_command_sends_a_finished_run(small_run: Path, tmp_path: Path, capsy
     shutil.copytree(small_run, copy)
     for _ in range(2):  # a second time replaces the first
         assert track.main([str(copy), "--with", "tensorboard"]) == 0
-    assert "sent 1 records and" in capsys.readouterr().out
+    assert "sent records: 1, pictures: " in capsys.readouterr().out
     seen = events(copy / "tensorboard")
     (loss,) = seen.Scalars("d_loss")
     written = json.loads((copy / "metrics.jsonl").read_text())
