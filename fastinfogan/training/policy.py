@@ -72,7 +72,10 @@ def choose(config: TrainConfig, ranks: Ranks, terms: Sequence[Term] = ()) -> Pol
     device, execution = ranks.device, config.execution
     nvidia = device.type == "cuda" and torch.version.hip is None
     if execution.capture == "on" and not nvidia:
-        raise UserError(f"--capture on: CUDA graphs need an NVIDIA GPU, this run is on {device}")
+        raise UserError(
+            f"--capture on: CUDA graphs need an NVIDIA GPU, this run is on {device}; use --capture "
+            "auto"
+        )
     scaled = ranks.accelerator.scaler is not None
     if execution.compile == "on" and scaled:
         raise UserError("--compile on: fp16's loss scale is not compiled; use bf16 or fp32")
