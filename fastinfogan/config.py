@@ -291,7 +291,7 @@ class TrainConfig(Group):
     term: tuple[str, ...] = option(
         (),
         "A loss term of your own, with the arguments of its class; may be repeated. Example: "
-        "--term my_terms:Sparsity weight=0.1",
+        "--term my_terms:Dark weight=0.1",
     )
     threads: int = option(
         0,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 Mode = Literal["auto", "always", "never"]
 Rows = NDArray[np.int64]
 HELD_OUT_EVERY = 10  # of a set without a test split
-MOST_RESIDENT = 4 * 2**30  # bytes, decoded: beyond it "auto" streams
+MAX_RESIDENT = 4 * 2**30  # bytes, decoded: beyond it "auto" streams
 SHARE_RESIDENT = 1 / 4  # or beyond this share of the available memory, over this machine's ranks
 MAX_HASHED = 2**28  # bytes; of a larger set a sample is hashed
 SAMPLE = 1024  # images
@@ -149,4 +149,4 @@ def wanted(mode: Mode, nbytes: int) -> bool:
         return mode == "always"
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     share = psutil.virtual_memory().available * SHARE_RESIDENT / ranks
-    return nbytes > min(MOST_RESIDENT, share)
+    return nbytes > min(MAX_RESIDENT, share)

@@ -19,7 +19,7 @@ Codes = NDArray[np.floating[Any]]
 Factors = NDArray[np.integer[Any]]
 
 BINS = 20
-LEAST_STD = 0.05  # of a code: below it the code is constant and takes no part in a vote
+MIN_STD = 0.05  # of a code: below it the code is constant and takes no part in a vote
 TREES, LEAST_IN_LEAF = 10, 20  # smaller leaves fit noise, and noise then counts as importance
 MIN_ROWS = 2  # of a factor's value
 
@@ -188,7 +188,7 @@ def factorvae_score(
     votes: int = 10_000,
     tests: int = 5_000,
     batch: int = 64,
-    least_std: float = LEAST_STD,
+    least_std: float = MIN_STD,
 ) -> float:
     """Return the accuracy of the majority vote, Kim & Mnih 2018 (arXiv 1802.05983), section 4.
 
