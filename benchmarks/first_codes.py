@@ -2,9 +2,9 @@
 
 Each seed is the command that users run, in a process of its own, with `--watch-labels`. Its time is
 that from the start of the process, imports included, to the first log whose code accuracy on test
-images is at least --level; looking at the labels at each log is in it, and labels are never used in
+images is at least --level. It includes the evaluation at each log. Labels are never used in
 training. Then the run is ended, but for --whole. Seeds that do not reach the level count as later
-than all that do. Seconds mean something on a quiet machine only.
+than all that do. Seconds mean something on an idle machine only.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def _backend(name: str) -> Way:
 
 
 WAYS: dict[str, Way] = {
-    "eager loop": _loop(sync=True),  # F.cross_entropy and F.gaussian_nll_loss a head
+    "eager loop": _loop(sync=True),  # F.cross_entropy and F.gaussian_nll_loss per head
     "eager, no sync": _loop(sync=False),
     "reference": _backend("reference"),
     "compiled": _backend("compiled"),

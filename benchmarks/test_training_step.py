@@ -12,10 +12,10 @@ adding up of its metrics. The ways:
                              (-k "not compiled" leaves it out)
     … compiled and captured  replayed as a CUDA graph, on an NVIDIA GPU
 
-All in one process on the threads that `train` takes, in turns (`turns.py`), and with them, in the
-same turns, what they are measured by (`attainable.py`): each mode's products, back to back (on a
-GPU in one graph), and a product of 2048³ in the step's precision. What pytest-benchmark shows as a
-round is the mean of a block of updates, replayed to it.
+All run in one process on the threads that `train` takes, in turns (`turns.py`). The same turns time
+what they are compared with (`attainable.py`): each mode's products, back to back (on a GPU in one
+graph), and a product of 2048³ in the step's precision. A round of pytest-benchmark is the mean of a
+block of updates, replayed to it.
 """
 
 from __future__ import annotations

@@ -106,10 +106,11 @@ class Ranks:
         """Start averaging a contiguous tensor over the ranks, in place, by one all-reduce.
 
         Until `wait`, nothing may read or write `flat`; all else goes on next to the all-reduce. D's
-        average is started before G's latents are drawn and G's images made: neither reads what D's
-        update writes (D's parameters, moments and gradients), nor does D's update read what they
-        write (G's activations and running buffers), so the weights are those of the update done in
-        order. D's pass over those images reads D's parameters: `wait` and D's Adam come before it.
+        average is started before G's latents are drawn and G's images made. These do not read what
+        D's update writes (D's parameters, moments and gradients). Nor does D's update read what
+        they write (G's activations and running buffers). So the weights are those of the update
+        done in order. D's pass over those images reads D's parameters: `wait` and D's Adam come
+        before it.
         (Compiled, G's images are in one graph with D's pass over them: only latents are early.)
 
         With NCCL this can be captured in a CUDA graph, if `wait` is captured with it.

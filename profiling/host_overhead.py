@@ -10,12 +10,13 @@ taken out:
 - "+ Triton's Python": the real `JITFunction` runs (binding and specialising the arguments, the
   cache's key, the look-up), on a driver that ends where the C launcher would begin.
 
-So a GPU's host path has these parts more, which are in no row: CUDA's caching allocator in the
-place of the CPU's, the query of the current stream, the hand-over to autograd's device thread,
-the C launcher and the driver's launch.
+A GPU's host path has more parts, which are in no row: CUDA's caching allocator in the place of the
+CPU's, the query of the current stream, the hand-over to autograd's device thread. It also has the C
+launcher and the driver's launch.
+
 Rows are interleaved and run on one thread. The table gives, in microseconds per call, the wall
-time's median over the rounds and its range, and the median of the thread's CPU time, which what
-else runs on the machine disturbs less.
+time's median over the rounds and its range, and the median of the thread's CPU time. Other work on
+the machine disturbs the CPU time less.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ PAGES = [
 ]
 # A changelog's entry is one line, and these tables have captions.
 LISTS = ("CHANGELOG.md", "experiments.md", "NOTICE.md")
-MAX_WORDS = 40  # of a sentence
+MAX_WORDS = 33  # of a page's sentence
+MAX_DOCSTRING_WORDS = 40  # of a docstring's sentence
 
 QUESTIONS = ("What", "How", "Whether", "Why", "Who", "Whom", "Whose", "Where", "When", "Which")
 # The verbs with which a function's docstring may begin.
@@ -59,7 +60,7 @@ AMOUNTS = (
 )
 UNITS = (
     r"(?:second|minute|hour|epoch|call|update|batch|rank|row|round|term|parameter|image|code"
-    r"|category|seed|factor|block|size|process|machine|player|dim)"
+    r"|category|seed|factor|block|size|process|machine|player|dim|leaf|head|tile|launch|layer|file)"
 )
 PER = re.compile(rf"\b{AMOUNTS} an? {UNITS}\b(?! (?:sees|takes|has|needs|is|draws)\b)")
 
@@ -182,6 +183,16 @@ def long_sentences(path: Path) -> Iterator[tuple[int, str]]:
             yield 0, sentence
 
 
+def long_docstrings(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield long sentences of docstrings, whose indented lines are lists of arguments or code."""
+    for node, text in docstrings(path):
+        for paragraph in re.split(r"\n\s*\n|\n(?=- )|\n\s+", text):
+            line = re.sub(r"`[^`]*`", "CODE", " ".join(paragraph.split()))
+            for sentence in re.split(r"(?<=[.!?:])\s+", line):
+                if len(sentence.split()) > MAX_DOCSTRING_WORDS:
+                    yield getattr(node, "lineno", 1), sentence
+
+
 def names_of_tests(tree: ast.AST, in_class: bool = False) -> Iterator[tuple[str, bool]]:
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.ClassDef):
@@ -211,6 +222,11 @@ RULES = {
         [path for path in (*SOURCES, *PAGES) if path != Path(__file__)],
     ),
     "rates say per": (a_for_per, [path for path in (*SOURCES, *PAGES) if path != Path(__file__)]),
+    f"a docstring's sentence has at most {MAX_DOCSTRING_WORDS} words": (
+        long_docstrings,
+        # The reasons of presets are a page of their own.
+        [path for path in SOURCES if "presets" not in path.parts],
+    ),
     f"a page's sentence has at most {MAX_WORDS} words": (
         long_sentences,
         [path for path in PAGES if path.name not in LISTS],
@@ -241,6 +257,10 @@ def test_every_text_keeps_to_the_rule(rule: str) -> None:
         ("a test's name is a sentence with a subject", "def test_what_is_read(): ..."),
         ("no text has a private word", "x = 1  # there is room"),
         ("rates say per", "x = 1  # in seconds a call"),
+        (
+            f"a docstring's sentence has at most {MAX_DOCSTRING_WORDS} words",
+            f'"""The {"word " * MAX_DOCSTRING_WORDS}ends."""',
+        ),
     ],
 )
 def test_an_offender_against_the_rule_is_noticed(rule: str, text: str, tmp_path: Path) -> None:

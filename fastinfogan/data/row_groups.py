@@ -307,8 +307,8 @@ def read_row_groups(
     """Open both splits of a set of the hub that is read while training, from its Parquet files.
 
     Columns and splits are those of `hub.read_hub`. The test images are those of up to 10,000 rows
-    in evenly spaced row groups of the split test; without one, every tenth row group is held out,
-    up to as many images, and of a set of fewer than ten row groups every tenth row.
+    in evenly spaced row groups of the split test. Without one, every tenth row group is held out,
+    up to as many images. Of a data set of fewer than ten row groups it is every tenth row.
     """
     import datasets
 

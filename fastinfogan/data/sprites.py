@@ -1,10 +1,10 @@
 """dSprites' factor grid, and sprites like its own, drawn when they are read.
 
 The grid is that of Matthey et al., "dSprites: Disentanglement testing Sprites dataset" (2017,
-github.com/google-deepmind/dsprites-dataset): every combination once of 3 shapes (square, ellipse,
-heart), 6 scales from 0.5 to 1, 40 orientations from 0 to 2π, both ends included, and 32 × 32
-positions, 737,280 images of 64 × 64, black and white. The sprites here are not the original's,
-pixel by pixel: their outlines are ours, at about its sizes.
+github.com/google-deepmind/dsprites-dataset). It has every combination once of 3 shapes (square,
+ellipse, heart), 6 scales from 0.5 to 1, 40 orientations from 0 to 2π, both ends included, and
+32 × 32 positions. These are 737,280 images of 64 × 64, black and white. The sprites here differ
+from the original's in single pixels: their outlines are our own, at about the same sizes.
 """
 
 from __future__ import annotations

@@ -39,11 +39,12 @@ def stroke_width(images: Images) -> NDArray[np.float64]:
     """Return the mean width of strokes, in pixels, in images [N, H, W]: 2 area / perimeter.
 
     For a stroke of width w and length L this is w·L / (w + L), which is w where the stroke is long.
-    On a gray image the area is the sum and the perimeter the total variation (the co-area formula),
-    by Roberts' diagonal differences, whose sum depends least on the edge's direction; so no
-    threshold is needed, and an image's contrast plays no part. On MNIST's test images the rank
-    correlation with Morpho-MNIST's thickness (Castro et al. 2019: twice the mean distance to the
-    background along the skeleton, at four times the size) is 0.97. NaN where there is no ink.
+    On a gray image the area is the sum and the perimeter the total variation (the co-area formula).
+    It is measured by Roberts' diagonal differences, whose sum depends least on the edge's
+    direction. So no threshold is needed, and an image's contrast plays no part. On MNIST's test
+    images the rank correlation with Morpho-MNIST's thickness (Castro et al. 2019: twice the mean
+    distance to the background along the skeleton, at four times the size) is 0.97. NaN where there
+    is no ink.
     """
     ink = np.pad(np.asarray(images, np.float32), ((0, 0), (1, 1), (1, 1)))
     down = ink[:, 1:, 1:] - ink[:, :-1, :-1]
@@ -67,8 +68,8 @@ def correlate(
 ) -> Correlation:
     """Return the rank correlation of code dims [N, D] with a factor [N], given categories [N].
 
-    A 1 is thin and a 0 upright whatever the code says, so the first figure is ρ within each
-    category, averaged plainly, sign included, over the categories that have 30 rows: a code that
+    A 1 is thin and a 0 upright whatever the code says. So the first figure is ρ within each
+    category, averaged plainly, sign included, over the categories that have 30 rows. A code that
     means opposite things in two categories cancels. Rows whose factor is NaN are left out. Without
     categories both figures are the same.
     """

@@ -97,11 +97,11 @@ class Dci(NamedTuple):
 def dci(codes: Codes, factors: Factors, *, seed: int = 0, trees: int = TREES) -> Dci:
     """Return disentanglement, completeness, informativeness, Eastwood & Williams 2018, section 2.
 
-    A random forest (as there; 10 trees, every code at each split, 20 rows a leaf) predicts each
+    A random forest (as there; 10 trees, every code at each split, 20 rows per leaf) predicts each
     factor on half of the rows, and R[i, k] is the importance of code i for factor k.
     Disentanglement is Σ_i ρ_i (1 − H_K(P_i)), P_i row i of R normalised, ρ_i that row's share of R,
-    H_K the entropy to base K; completeness the mean over factors of 1 − H_D of R's column;
-    informativeness the accuracy on the other half.
+    H_K the entropy to base K. Completeness is the mean over factors of 1 − H_D of R's column.
+    Informativeness is the accuracy on the other half.
     """
     _check(codes, factors)
     from sklearn.ensemble import RandomForestClassifier

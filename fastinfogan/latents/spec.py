@@ -173,9 +173,9 @@ class LatentSpec:
 
         With any of the four the draw is addressed, and the others take their defaults. Row i is
         then a function of (seed, step, stream, first_row + i) alone: the same on every device,
-        compiled or not, for any number of ranks (integers equal, floats within 1e-6 relative +
-        1e-7; of a Gaussian code, that is its N(0, 1) value, before it is scaled by std and shifted
-        by mean). A loop passes a new `step` at each turn, and a rank passes
+        compiled or not, for any number of ranks. Integers are equal, floats within 1e-6 relative +
+        1e-7. Of a Gaussian code, that is its N(0, 1) value, before it is scaled by std and shifted
+        by mean. A loop passes a new `step` at each turn, and a rank passes
         `first_row=rank * batch` for its slice of the rows that one process would draw.
 
         Args:

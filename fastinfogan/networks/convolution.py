@@ -1,11 +1,11 @@
 """The 4×4 convolutions of the networks.
 
-In bf16 on a CPU the convolutions take some of their gradients by other products than PyTorch's
-(oneDNN's) own, which are slow there: the gradient of the weights from patches, as one product, and
-whatever has few channels on the side of the image. In a graph that is compiled for a GPU, a
-convolution with few channels is a product of patches, which the compiler lays out and folds within
-its own kernels: on NVIDIA's, cuDNN turned whole maps to another layout and back for it
-(docs/notes/performance.md; AMD's have not been measured). The results are the same to rounding.
+In bf16 on a CPU the convolutions compute some of their gradients by other products than PyTorch's
+(oneDNN's) own, which are slow there. These are the gradient of the weights, from patches as one
+product, and all gradients with few channels on the side of the image. In a graph that is compiled
+for a GPU, a convolution with few channels is a product of patches, which the compiler lays out and
+folds within its own kernels. For it cuDNN turned whole maps to another layout and back on NVIDIA's
+GPUs (docs/notes/performance.md; AMD's have not been measured). Results are the same to rounding.
 All other passes (on a CPU another dtype or a graph that is being compiled, a gradient to be
 differentiated again) are PyTorch's.
 """

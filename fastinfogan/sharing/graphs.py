@@ -1,9 +1,10 @@
 """Networks as files that other runtimes read: ONNX, and PyTorch's exported programs (.pt2).
 
-`generator` maps `latent` [B, input_dim] to `images` [B, C, H, W]. `reader` maps `images` to `logit`
-[B], D's opinion (positive: real), to `q` [B, q_dim], and to one output per code by its name: the
-probabilities of a categorical's classes [B, n], a Bernoulli's probability [B, 1], the means of a
-continuous code [B, dim], the direction of an angle in radians [B, 1].
+`generator` maps `latent` [B, input_dim] to `images` [B, C, H, W]. `reader` maps `images` to D's
+`logit` [B] (positive: real), to `q` [B, q_dim], and to one output per code by its name.
+
+A code's output is the probabilities of a categorical's classes [B, n], a Bernoulli's probability
+[B, 1], the means of a continuous code [B, dim], or the direction of an angle in radians [B, 1].
 """
 
 from __future__ import annotations

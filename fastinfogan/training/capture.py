@@ -1,8 +1,8 @@
 """A function of tensors captured once in a CUDA graph and replayed.
 
 Replaying costs the host one call, whatever the number of kernels. In exchange every tensor that
-the function touches must keep its address, inputs are copied into buffers of the graph, and its
-results lie in memory of the graph's own pool that the next replay writes anew: they are copied out.
+the function touches must keep its address, and inputs are copied into buffers of the graph. Results
+lie in memory of the graph's own pool, which the next replay writes anew, so they are copied out.
 """
 
 from __future__ import annotations

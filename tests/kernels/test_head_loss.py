@@ -1,8 +1,8 @@
 """The kernel, interpreted on the CPU, against the reference in fp64.
 
 The rule for values and gradients: the kernel's error is no larger than that of the plain PyTorch
-definition on the same narrow q, plus a constant: a few roundings in fp32 of the numbers involved,
-and for a bf16 or fp16 gradient one rounding in its dtype.
+definition on the same narrow q, plus a constant. The constant is a few roundings in fp32 of the
+numbers involved, and for a bf16 or fp16 gradient one rounding in its dtype.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ from fastinfogan_kernels.sampling import (  # noqa: E402
     sample_latents,
 )
 
-# the interpreter takes some 10 ms a tile
+# the interpreter takes some 10 ms per tile
 few = settings(max_examples=12, deadline=None)
 numbers = st.integers(0, 2**40)
 MNIST = LatentSpec(noise=62, codes=(Categorical(10), Uniform(-1, 1), Uniform(-1, 1)))
