@@ -18,7 +18,15 @@ from fastinfogan.training.step import Step
 B, RANKS = 8, 3
 SPEC = LatentSpec(4, parse_codes("cat3,uniform,bernoulli"))
 WARP = Warp(
-    rotate=10, scale=0.2, shear=0.1, shift=0.1, flip=0.5, thickness=0.5, gamma=0.3, stroke=1
+    rotate=10,
+    scale=0.2,
+    shear=0.1,
+    shift=0.1,
+    flip=0.5,
+    thickness=0.5,
+    gamma=0.3,
+    stroke=1,
+    light=0.5,
 )
 
 

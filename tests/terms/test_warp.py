@@ -238,6 +238,17 @@ def test_light_changes_no_other_draw():
     assert torch.equal(without.change[:, :6], with_light.change[:, :6])
 
 
+def test_all_warps_at_once_compile_to_one_graph_with_the_same_result():
+    """The step's number is a tensor, as in a captured step, so that nothing waits for it."""
+    warp = Warp(20, 0.1, 0.2, 0.1, 0.5, 0.5, 0.1, 0.0, 0.3, 0.5, 0.4)
+    images, step = torch.rand(6, 1, 16, 16), torch.tensor(3)
+    compiled = torch.compile(
+        lambda x, n: warp(x, seed=1, step=n), fullgraph=True, backend="aot_eager"
+    )
+    for got, expected in zip(compiled(images, step), warp(images, seed=1, step=step), strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_pixels_from_outside_the_image_are_background():
     images = torch.full((16, 1, 8, 8), -1.0)
     out = Warp(rotate=45, shift=0.3)(images, seed=0, step=0, background=-1.0).images
@@ -258,6 +269,8 @@ def test_no_other_draw_shares_the_warps_random_numbers():
     zoom=st.floats(0, 1),
     place=st.floats(0, 1),
     gamma=st.floats(0, 3),
+    stroke=st.floats(0, 1),
+    light=st.floats(0, 1),
 )
 def test_a_warp_reads_back_what_its_text_says(**values):
     if values["shift"]:
@@ -276,6 +289,7 @@ def test_a_warp_reads_back_what_its_text_says(**values):
         ("scale=1", "expected 0 to 1"),
         ("flip=1.5", "expected 0 to 1"),
         ("shift=-.1", "expected 0 to 1"),
+        ("light=1.2", "expected 0 to 1"),
         ("rotate=1,rotate=2", "once"),
         ("shift=.1,place=.1", "got both"),
     ],
