@@ -220,7 +220,7 @@ def _take_texts(config: TrainConfig, words: list[str]) -> tuple[TrainConfig, lis
 
 def _take_term(remaining: list[str]) -> str:
     """Take a term's import path, and the key=value words behind it, off a command line."""
-    taken = [remaining.pop(0)] if remaining else []
+    words = [remaining.pop(0)] if remaining else []
     while remaining and "=" in remaining[0] and not remaining[0].startswith("-"):
-        taken.append(remaining.pop(0))
-    return " ".join(taken)
+        words.append(remaining.pop(0))
+    return " ".join(words)

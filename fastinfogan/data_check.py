@@ -20,7 +20,7 @@ from .cli import named, run_command
 from .console import say
 from .data.census import Census, sample, take_census
 from .data.reading import Fit, Frames
-from .data.streaming import wanted
+from .data.streaming import should_stream
 from .errors import UserError
 
 FILES = ("folder:", "tar:", "parquet:", "hf:")
@@ -72,7 +72,9 @@ def check_set(config: DataCheckConfig) -> int:
     if spec.startswith(FILES) and config.channels is None and not census.coloured:
         channels = 1
     nbytes = sum(len(part) for part in splits.values()) * side * side * channels
-    place = "read while training" if wanted("auto", nbytes) else "read into memory at the start"
+    place = (
+        "read while training" if should_stream("auto", nbytes) else "read into memory at the start"
+    )
     say(f"{nbytes / 1e6:,.1f} MB at {side}x{side}x{channels}: {place}")
     if config.out is not None:
         _draw_sheet(train, spec, config.out)

@@ -80,11 +80,11 @@ def track(config: TrackConfig) -> None:
         if picture is not None:
             tracking.log_pictures(int(name[1]), {f"samples/{name[2]}": picture})
             pictures += 1
-    sent = tracking.names
+    working = tracking.names
     tracking.close()
     if errors:
         raise UserError("; ".join(errors))
-    say(f"sent records: {len(records)}, pictures: {pictures}; to {', '.join(sent)}")
+    say(f"sent records: {len(records)}, pictures: {pictures}; to {', '.join(working)}")
 
 
 def main(args: list[str] | None = None) -> int:

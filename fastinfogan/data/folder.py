@@ -91,7 +91,7 @@ def list_images(folder: Path) -> Listing:
             elif suffix in image_suffixes():
                 left_out["hidden file"] += 1
             elif not entry.name.startswith(".") and parts != (FACTORS_FILE,):
-                left_out[shown(suffix) or "file without a suffix"] += 1
+                left_out[printable(suffix) or "file without a suffix"] += 1
     notes = [f"{count(followed, 'linked folder')} followed"] if followed else []
     return Listing(sorted(files), left_out, notes)
 
@@ -102,8 +102,8 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise UserError(
-            f"{shown(str(folder))}: this folder cannot be listed ({error.strerror}); allow it to "
-            "be read, or move it out of the set"
+            f"{printable(str(folder))}: this folder cannot be listed ({error.strerror}); allow it "
+            "to be read, or move it out of the set"
         ) from None
 
 
@@ -129,7 +129,7 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in _JUNK
 
 
-def shown(text: str) -> str:
+def printable(text: str) -> str:
     """Return a name as it can be printed: what is no text in it, or no character, becomes "?"."""
     return "".join(c if c.isprintable() and not 0xD800 <= ord(c) < 0xE000 else "?" for c in text)
 
@@ -173,7 +173,7 @@ class ImageFolder(EncodedImages):
 
     def name(self, file: int) -> str:
         """Return the path of a file, as it can be printed."""
-        return shown(str(self.content(file)))
+        return printable(str(self.content(file)))
 
 
 def read_folder(folder: Path, reading: Reading) -> dict[Split, Images]:
@@ -290,11 +290,11 @@ def class_folders(
     lines = []
     if loose:
         first = next(name.parts for name in names if len(name.below) == 1)
-        example = shown("/".join(first))
+        example = printable("/".join(first))
         lines = [f"left out {count(loose, 'image')} outside the class folders ({example})"]
     kept = [name for name in names if len(name.below) > 1]
     classes, labels = np.unique([name.below[0] for name in kept], return_inverse=True)
-    return kept, labels.astype(np.int64), tuple(shown(str(name)) for name in classes), lines
+    return kept, labels.astype(np.int64), tuple(printable(str(name)) for name in classes), lines
 
 
 def _factors(

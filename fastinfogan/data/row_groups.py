@@ -193,10 +193,10 @@ class RowGroups(EncodedImages, Grouped):
         A run calls it, in the process that reads the images, with the groups of the current window
         and of the next one, which alone are held.
         """
-        wanted: list[int] = groups.tolist()
-        for group in self._held.keys() - set(wanted):
+        requested: list[int] = groups.tolist()
+        for group in self._held.keys() - set(requested):
             del self._held[group]
-        for group in wanted:
+        for group in requested:
             if group not in self._held and group not in self._coming:
                 if self._pool is None:
                     self._pool = ThreadPool(THREADS)  # of daemons, which end with the process

@@ -15,7 +15,7 @@ from ..atomic import open_regular
 from ..errors import UserError
 from .decoding import MAX_BYTES, image_suffixes
 from .encoded import EncodedImages
-from .folder import Named, class_folders, shown
+from .folder import Named, class_folders, printable
 from .reading import Reading
 from .splits import Images, Split, expanded, held_out
 from .streaming import Rows
@@ -64,7 +64,7 @@ class TarShards(EncodedImages):
     def name(self, file: int) -> str:
         """Return the shard with the member's name."""
         shard = self.paths[int(self._places[file, 0])]
-        return shown(f"{shard}: {os.fsdecode(self._names[file])}")
+        return printable(f"{shard}: {os.fsdecode(self._names[file])}")
 
 
 def _content(path: Path, start: int, size: int) -> bytes:
@@ -125,8 +125,8 @@ def _shards(path: Path, where: str) -> list[Path]:
     for packed in paths:
         if (tool := _unpacker(packed)) is not None:
             raise UserError(
-                f"{where}: {shown(packed.name)} is compressed, and its images cannot be addressed; "
-                f"unpack it ({tool}), its images are compressed anyway"
+                f"{where}: {printable(packed.name)} is compressed, and its images cannot be "
+                f"addressed; unpack it ({tool}), its images are compressed anyway"
             )
     return paths
 
@@ -204,13 +204,13 @@ def _labels(
     for image in images:
         label = labels.get(f"{image.shard}/{os.path.splitext(image.name)[0]}")
         if label is None:
-            return None, (), [f"no labels: {shown(image.name)} has none"]
+            return None, (), [f"no labels: {printable(image.name)} has none"]
         text = b""
         try:
             text = _content(paths[label.shard], label.start, label.size)
             numbers.append(np.int64(int(text)))
         except (ValueError, OverflowError):
             raise UserError(
-                f"{where}: {shown(label.name)}: expected an integer, got {text[:20]!r}"
+                f"{where}: {printable(label.name)}: expected an integer, got {text[:20]!r}"
             ) from None
     return np.array(numbers, np.int64), (), ["labels from .cls files"]

@@ -15,7 +15,7 @@ from ..errors import UserError
 from . import dsprites, formats, hub, known, shards
 from .chairs import chairs_like
 from .faces import faces_3d
-from .folder import count, read_folder, shown
+from .folder import count, printable, read_folder
 from .reading import Reading
 from .splits import Images, Split, expanded, whole_grid
 from .sprites import SIZES, Grid, Sprites
@@ -135,7 +135,7 @@ def first_line(spec: str, splits: dict[Split, Images], streamed: bool = True) ->
     """
     train, test = splits["train"], splits["test"]
     n, whole = len(train), train.grid is not None
-    line = f"{shown(spec)}: {count(n if whole else n + len(test), 'image')}"
+    line = f"{printable(spec)}: {count(n if whole else n + len(test), 'image')}"
     if test.labels is not None:
         line += f" {_classes(train, test)}"
     line += "" if whole else f", {n} to train on, {len(test)} to test on"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..console import is_terminal
 from ..errors import UserError
 from .sprites import Grid
-from .streaming import HELD_OUT_EVERY, Mode, Source, Streamed, split_rows, wanted
+from .streaming import HELD_OUT_EVERY, Mode, Source, Streamed, should_stream, split_rows
 
 Split = Literal["train", "test"]
 Labels = NDArray[np.integer[Any]]
@@ -76,7 +76,7 @@ def opened(
     train: Streamed, test: Streamed, labels: Pair, mode: Mode, *, factors: Pair = (None, None)
 ) -> dict[Split, Images]:
     """Return both splits, streamed or in memory, with the labels and factors of their sources."""
-    streamed = wanted(mode, train.nbytes + test.nbytes)
+    streamed = should_stream(mode, train.nbytes + test.nbytes)
     splits: dict[Split, Images] = {}
     parts: tuple[tuple[Split, Streamed, int], ...] = (("train", train, 0), ("test", test, 1))
     for name, split, i in parts:
@@ -102,7 +102,7 @@ def whole_grid(grid: Grid, mode: Mode) -> dict[Split, Images]:
     """
     whole = Streamed(grid.source, None)
     images: NDArray[np.uint8] | Streamed = whole
-    if wanted(mode, whole.nbytes):
+    if should_stream(mode, whole.nbytes):
         grid.source.scatter()
     else:
         images = _read(whole)

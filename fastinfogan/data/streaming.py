@@ -143,7 +143,7 @@ def checksum(images: NDArray[np.uint8] | Streamed) -> str:
     return f"{hashed.hexdigest()[:16]} ({SAMPLE} of {n} images)"
 
 
-def wanted(mode: Mode, nbytes: int) -> bool:
+def should_stream(mode: Mode, nbytes: int) -> bool:
     """Return True if a set of `nbytes` bytes (decoded) is to be streamed."""
     if mode != "auto":
         return mode == "always"

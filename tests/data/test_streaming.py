@@ -281,9 +281,9 @@ def test_auto_streams_beyond_4_gib_or_a_quarter_of_the_available_memory(
     memory = SimpleNamespace(available=available)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
-    assert stream.wanted("auto", nbytes) is streamed
-    assert stream.wanted("always", 1)
-    assert not stream.wanted("never", 2**60)
+    assert stream.should_stream("auto", nbytes) is streamed
+    assert stream.should_stream("always", 1)
+    assert not stream.should_stream("never", 2**60)
 
 
 def test_a_set_that_cannot_be_streamed_says_so(tmp_path: Path) -> None:
