@@ -56,7 +56,7 @@ PRIVATE = re.compile(
 )
 AMOUNTS = (
     r"(?:[nµm]s|(?:nano|micro|milli)?seconds?|minutes|bytes|[KMG]i?B|images|updates|lines?|rows?"
-    r"|operations|classes|moments|pairs?|labels?|pixels|chairs|pictures?|points?|requests)"
+    r"|operations|classes|moments|pairs?|labels?|pixels|chairs|pictures?|points?|requests|columns?)"
 )
 UNITS = (
     r"(?:second|minute|hour|epoch|call|update|batch|rank|row|round|term|parameter|image|code"

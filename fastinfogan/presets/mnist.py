@@ -4,7 +4,7 @@ The paper's information loss is at its ceiling long before the categories are th
 nothing in it looks at real images. Four additions, none of which sees a label, and none of which
 the paper has (`mnist-paper` is without):
 
-- `real_info`: the categories that Q gives a real image and a warped copy must tell of each other
+- `real_info`: the mutual information of the categories that Q gives a real image and a warped copy
   (Ji et al. 2019, Hu et al. 2017). What a digit is does not change by being turned, slanted or
   drawn with a thicker pen, nor by a bar.
 - `vat`, for 300 updates once the digits are apart: the categories must also bear the worst small

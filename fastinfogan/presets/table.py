@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 import yaml
 
 from .. import presets
-from ..cli import run_command
+from ..cli import named, run_command
 from ..config import TrainConfig, to_yaml
 from ..console import say
 from ..errors import UserError
@@ -25,7 +25,7 @@ class PresetsConfig:
     Example: fastinfogan presets mnist
     """
 
-    name: tyro.conf.Positional[str] = ""
+    name: Annotated[str, tyro.conf.Positional, named("[NAME]")] = ""
     """An experiment; all by default."""
 
 

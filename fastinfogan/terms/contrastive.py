@@ -103,7 +103,7 @@ class Critic(nn.Module):
     """H: a discriminator's trunk and Q, on images of twice the channels.
 
     Args:
-        network: takes [P, 2C, H, W]; its Q has a column a factor. Its own logit plays no part.
+        network: takes [P, 2C, H, W]; its Q has a column per factor. Its own logit plays no part.
     """
 
     def __init__(self, network: Discriminator) -> None:

@@ -17,7 +17,7 @@ Losses = tuple[Callable[..., Tensor], Callable[..., Tensor]]  # D's, G's
 
 
 def load_terms(texts: Iterable[str]) -> tuple[Term, ...]:
-    """Return the terms that texts such as "my_terms:Sparsity weight=0.1" name.
+    """Return the terms that texts such as "my_terms:Dark weight=0.1" name.
 
     Raises UserError in one line: no such class, arguments that it does not take, no term.
     """

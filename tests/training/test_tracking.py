@@ -134,7 +134,7 @@ def test_a_tracker_that_fails_is_switched_off_with_one_line(
 
 
 def test_wandb_keeps_its_run_in_the_folder_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     lines: list[str] = []
@@ -143,6 +143,7 @@ def test_wandb_keeps_its_run_in_the_folder_offline(tmp_path: Path, monkeypatch: 
         run.log(record(start + 10, 1.0))
         run.log_pictures(start + 10, {"samples/digit": Image.new("RGB", (6, 4))})
         run.close()
+    wandb.teardown()  # its service is a process, which other tests would count
     assert lines == []
     known = json.loads((tmp_path / tracking.STATE).read_text())["wandb"]
     folders = list((tmp_path / "wandb").glob("offline-run-*"))
