@@ -2,7 +2,8 @@
 
 It is made from docs/quality.jsonl, which benchmarks/quality.py appends to. Each preset has its
 command, all of its seeds, its targets with what was reached, what was not run, and a picture if its
-data may be shown.
+data may be shown. The times per update come from docs/preset-times.jsonl, which
+benchmarks/preset_times.py appends to.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from fastinfogan.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES, PAGE = ROOT / "docs" / "quality.jsonl", ROOT / "docs" / "experiments.md"
+TIMES = ROOT / "docs" / "preset-times.jsonl"
 # Of data that may be shown.
 PICTURES = {
     "mnist": "mnist-codes.png",
@@ -129,17 +131,56 @@ def _updates(records: Mapping[int, Record]) -> str:
     return f"{' or '.join(f'{n:,}' for n in counts)} updates."
 
 
-def page(records: Sequence[Record]) -> str:
-    """Return the page of all presets."""
+def page(records: Sequence[Record], timed: Sequence[Record] = ()) -> str:
+    """Return the page of all presets; `timed` are the lines of benchmarks/preset_times.py."""
     parts = [section(name, [r for r in records if preset_of(r) == name]) for name in PRESETS]
+    if timed:
+        parts.append(times(timed))
     return "\n".join((INTRODUCTION, *parts)).rstrip() + "\n"
+
+
+def times(lines: Sequence[Record]) -> str:
+    """Return the part on times per update; of a preset's lines the last counts."""
+    rows = []
+    for name, r in {line["preset"]: line for line in lines}.items():
+        each = r["seconds"]
+        rows.append(
+            f"| {name} | {r['data']} | {r['batch']} | {median(each):.3f} "
+            f"| {min(each):.3f}–{max(each):.3f} | {r['images_per_second']:,.0f} "
+            f"| {r['updates']:,} | {r['minutes']:,.0f} |"
+        )
+    machines = []
+    for e in (line["environment"] for line in lines):
+        machines.append(
+            f"{e['device_name']}, {e['threads']} threads, {e['precision']}, Python {e['python']}, "
+            f"torch {e['packages']['torch']}"
+        )
+    return "\n".join(
+        (
+            "## Time per update of every preset",
+            "",
+            f"`python benchmarks/preset_times.py --out docs/{TIMES.name}` on an idle machine: "
+            f"{'; '.join(dict.fromkeys(machines))}. Seconds are the median and the range of "
+            f"{len(lines[0]['seconds'])} updates; minutes are this median times the preset's "
+            "updates: the training alone, by estimate. Where a set is missing noise or a stand-in "
+            "takes its place, which changes no arithmetic.",
+            "",
+            "| preset | images | batch | s per update | range | images/s | updates | minutes |",
+            "|---|---|---|---|---|---|---|---|",
+            *rows,
+        )
+    )
+
+
+def _read(path: Path) -> list[Record]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def main() -> None:
     """Write the page."""
     argparse.ArgumentParser(description=__doc__).parse_args()
-    records = [json.loads(line) for line in FIGURES.read_text().splitlines()]
-    PAGE.write_text(page(records), encoding="utf-8")
+    records = _read(FIGURES)
+    PAGE.write_text(page(records, _read(TIMES)), encoding="utf-8")
     print(f"{PAGE.relative_to(ROOT)}: {len(records)} runs")
 
 

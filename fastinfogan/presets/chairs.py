@@ -10,8 +10,9 @@ size: the presets that end in `-paper` take 30,000 of 128; β1 = 0.5 is openai/I
 
 Table 6's networks take some 17 times the arithmetic of MNIST's per image, a day on two cores.
 `chairs` and `chairs-width` take SVHN's networks, at 64×64 a third of that, and 3,000 updates of 64,
-by estimate an hour on two cores. D has spectral instead of batch normalisation and σ is fixed, as
-faces need it (docs/notes/faces.md); without these chairs were not run. Nor was `chairs-width`.
+58 minutes at the pace that docs/experiments.md has for two cores. D has spectral instead of batch
+normalisation and σ is fixed, as faces need it (docs/notes/faces.md); without these chairs were not
+run. Nor was `chairs-width`.
 """
 
 from fastinfogan.config import TrainConfig

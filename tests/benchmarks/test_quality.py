@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from helpers import runs
 
+from fastinfogan.presets import PRESETS
+
 
 @pytest.fixture(autouse=True)
 def _benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +142,9 @@ def test_the_page_says_what_is_short_met_and_not_run():
 def test_the_page_in_the_repository_is_that_of_its_figures():
     import quality_page
 
-    records = [json.loads(line) for line in quality_page.FIGURES.read_text().splitlines()]
-    assert quality_page.PAGE.read_text() == quality_page.page(records)
+    figures = (quality_page.FIGURES, quality_page.TIMES)
+    records, timed = ([json.loads(line) for line in f.read_text().splitlines()] for f in figures)
+    assert quality_page.PAGE.read_text() == quality_page.page(records, timed)
+    assert {line["preset"] for line in timed} == set(PRESETS)
     for picture in quality_page.PICTURES.values():
         assert (quality_page.PAGE.parent / picture).is_file()
