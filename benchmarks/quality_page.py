@@ -28,6 +28,7 @@ PICTURES = {
     "fashion-mnist": "fashion-mnist.png",
     "dsprites": "dsprites.png",
     "faces": "faces.png",
+    "chairs": "chairs.png",
 }
 INTRODUCTION = """# Every preset: what was run, and what it reached
 
