@@ -23,7 +23,9 @@ class Warped(NamedTuple):
     """Copies of images, and what was done to them that a continuous code may follow."""
 
     images: Tensor  # [B, C, H, W]
-    change: Tensor  # [B, 8], of `CHANGES`: in ±1 of the most that the warp does; by `place` more
+    # [B, 8], of `CHANGES`, or [B, 6] without `light`: in ±1 of the most that the warp does; by
+    # `place` more.
+    change: Tensor
 
 
 # Help for Warp's fields on the command line.
@@ -133,16 +135,17 @@ class Warp:
         matrix = mirror * torch.cat((linear, middle - linear @ moved), 2)
         grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
         warped = F.grid_sample(wide, grid, align_corners=False)
-        light = u[:, 15:17] * 2 - 1 if self.light else torch.zeros_like(u[:, :2])
+        light: tuple[Tensor, ...] = ()
+        whole = 1 - background
         if self.light:
-            slope = self.light * light.to(warped.dtype).view(rows, 2, 1, 1)
+            drawn_light = u[:, 15:17] * 2 - 1
+            light = drawn_light.unbind(1)
+            slope = self.light * drawn_light.to(warped.dtype).view(rows, 2, 1, 1)
             across = slope[:, :1] * places(images.shape[3], warped)
             down = slope[:, 1:] * places(images.shape[2], warped).unsqueeze(1)
-            whole = 1 - background
             warped = whole * (warped / whole * (1 + across + down)).clamp(0, 1)
         if self.gamma:
             power = (self.gamma * (2 * u[:, 9] - 1)).exp().to(wide.dtype).view(-1, 1, 1, 1)
-            whole = 1 - background
             warped = whole * (warped / whole).clamp(0, 1) ** power
         warped = warped + background
         if self.thickness:
@@ -155,7 +158,7 @@ class Warp:
         most = self.shear + math.radians(self.rotate)
         slant = (shear - angle) / most if most else torch.zeros_like(shear)
         size, stretch = self._sizes(larger, scale_x, scale_y)
-        change = (slant, thicker, x, y, size, stretch, *light.unbind(1))
+        change = (slant, thicker, x, y, size, stretch, *light)
         return Warped(warped.to(images.dtype), torch.stack([c.float() for c in change], 1))
 
     def _sizes(self, larger: Tensor, scale_x: Tensor, scale_y: Tensor) -> tuple[Tensor, Tensor]:
