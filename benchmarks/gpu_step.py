@@ -125,7 +125,7 @@ class Section:
         for dtype in (torch.float32, self.dtype):
             twin = Step(config, config.spec(), self.ranks, Policy(dtype))
             with torch.no_grad():
-                for a, b in zip(_kept(twin), _kept(step), strict=True):
+                for a, b in zip(_saved_tensors(twin), _saved_tensors(step), strict=True):
                     a.copy_(b)
             twin.refresh()
             copies.append(_outcome(twin, self.real))
@@ -153,7 +153,7 @@ class Section:
         self.report["step"] += self.rows
 
 
-def _kept(step: Step) -> list[Tensor]:
+def _saved_tensors(step: Step) -> list[Tensor]:
     """Return the tensors of a step that a checkpoint has."""
     modules = step.modules().values()
     tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]

@@ -63,7 +63,7 @@ class Case(NamedTuple):
     ranks: int = 1
     optional: bool = False  # run only where --cases names it
 
-    def shown(self) -> str:
+    def text(self) -> str:
         """Join the options with what the command line does not say."""
         more = ["resumed"] * self.resumed + [f"{self.ranks} ranks"] * (self.ranks > 1)
         return ", ".join([self.options, *more])
@@ -311,7 +311,7 @@ class Run:
     seconds: float = 0.0
     failure: str = ""
 
-    def finished(self, update: int) -> bool:
+    def is_finished(self, update: int) -> bool:
         """Tell whether all that is compared after that update is written."""
         return bool(
             checkpoint_of(self.folder, update) and last_record(self.folder).get("step") == update
@@ -335,7 +335,7 @@ class Run:
         lines = self.errors().read_text(errors="replace").splitlines()[-LAST_LINES:]
         if code:
             self.failure = "\n    ".join([f"exit code {code}; its last errors:", *lines])
-        elif not self.finished(update):
+        elif not self.is_finished(update):
             self.failure = f"ended without a checkpoint and a record of update {update}"
 
 
@@ -418,7 +418,7 @@ def train_to(update: int, runs: list[Run], case: Case, launcher: Path, data: str
                     run.check_exit(code, update)
                 elif elapsed > LIMIT_S:
                     run.failure = f"no checkpoint of update {update} within {LIMIT_S} seconds"
-                elif not run.finished(update):
+                elif not run.is_finished(update):
                     continue
                 run.seconds += elapsed
                 stop(process, case.ranks)
@@ -512,7 +512,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if config.list:
         for case in CASES.values():
             more = " (only by name)" * case.optional
-            print(f"{case.name:{NAME_WIDTH}}  {case.shown()}{more}")
+            print(f"{case.name:{NAME_WIDTH}}  {case.text()}{more}")
         return 0
     cases = [case for case in CASES.values() if not case.optional]
     if config.cases:
@@ -525,7 +525,7 @@ def main(args: Sequence[str] | None = None) -> int:
         for case in cases:
             tensors, differences, seconds = run_case(case, checkouts, config.updates, folder)
             cells = ("DIFFERS" if differences else "equal", tensors)
-            print_row(case.name, (*cells, *(f"{s:.1f}" for s in seconds)), case.shown())
+            print_row(case.name, (*cells, *(f"{s:.1f}" for s in seconds)), case.text())
             if differences:
                 bad += 1
                 more = f" (and {len(differences) - 1} more)" if differences[1:] else ""
@@ -534,7 +534,7 @@ def main(args: Sequence[str] | None = None) -> int:
     return 1 if bad else 0
 
 
-def ended(number: int, _: object) -> NoReturn:
+def leave(number: int, _: object) -> NoReturn:
     """Leave on a signal, by which the runs are ended and their folders deleted."""
     print(f"ended by {signal.Signals(number).name}", file=sys.stderr, flush=True)
     sys.exit(128 + number)
@@ -542,5 +542,5 @@ def ended(number: int, _: object) -> NoReturn:
 
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, ended)
+        signal.signal(number, leave)
     raise SystemExit(main())

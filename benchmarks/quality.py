@@ -235,7 +235,7 @@ def table(records: dict[int, dict[str, Any]]) -> str:
         "|---" * (len(keys) + 1) + "|",
     ]
 
-    def shown(number: float | None) -> str:
+    def format_number(number: float | None) -> str:
         if number is None:
             return "–"
         if math.isinf(number):
@@ -250,12 +250,12 @@ def table(records: dict[int, dict[str, Any]]) -> str:
 
     for seed in sorted(records):
         lines.append(
-            f"| {seed} | " + " | ".join(shown(value(records[seed], k)) for k in keys) + " |"
+            f"| {seed} | " + " | ".join(format_number(value(records[seed], k)) for k in keys) + " |"
         )
     columns = [[value(r, k) for r in records.values()] for k in keys]
     full = [[v for v in column if v is not None] for column in columns]
-    lines.append("| median | " + " | ".join(shown(median(c)) for c in full) + " |")
-    ranges = [f"{shown(min(c))}–{shown(max(c))}" for c in full]
+    lines.append("| median | " + " | ".join(format_number(median(c)) for c in full) + " |")
+    ranges = [f"{format_number(min(c))}–{format_number(max(c))}" for c in full]
     lines.append("| range | " + " | ".join(ranges) + " |")
     return "\n".join(lines)
 

@@ -21,7 +21,7 @@ from tyro.constructors import (
 
 from .config import OPTIONS, TrainConfig
 from .console import prepare, say
-from .data.splits import expanded
+from .data.splits import expand_user
 from .errors import Stop, UserError
 from .options import Group, Option, own_options
 from .presets import PRESETS
@@ -53,10 +53,10 @@ def run_command(
     work: Callable[[C], Any], config_type: type[C], prog: str, args: list[str] | None
 ) -> int:
     """Parse `args` into the config, do the work, and return the exit code."""
-    return guarded(lambda: work(tyro.cli(config_type, args=expanded_words(args), prog=prog)))
+    return guard(lambda: work(tyro.cli(config_type, args=expand_words(args), prog=prog)))
 
 
-def guarded(work: Callable[[], Any]) -> int:
+def guard(work: Callable[[], Any]) -> int:
     """Do the work; return its result if that is an exit code, else 0, or the code of its error."""
     prepare()
     try:
@@ -75,7 +75,7 @@ def guarded(work: Callable[[], Any]) -> int:
 _TILDE = re.compile(r"(?P<option>--?[^=]+=)?(?P<path>~[^/=\s]*(?:/.*)?)", re.DOTALL)
 
 
-def expanded_words(args: Sequence[str] | None = None) -> list[str]:
+def expand_words(args: Sequence[str] | None = None) -> list[str]:
     """Return a command line with ~ and ~user, at the start of a value, as folders.
 
     A shell leaves the tilde of --out=~/x, and of a quoted one, as it is. Raises UserError for a
@@ -84,7 +84,7 @@ def expanded_words(args: Sequence[str] | None = None) -> list[str]:
     words = []
     for word in sys.argv[1:] if args is None else args:
         match = _TILDE.fullmatch(word)
-        words.append(f"{match['option'] or ''}{expanded(match['path'])}" if match else word)
+        words.append(f"{match['option'] or ''}{expand_user(match['path'])}" if match else word)
     return words
 
 
@@ -112,12 +112,12 @@ def _describe_group(info: StructTypeInfo) -> StructConstructorSpec | None:
             help = option.rule.help if option is not None else getdoc(of_field) or ""
             help = " ".join(help.split())
         elif option is not None:
-            of_field = _annotated(option, WARP_HELP[field.name] if is_warp else option.rule.help)
+            of_field = _annotate(option, WARP_HELP[field.name] if is_warp else option.rule.help)
         fields.append(StructFieldSpec(field.name, of_field, getattr(default, field.name), help))
     return StructConstructorSpec(kind, tuple(fields))
 
 
-def _annotated(option: Option, help: str) -> Any:
+def _annotate(option: Option, help: str) -> Any:
     """Return the option's type with its name, its alias and its help."""
     kind, rule = option.kind, option.rule
     if rule.positional:
@@ -142,7 +142,7 @@ def parse(args: Sequence[str] | None = None) -> TrainConfig:
     Raises SystemExit with code 2 for bad arguments, 0 after --help; UserError where a text option
     cannot be read.
     """
-    words = expanded_words(args)
+    words = expand_words(args)
     default = PRESETS.get(_preset_in(words) or "mnist", PRESETS["mnist"])
     default, words = _take_texts(default, words)
     with _registry:
@@ -170,7 +170,7 @@ def _preset_in(words: Sequence[str]) -> str | None:
     return _read(words)[0]
 
 
-def given_in(args: Sequence[str] | None = None) -> frozenset[str]:
+def spellings_in(args: Sequence[str] | None = None) -> frozenset[str]:
     """Return the spellings of the options that a command line gives."""
     return _read(sys.argv[1:] if args is None else args)[1]
 
@@ -214,7 +214,7 @@ def _take_texts(config: TrainConfig, words: list[str]) -> tuple[TrainConfig, lis
             continue
         if not equals and not remaining:
             raise UserError(f'{name}: expected a text such as "rotate=20,scale=0.15", got nothing')
-        config = option.set(config, option.converted(value if equals else remaining.pop(0)))
+        config = option.set(config, option.convert(value if equals else remaining.pop(0)))
     return config, rest
 
 

@@ -62,7 +62,7 @@ __all__ = [
     "check",
     "differences",
     "from_yaml",
-    "given_by",
+    "spellings_of",
     "to_yaml",
 ]
 
@@ -348,7 +348,7 @@ class TrainConfig(Group):
         for name, value in options.items():
             if name not in known:
                 raise UserError(f"{name}: no such option{nearest(name, known)}")
-            config = known[name].set(config, known[name].converted(value))
+            config = known[name].set(config, known[name].convert(value))
         return config
 
 
@@ -356,7 +356,7 @@ OPTIONS: dict[str, Option] = {item.spelling: item for item in all_options(TrainC
 _NAMES = python_names(OPTIONS.values())
 
 
-def given_by(options: Iterable[str]) -> frozenset[str]:
+def spellings_of(options: Iterable[str]) -> frozenset[str]:
     """Return the spellings of options by their Python names; what has no option is left out."""
     return frozenset(_NAMES[name].spelling for name in options if name in _NAMES)
 

@@ -103,14 +103,14 @@ class Option(NamedTuple):
 
     def set(self, config: T, value: Any) -> T:
         """Return a copy of the configuration with another value of this option."""
-        return _replaced(config, self.path, value)
+        return _replace(config, self.path, value)
 
     @property
     def is_nested(self) -> bool:
         """Return True if the value is a dataclass, whose fields are options too."""
         return dataclasses.is_dataclass(self.kind)
 
-    def converted(self, value: Any) -> Any:
+    def convert(self, value: Any) -> Any:
         """Return the value in the option's type. Raises UserError where it is of another kind."""
         try:
             if self.is_nested and isinstance(value, str) and self.rule.parse is not None:
@@ -120,10 +120,10 @@ class Option(NamedTuple):
             raise UserError(f"--{self.spelling}: {error}") from None
 
 
-def _replaced(config: T, path: tuple[str, ...], value: Any) -> T:
+def _replace(config: T, path: tuple[str, ...], value: Any) -> T:
     name, *rest = path
     if rest:
-        value = _replaced(getattr(config, name), tuple(rest), value)
+        value = _replace(getattr(config, name), tuple(rest), value)
     return dataclasses.replace(config, **{name: value})  # type: ignore[type-var]
 
 

@@ -173,7 +173,7 @@ def sort_keys(
     return (pair[:, 0] << 31) | (pair[:, 1] >> 1)
 
 
-def permuted(
+def permute(
     start: int,
     stop: int,
     n: int,

@@ -9,18 +9,18 @@ if __name__ == "__main__":  # before torch, and what may not be installed, are i
     require_trainer()
     spin_briefly()
 
-from .cli import given_in, guarded, parse
+from .cli import guard, parse, spellings_in
 from .evaluation.hooks import HOOKS
 from .runs.loop import run
 
 
 def main(args: list[str] | None = None) -> int:
     """Train as the command line says, and return the exit code."""
-    return guarded(lambda: _train(args))
+    return guard(lambda: _train(args))
 
 
 def _train(args: list[str] | None) -> int:
-    return run(parse(args), HOOKS, given=given_in(args))
+    return run(parse(args), HOOKS, given=spellings_in(args))
 
 
 if __name__ == "__main__":

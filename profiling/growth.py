@@ -136,7 +136,7 @@ def child(point: Point) -> None:
         done += 1
         metrics.add(done, *terms)
 
-    def fixed() -> None:
+    def do_fixed_work() -> None:
         for flat, optimizer in zip(flats, (step.d.optimizer, step.g.optimizer), strict=True):
             optimizer.step()
             flat.refresh()
@@ -145,15 +145,15 @@ def child(point: Point) -> None:
     for line in sys.stdin:
         count = int(line)
         cpu = os.times()
-        result = {"ms": timed(update, count)}
+        result = {"ms": time_calls(update, count)}
         user, system = (b - a for a, b in zip(cpu[:2], os.times()[:2], strict=True))
-        result |= {"kernel": system / (user + system), "fixed": timed(fixed, 2)}
+        result |= {"kernel": system / (user + system), "fixed": time_calls(do_fixed_work, 2)}
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         result["peak"] = peak * (1 if sys.platform == "darwin" else 1024) / MIB - before
         print(json.dumps(result), flush=True)
 
 
-def timed(function: Callable[[], None], count: int) -> float:
+def time_calls(function: Callable[[], None], count: int) -> float:
     """Return milliseconds per call."""
     start = time.perf_counter()
     for _ in range(count):
@@ -445,7 +445,7 @@ def conditions(options: str, facts: dict[str, Any], n: str) -> str:
     )
 
 
-def merged(document: str, family: Family, block: str) -> str:
+def merge(document: str, family: Family, block: str) -> str:
     """Return the document with the text between the family's marks replaced, or appended."""
     start, end = f"<!-- growth.py {family} -->", "<!-- end -->"
     text = f"{start}\n{block}\n{end}"
@@ -485,7 +485,7 @@ def main(config: GrowthConfig) -> None:
         block = f"{conditions(options, facts, n)}\n\n{block}"
         print(f"{block}\n", flush=True)
         text = document.read_text() if document.exists() else ""
-        document.write_text(merged(text, family, block))
+        document.write_text(merge(text, family, block))
 
 
 if __name__ == "__main__":

@@ -14,12 +14,12 @@ from helpers.runs import COMMON
 
 import fastinfogan
 from fastinfogan import data, train
-from fastinfogan.cli import given_in, parse
+from fastinfogan.cli import parse, spellings_in
 from fastinfogan.config import TrainConfig, check, from_yaml
 from fastinfogan.errors import UserError
 from fastinfogan.networks import check_image_size
 from fastinfogan.presets import PRESETS
-from fastinfogan.presets.adapting import adapted
+from fastinfogan.presets.adapting import adapt
 from fastinfogan.terms.warp import Warp
 
 CODES = (
@@ -36,7 +36,7 @@ SHAPES = ((8, 1), (28, 1), (28, 3), (32, 1), (32, 3), (48, 2), (64, 4), (128, 3)
 
 def read(*args: str) -> tuple[TrainConfig, tuple[str, ...]]:
     """Return what the command would train, and what it would say."""
-    config, notes = adapted(parse(args), given_in(args))
+    config, notes = adapt(parse(args), spellings_in(args))
     check(config)
     return config, notes
 
@@ -54,7 +54,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], str]
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_alone_is_not_changed(preset):
-    assert adapted(PRESETS[preset], frozenset()) == (PRESETS[preset], ())
+    assert adapt(PRESETS[preset], frozenset()) == (PRESETS[preset], ())
 
 
 @pytest.mark.quick_cases(6)
@@ -64,7 +64,7 @@ def test_any_codes_and_any_side_that_networks_take_are_trained_without_a_correct
         for side, channels in SHAPES:
             spec = sets[side, channels]
             requested = PRESETS[preset].with_options(codes=codes, data=spec)
-            config, notes = adapted(requested, frozenset({"codes", "data"}))
+            config, notes = adapt(requested, frozenset({"codes", "data"}))
             check(config)
             assert (config.data.image_size, config.data.channels) == (side, channels)
             assert config.codes.codes == codes
@@ -77,7 +77,7 @@ def test_any_codes_and_any_side_that_networks_take_are_trained_without_a_correct
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_line_names_every_changed_option_and_no_other(preset, sets):
     before = PRESETS[preset].with_options(codes="gaussian2", data=sets[28, 3])
-    after, notes = adapted(before, frozenset({"codes", "data"}))
+    after, notes = adapt(before, frozenset({"codes", "data"}))
     changes = fastinfogan.config.differences(before, after)
     assert bool(notes) == bool(changes)
     for change in changes:
@@ -123,7 +123,7 @@ class TestSizes:
     def test_a_side_of_no_networks_is_refused_once_with_what_works(self, sets):
         for preset in PRESETS.values():
             with pytest.raises(UserError, match="folder:PATH") as caught:
-                adapted(preset.with_options(data=sets[30, 3]), frozenset({"data"}))
+                adapt(preset.with_options(data=sets[30, 3]), frozenset({"data"}))
             assert "\n" not in str(caught.value)
 
     def test_given_sizes_that_contradict_the_images_are_refused_together(self, sets):
@@ -148,7 +148,7 @@ class TestSizes:
 
     def test_a_users_networks_train_without_the_presets_spectral_norm(self):
         requested = PRESETS["own"].with_options(networks="mine:pair", spectral_norm=True)
-        config, (line,) = adapted(requested, frozenset({"networks"}))
+        config, (line,) = adapt(requested, frozenset({"networks"}))
         assert not config.adversarial.spectral_norm
         assert "--no-spectral-norm" in line
 
@@ -171,9 +171,7 @@ class TestSizes:
     ],
 )
 def test_a_preset_s_start_without_the_game_goes_where_no_update_could_have_it(options, given, note):
-    config, notes = adapted(
-        PRESETS["mnist"].with_options(gan_start=40, **options), frozenset(given)
-    )
+    config, notes = adapt(PRESETS["mnist"].with_options(gan_start=40, **options), frozenset(given))
     assert config.adversarial.gan_start == (40 if note is None else 0)
     assert ("--gan-start" in "".join(notes)) == (note is not None)
     assert note is None or notes[0].endswith(note)

@@ -118,7 +118,7 @@ class TestHome:
         words = ["mnist", "--out=~/x", "--resume", "~/y", "--out", "~", "--project", "a~b"]
         home = str(tmp_path)
         expected = ["mnist", f"--out={home}/x", "--resume", f"{home}/y", "--out", home]
-        assert cli.expanded_words(words) == [*expected, "--project", "a~b"]
+        assert cli.expand_words(words) == [*expected, "--project", "a~b"]
         assert cli.parse(["--out=~/x"]).out == tmp_path / "x"
         assert cli.parse(["--out", "~/x"]).run_dir == tmp_path / "x"
 

@@ -1,7 +1,7 @@
 """Image sets: readers, renderers, batches; see `specs`."""
 
 from .sampler import BatchSampler, Order, batches, from_range, to_range
-from .specs import absolute, can_stream, choose, load, open_set, own_size, settled
+from .specs import absolute, can_stream, choose, load, open_set, own_size, settle
 from .splits import Images, Split
 
 __all__ = [
@@ -17,6 +17,6 @@ __all__ = [
     "load",
     "open_set",
     "own_size",
-    "settled",
+    "settle",
     "to_range",
 ]

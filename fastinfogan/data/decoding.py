@@ -64,7 +64,7 @@ def _formats(suffix: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def _opened(content: Path | bytes) -> Iterator[Image.Image]:
+def _open_image(content: Path | bytes) -> Iterator[Image.Image]:
     """Open an image. Pillow gets a file that is open, and opens no path: it may be a pipe's."""
     if isinstance(content, bytes):
         with Image.open(io.BytesIO(content), formats=_formats("")) as image:
@@ -156,7 +156,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _decode(content: Path | bytes, frame: int, count_frames: bool) -> Picture:
-    with _opened(content) as image:
+    with _open_image(content) as image:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise ValueError(f"{width}x{height} pixels, expected at most {MAX_PIXELS:,}")
@@ -189,7 +189,7 @@ def frames_in(content: Path | bytes) -> int:
     """Return the number of frames of a file. Raises ValueError as `decode` does."""
     with _quiet():
         try:
-            with _opened(content) as image:
+            with _open_image(content) as image:
                 return number_of_frames(image)
         except Exception as error:
             raise ValueError(_reason(error, content)) from None
@@ -215,13 +215,13 @@ def _deep(image: Image.Image, turn: Image.Transpose | None, mode: str, frames: i
     if isinstance(transparent, int):  # a PNG's tRNS: the one value that is not there
         mask = np.where(levels == transparent, 0, 255).astype(np.uint8)
     if turn is not None:
-        levels = _turned(levels, turn)
-        mask = None if mask is None else _turned(mask, turn)
+        levels = _turn(levels, turn)
+        mask = None if mask is None else _turn(mask, turn)
     alpha = mask is not None and not mask.all()
     return Picture(None, levels, mask if alpha else None, mode, frames, alpha, "")
 
 
-def _turned(array: NDArray[Any], turn: Image.Transpose) -> NDArray[Any]:
+def _turn(array: NDArray[Any], turn: Image.Transpose) -> NDArray[Any]:
     t = Image.Transpose
     turned = {
         t.FLIP_LEFT_RIGHT: lambda a: a[:, ::-1],

@@ -105,7 +105,7 @@ def _open(path: Path) -> Grid:
         if info.compress_type == zipfile.ZIP_STORED:
             source = Bits(path, _start(path, info) + header, shape)
         else:
-            source = Bits(_decoded(archive, info, path), header, shape)
+            source = Bits(_decode_member(archive, info, path), header, shape)
     source.read(np.array([0, shape[0] - 1]))  # a file that ends early fails here
     return Grid(source, sizes)
 
@@ -152,7 +152,7 @@ def _start(path: Path, info: zipfile.ZipInfo) -> int:
     return info.header_offset + _LOCAL_HEADER + name + extra
 
 
-def _decoded(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> Path:
+def _decode_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> Path:
     """Return the member as a file of its own in the cache, decoded once for all runs and ranks."""
     out = cache() / f"dsprites-{info.CRC:08x}.npy"
     partial = out.with_suffix(".partial")

@@ -144,7 +144,7 @@ class EncodedImages:
             self.ranges = like.ranges
             return
         survey, background = Survey(), background_colour(self.reading.background)
-        for row in self.surveyed(SURVEY_IMAGES).tolist():
+        for row in self.survey_rows(SURVEY_IMAGES).tolist():
             file, frame = self.place(row)
             try:
                 picture = decode(self.content(file), frame, count_frames=True)
@@ -161,7 +161,7 @@ class EncodedImages:
         """Return the file of each row, int64 [N]."""
         return np.arange(self.files) if self._index is None else self._index[:, 0]
 
-    def surveyed(self, most: int) -> Rows:
+    def survey_rows(self, most: int) -> Rows:
         """Return up to `most` rows that tell of the set."""
         return evenly(self.shape[0], most)
 

@@ -19,7 +19,7 @@ from ..errors import UserError
 from .decoding import image_suffixes
 from .encoded import EncodedImages
 from .reading import Reading
-from .splits import Images, Split, held_out, opened
+from .splits import Images, Split, held_out, open_both
 from .streaming import Streamed
 
 FACTORS_FILE = "factors.csv"
@@ -211,7 +211,7 @@ def read_folder(folder: Path, reading: Reading) -> dict[Split, Images]:
     else:
         test = ImageFolder(folder, files[1], reading, train)
         of_test = [_of_files(test, labels, chosen[1]), _of_files(test, factors[0], chosen[1])]
-        splits = opened(
+        splits = open_both(
             *(Streamed(train, None), Streamed(test, None)),
             *((of[0], of_test[0]), reading.stream),
             factors=(of[1], of_test[1]),

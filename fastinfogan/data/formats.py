@@ -140,7 +140,7 @@ def _read_idx(path: Path) -> NDArray[np.uint8]:
     No more is read than the header promises, and one byte.
     """
     try:
-        with _opened_idx(path) as (file, size):
+        with _open_idx(path) as (file, size):
             magic = file.read(4)
             if len(magic) < 4 or magic[:3] != b"\0\0\x08":
                 raise UserError(f"{path}: not an idx file of unsigned bytes")
@@ -169,7 +169,7 @@ def _read_idx(path: Path) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def _opened_idx(path: Path) -> Iterator[tuple[IO[bytes], int]]:
+def _open_idx(path: Path) -> Iterator[tuple[IO[bytes], int]]:
     """Open an idx file, unpacked where its name ends in .gz; gives also its size on the disk."""
     with open_regular(path) as stored:
         size = os.fstat(stored.fileno()).st_size
@@ -360,7 +360,7 @@ def _idx_shape(path: Path) -> tuple[int, ...]:
     if path.is_dir():
         parts = (_idx_files(path / below) for below in _IDX_FOLDERS)
         path = next(part["train"] for part in parts if "train" in part)
-    with _opened_idx(path) as (file, _):
+    with _open_idx(path) as (file, _):
         header = file.read(4 + 4 * MAX_RANK)
     return tuple(int(size) for size in np.frombuffer(header, ">u4", header[3], 4))
 

@@ -17,7 +17,7 @@ from . import columns, row_groups
 from .decoding import check_decodable
 from .encoded import EncodedImages
 from .reading import Reading
-from .splits import Images, Labels, Split, expanded, held_out, opened
+from .splits import Images, Labels, Split, expand_user, held_out, open_both
 from .streaming import Mode, Streamed
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 def local(reference: str) -> tuple[Path, str] | None:
     """Split PATH[:CONFIG] into the path and the configuration; None for an ID of the hub."""
-    whole, (path, _, config) = expanded(reference), reference.rpartition(":")
+    whole, (path, _, config) = expand_user(reference), reference.rpartition(":")
     if whole.exists():
         return whole, ""
-    part = expanded(path)
+    part = expand_user(path)
     return (part, config) if path and part.exists() else None
 
 
@@ -53,7 +53,7 @@ def read_hub(reference: str, reading: Reading, kind: str = "hf") -> dict[Split, 
         except UserError:
             raise
         except Exception as error:  # of the hub, the network, pyarrow
-            raise _not_loaded(where, error) from None
+            raise _load_error(where, error) from None
     splits = _parquet(reference, where) if kind == "parquet" else _load(reference, where)
     folders = () if kind == "parquet" else _folders_of_images(reference, splits)
     name = "train" if "train" in splits else next(iter(splits))
@@ -65,7 +65,7 @@ def read_hub(reference: str, reading: Reading, kind: str = "hf") -> dict[Split, 
         loaded = held_out(train, labels, reading.stream, factors=factors)
     else:
         test = HubImages(splits["test"], reading, where, folders, train)
-        loaded = opened(
+        loaded = open_both(
             *(Streamed(train, None), Streamed(test, None)),
             *((labels, test.labels()), reading.stream),
             factors=(factors, test.factors()),
@@ -98,7 +98,7 @@ def _datasets(where: str) -> Any:
 
 def _parquet(reference: str, where: str) -> dict[str, Dataset]:
     """Return the splits of .parquet files, by names that begin with train and test, else one."""
-    path = expanded(reference)
+    path = expand_user(reference)
     if path.is_file():
         files = [path]
     elif path.is_dir():
@@ -155,7 +155,7 @@ def _load(reference: str, where: str) -> dict[str, Dataset]:
         else:
             loaded = datasets.load_dataset(str(here[0]), here[1] or None)
     except Exception as error:  # of the hub, the network, pyarrow, fsspec
-        raise _not_loaded(where, error) from None
+        raise _load_error(where, error) from None
     return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
 
 
@@ -172,10 +172,10 @@ def is_remote(reference: str, mode: Mode) -> bool:
     try:
         return row_groups.is_remote(name, config, mode)
     except Exception as error:  # of the hub, the network
-        raise _not_loaded(where, error) from None
+        raise _load_error(where, error) from None
 
 
-def _not_loaded(where: str, error: Exception) -> UserError:
+def _load_error(where: str, error: Exception) -> UserError:
     return UserError(
         f"{where}: cannot be loaded ({row_groups.reason(error)}); expected the ID of a set on "
         "huggingface.co, with :CONFIG where it has several, or the path of a saved one"

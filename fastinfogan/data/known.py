@@ -16,7 +16,7 @@ from ..errors import UserError
 from .folder import MAX_TABLE, ImageFolder, flat_images
 from .formats import find_idx, read_idx_folder
 from .reading import Reading
-from .splits import Images, Split, cache, halves, missing, opened, places
+from .splits import Images, Split, cache, halves, missing, open_both, places
 from .streaming import Streamed
 
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -142,7 +142,7 @@ def celeba(reading: Reading) -> dict[Split, Images]:
     partition = next((root / name for name in _PARTITIONS if (root / name).is_file()), None)
     if partition is None:
         folder = ImageFolder(pictures, [(name,) for name in sorted(there)], reading)
-        splits = opened(
+        splits = open_both(
             Streamed(folder, False), Streamed(folder, True), (None, None), reading.stream
         )
         return {split: images.with_facts(folder.notes) for split, images in splits.items()}
@@ -158,7 +158,7 @@ def celeba(reading: Reading) -> dict[Split, Images]:
         )
     train = ImageFolder(pictures, [(name,) for name in parts["0"]], reading)
     test = ImageFolder(pictures, [(name,) for name in parts["2"]], reading, train)
-    splits = opened(Streamed(train, None), Streamed(test, None), (None, None), reading.stream)
+    splits = open_both(Streamed(train, None), Streamed(test, None), (None, None), reading.stream)
     notes = (*train.notes, *test.notes)
     return {split: images.with_facts(notes) for split, images in splits.items()}
 

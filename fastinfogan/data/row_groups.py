@@ -25,7 +25,7 @@ from ..errors import UserError
 from . import columns
 from .encoded import EncodedImages
 from .reading import Reading
-from .splits import Images, Labels, Split, opened, progress_bar
+from .splits import Images, Labels, Split, open_both, progress_bar
 from .streaming import HELD_OUT_EVERY, Grouped, Mode, Rows, Streamed, evenly, in_whole, split_size
 
 TEST_IMAGES = 10_000  # that are held out, in whole row groups; evaluation reads no more
@@ -162,7 +162,7 @@ class RowGroups(EncodedImages, Grouped):
         rows = np.concatenate(spans) if spans else np.zeros(0, np.int64)
         return rows[evenly(len(rows), most)]
 
-    def surveyed(self, most: int) -> Rows:
+    def survey_rows(self, most: int) -> Rows:
         """Return the rows that tell of the set."""
         return self.spread(most)
 
@@ -341,7 +341,7 @@ def read_row_groups(
     train = RowGroups(files, groups, features, reading, where, held_out[0])
     test = RowGroups(test_files, test_groups, features, reading, where, held_out[1], train)
     known = columns.factors_of(test.values(factors), where) if factors else None
-    loaded = opened(
+    loaded = open_both(
         *(Streamed(train, None), Streamed(test, None)),
         *((None, test.labels()), "always"),
         factors=(None, known),

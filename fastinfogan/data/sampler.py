@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import philox
 from ..errors import UserError
-from .streaming import Rows, Streamed, grouped
+from .streaming import Rows, Streamed, grouped_source
 from .workers import Stream
 
 ORDERED_AT_ONCE = 2**14  # places of a long epoch's order
@@ -73,7 +73,7 @@ class Order:
         if (epoch, part) != self._held:
             size = self._per_part * self.global_batch
             start, stop = part * size, min((part + 1) * size, self.n)
-            self._part = philox.permuted(
+            self._part = philox.permute(
                 start, stop, self.n, seed=self.seed, epoch=epoch, device=self._device
             )
             self._held = (epoch, part)
@@ -226,7 +226,7 @@ def batches(
         return BatchSampler(
             resident, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
         )
-    source = grouped(images)
+    source = grouped_source(images)
     if source is not None:
         windows = WindowOrder(
             source.group_sizes,

@@ -17,7 +17,7 @@ from .decoding import MAX_BYTES, image_suffixes
 from .encoded import EncodedImages
 from .folder import Named, class_folders, printable
 from .reading import Reading
-from .splits import Images, Split, expanded, held_out
+from .splits import Images, Split, expand_user, held_out
 from .streaming import Rows
 
 _LABEL_SUFFIXES = (".cls", ".label")
@@ -91,7 +91,7 @@ def read_tar(reference: str, reading: Reading) -> dict[Split, Images]:
     shards and members. Raises UserError.
     """
     where = f"--data tar:{reference}"
-    paths = _shards(expanded(reference), where)
+    paths = _shards(expand_user(reference), where)
     images: list[Member] = []
     labels: dict[str, Member] = {}
     for shard, path in enumerate(paths):

@@ -17,7 +17,7 @@ from .chairs import chairs_like
 from .faces import faces_3d
 from .folder import count, printable, read_folder
 from .reading import Reading
-from .splits import Images, Split, expanded, whole_grid
+from .splits import Images, Split, expand_user, whole_grid
 from .sprites import SIZES, Grid, Sprites
 from .streaming import HELD_OUT_EVERY, Mode, Streamed
 from .street import street_digits_like
@@ -188,13 +188,13 @@ def _read(spec: str, reading: Reading) -> dict[Split, Images]:
         case "tar", _, path if path:
             return shards.read_tar(path, reading)
         case "idx", _, path if path:
-            return formats.read_idx(expanded(path), reading)
+            return formats.read_idx(expand_user(path), reading)
         case "npz", _, path if path:
-            return formats.read_npz(expanded(path), reading)
+            return formats.read_npz(expand_user(path), reading)
         case "npy", _, path if path:
-            return formats.open_npy_set(expanded(path), reading)
+            return formats.open_npy_set(expand_user(path), reading)
         case "folder", _, path if path:
-            return read_folder(expanded(path), reading)
+            return read_folder(expand_user(path), reading)
     raise UserError(f"--data {spec}: expected {SPECS}")
 
 
@@ -203,11 +203,11 @@ def own_size(spec: str) -> tuple[int, int, int] | None:
     spec, _ = choose(spec)
     kind, _, path = spec.partition(":")
     if kind in ("idx", "npz", "npy") and path:
-        return formats.array_size(kind, expanded(path))
+        return formats.array_size(kind, expand_user(path))
     return _SIZES.get(spec)
 
 
-def settled(spec: str, stream: Mode) -> Mode:
+def settle(spec: str, stream: Mode) -> Mode:
     """Return "always" for "auto" where a set of the hub has no space on this disk, else `stream`.
 
     What is held out of such a set differs, so a run records it. Raises UserError.
@@ -283,7 +283,7 @@ def absolute(spec: str) -> str:
     if not colon or not path:
         return spec
     if name != "hf":
-        return f"{name}:{expanded(path).resolve()}"
+        return f"{name}:{expand_user(path).resolve()}"
     here = hub.local(path)
     if here is None:
         return spec  # an ID of the hub

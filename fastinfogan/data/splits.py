@@ -69,10 +69,10 @@ def held_out(
 ) -> dict[Split, Images]:
     """Return both splits of a source that has one: every tenth image is held out."""
     train, test = Streamed(source, False), Streamed(source, True)
-    return opened(train, test, (labels, labels), mode, factors=(factors, factors))
+    return open_both(train, test, (labels, labels), mode, factors=(factors, factors))
 
 
-def opened(
+def open_both(
     train: Streamed, test: Streamed, labels: Pair, mode: Mode, *, factors: Pair = (None, None)
 ) -> dict[Split, Images]:
     """Return both splits, streamed or in memory, with the labels and factors of their sources."""
@@ -185,7 +185,7 @@ def _home() -> Path:
         return Path(tempfile.gettempdir())
 
 
-def expanded(path: str | Path) -> Path:
+def expand_user(path: str | Path) -> Path:
     """Return a path with ~ and ~user as folders. Raises UserError for a user who is not there."""
     if "\0" in str(path):
         raise UserError(f"{str(path)!r}: expected a path, which has no NUL character")

@@ -111,7 +111,7 @@ def evenly(n: int, most: int) -> Rows:
     return np.arange(count) * n // max(count, 1)
 
 
-def grouped(images: object) -> Grouped | None:
+def grouped_source(images: object) -> Grouped | None:
     """Return the source of a split that is streamed from a grouped one, else None."""
     source = images.source if isinstance(images, Streamed) else None
     return source if isinstance(source, Grouped) else None
@@ -119,7 +119,7 @@ def grouped(images: object) -> Grouped | None:
 
 def spread(images: NDArray[np.uint8] | Streamed, most: int) -> Rows:
     """Return up to `most` rows of a split: evenly spaced; of a grouped source in few groups."""
-    source = grouped(images)
+    source = grouped_source(images)
     return evenly(len(images), most) if source is None else source.spread(most)
 
 
@@ -130,7 +130,7 @@ def checksum(images: NDArray[np.uint8] | Streamed) -> str:
     are: enough to tell one set from another, not to find a single image that was changed. Of a
     grouped source, the hub's own hashes of its files are.
     """
-    source = grouped(images)
+    source = grouped_source(images)
     if source is not None:
         return f"{source.digest} ({len(images)} images in row groups)"
     hashed, n = hashlib.sha256(), len(images)

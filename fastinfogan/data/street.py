@@ -22,7 +22,7 @@ from torch import Tensor
 from .. import philox
 from ..philox import Stream
 from .formats import read_embedded_mnist
-from .splits import Images, Split, opened
+from .splits import Images, Split, open_both
 from .streaming import Mode, Rows, Streamed
 
 SIDE = 32  # pixels of an image
@@ -71,7 +71,7 @@ def street_digits_like(mode: Mode) -> dict[Split, Images]:
         Streamed(StreetDigits(np.asarray(mnist[split].images[:]), split), None)
         for split in ("train", "test")
     )
-    return opened(train, test, (mnist["train"].labels, mnist["test"].labels), mode)
+    return open_both(train, test, (mnist["train"].labels, mnist["test"].labels), mode)
 
 
 class _Draws:
@@ -105,7 +105,7 @@ def _picture(digits: Tensor, draws: _Draws) -> NDArray[np.uint8]:
     image = image + mask * (ink - image)
     image = image * _light(draws)
     blur = draws.one(0.0, 1.0)
-    image = image + blur * (_blurred(image) - image)
+    image = image + blur * (_blur(image) - image)
     image = image + draws.one(0.0, 0.05) * _texture(draws)
     pixels = image.clamp(0, 1).mul(255).round().to(torch.uint8)
     return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy())
@@ -188,7 +188,7 @@ def _light(draws: _Draws) -> Tensor:
     return slope * (1 - (draws.one() < 0.3) * draws.one(0.15, 0.5) * shaded)
 
 
-def _blurred(image: Tensor) -> Tensor:
+def _blur(image: Tensor) -> Tensor:
     """Blur over 5×5 pixels, by binomial weights."""
     # slices, because a convolution may round otherwise for another number of images
     padded = F.pad(image, (2,) * 4, mode="replicate")

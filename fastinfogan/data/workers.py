@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ..errors import UserError
-from .streaming import Grouped, Rows, Source, Streamed, grouped
+from .streaming import Grouped, Rows, Source, Streamed, grouped_source
 
 PREFETCH = 4  # batches that each worker keeps ready
 MAX_WORKERS = 8
@@ -35,7 +35,7 @@ class _Batches(Dataset[Tensor]):
 
     def __getitems__(self, requested: tuple[Rows, Rows | None]) -> Batch:
         rows, ahead = requested
-        source = grouped(self.images)
+        source = grouped_source(self.images)
         if source is not None and ahead is not None:
             source.fetch_ahead(ahead)
         try:

@@ -98,7 +98,7 @@ def spearman(
         return ranks[:, :-1].T @ ranks[:, -1] / (norms[:-1] * norms[-1])
 
 
-def followed(
+def factor_correlations(
     spec: LatentSpec,
     images: Images,
     continuous: NDArray[np.float64],

@@ -213,7 +213,7 @@ def factorvae_score(
     count = np.zeros((2, active.shape[1], factors.shape[1]))
     rng = np.random.default_rng(seed)
     for part, n in enumerate((votes, tests)):
-        for k, rows in _fixed(factors, n, batch, rng):
+        for k, rows in _draw_fixed(factors, n, batch, rng):
             least = (_variance(active[rows], named) / variance).argmin(1)
             np.add.at(count[part, :, k], least, 1)
     fitted, tested = count
@@ -268,7 +268,7 @@ def betavae_score(
     scaled = np.array(codes, dtype=np.float64)
     scaled[:, :others] /= np.maximum(codes[:, :others].std(0), 1e-12)
     x, y = [], []
-    for k, rows in _fixed(factors, (points + tests) * batch, 2, rng):
+    for k, rows in _draw_fixed(factors, (points + tests) * batch, 2, rng):
         apart = np.abs(scaled[rows[:, 0]] - scaled[rows[:, 1]])
         apart[:, others:] = apart[:, others:] > 0
         whole = len(apart) // batch
@@ -281,7 +281,7 @@ def betavae_score(
     return float(classifier.score(features[tested], target[tested]))
 
 
-def _fixed(
+def _draw_fixed(
     factors: Factors, n: int, batch: int, rng: np.random.Generator
 ) -> Iterator[tuple[int, NDArray[np.int64]]]:
     """Yield (k, rows [n_k, batch]), n draws in all: the rows of a draw share the value of factor k.

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..config import TrainConfig, given_by
+from ..config import TrainConfig, spellings_of
 from ..data.memory import NAME, from_memory
 from ..errors import UserError
 from ..options import nearest, register
@@ -86,7 +86,7 @@ def fit(
         options["networks"] = networks if isinstance(networks, str) else register(networks)
     if terms:
         options["term"] = tuple(text_of(term) for term in terms)
-    config, given = config.with_options(**options), given_by(options)
+    config, given = config.with_options(**options), spellings_of(options)
     if splits is not None:
         _check_size(config, splits)
     code = run(

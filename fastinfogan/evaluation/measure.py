@@ -93,8 +93,8 @@ def evaluate(
             their category. null where the labels are not the digits that the classifier knows.
         factors: for each known factor its best code and |correlation|, and details: of real test
             images `known_factors.compare`, and of generated digits, whose slant and stroke width
-            can be measured, `digit_factors.followed`. rotation_fit: R of the least-squares fit of
-            a circular factor's (cos, sin) by all codes, on held-out images.
+            can be measured, `digit_factors.factor_correlations`. rotation_fit: R of the
+            least-squares fit of a circular factor's (cos, sin) by all codes, on held-out images.
         information: lower bound H(c) − NLL of each code on generated images, in nats, H(c) exact:
             the prior's own; entropy, the H(c) of each. information_calibrated: the same at the
             best fixed σ per dim (an angle: κ), fitted on half of the generated images and
@@ -123,8 +123,8 @@ def evaluate(
     n = min(len(real), GENERATED)
     others = None
     if len(train) >= n:
-        chosen = philox.permuted(0, n, len(train), seed=seed, epoch=0).numpy()
-        if streaming.grouped(train.images) is not None:
+        chosen = philox.permute(0, n, len(train), seed=seed, epoch=0).numpy()
+        if streaming.grouped_source(train.images) is not None:
             chosen = streaming.spread(train.images, n)
         others = torch.from_numpy(train.images[chosen]).to(device)
     images = (real[:n], fakes.images[:n], others)
@@ -221,9 +221,9 @@ def _by_classifier(
     if coded["code_scored"] is not None:
         slot = spec.slots[spec.names.index(coded["code_scored"])]
         categories = fakes.categorical[:, slot.target.start]
-        obedience = clustering.obeyed(categories, fake_classes, coded["matching"])
+        obedience = clustering.obedience(categories, fake_classes, coded["matching"])
     gray = fakes.images[..., 0].cpu().numpy()
-    followed = digit_factors.followed(spec, gray, fakes.continuous, categories)
+    followed = digit_factors.factor_correlations(spec, gray, fakes.continuous, categories)
     return _Digits(frechet, obedience, followed)
 
 

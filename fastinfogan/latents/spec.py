@@ -349,7 +349,7 @@ class LatentSpec:
         if not soft and (eager if validate is None else validate):
             self.check_classes(categorical)
         parts = [noise]
-        relaxed = iter(self._relaxed(categorical)) if soft else None
+        relaxed = iter(self._cut_relaxed(categorical)) if soft else None
         for code, _, target in self.slots:
             if isinstance(code, Categorical | Bernoulli):
                 parts.append(next(relaxed) if relaxed else _one_hot(code, categorical[:, target]))
@@ -359,7 +359,7 @@ class LatentSpec:
                 parts.append(continuous[:, target])
         return LatentBatch(torch.cat(parts, 1), categorical, continuous)
 
-    def _relaxed(self, rows: Tensor) -> list[Tensor]:
+    def _cut_relaxed(self, rows: Tensor) -> list[Tensor]:
         """Cut relaxed rows, [Categoricals | Bernoullis], into the columns of each discrete code."""
         discrete = [code for code in self.codes if isinstance(code, Categorical | Bernoulli)]
         order = sorted(range(len(discrete)), key=lambda i: isinstance(discrete[i], Bernoulli))

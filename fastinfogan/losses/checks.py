@@ -47,7 +47,7 @@ def prepare(
     Raises ValueError on what does not fit. Messages are made only then: most calls cost
     microseconds. Values are not read, see `check_values`.
     """
-    q, categorical, continuous = unpacked(q, spec, categorical, continuous)
+    q, categorical, continuous = unpack(q, spec, categorical, continuous)
     n_cat, n_cont, n_codes = spec.n_cat, spec.n_cont, len(spec.codes)
     shape, device = q.shape, q.device
     if len(shape) != 2 or shape[1] != spec.q_dim:
@@ -93,11 +93,11 @@ def prepare(
         raise mismatch("backend", "auto, reference, triton or compiled", backend)
     labelled = None
     if mask is not None or ignore_index is not None:
-        labelled = _labelled(spec, categorical, continuous, ignore_index, mask, batch)
+        labelled = _label_mask(spec, categorical, continuous, ignore_index, mask, batch)
     return Inputs(q, spec, categorical, continuous, weights, reduction, sigma, labelled)
 
 
-def unpacked(
+def unpack(
     q: Heads,
     spec: LatentSpec,
     categorical: Tensor | LatentBatch | None,
@@ -112,7 +112,7 @@ def unpacked(
         q = q.flatten(1)
     if isinstance(categorical, LatentBatch):
         if continuous is not None:
-            raise mismatch("continuous", "nothing after a LatentBatch", _described(continuous))
+            raise mismatch("continuous", "nothing after a LatentBatch", _describe(continuous))
         _, categorical, continuous = categorical
     for name, given in (("categorical", categorical), ("continuous", continuous)):
         if given is not None and not isinstance(given, Tensor):
@@ -120,7 +120,7 @@ def unpacked(
     return q, categorical, continuous
 
 
-def _described(value: object) -> str:
+def _describe(value: object) -> str:
     if isinstance(value, Tensor):
         return f"a tensor {list(value.shape)}"
     return type(value).__name__
@@ -195,7 +195,7 @@ def weights_tensor(weights: Any, n_codes: int, q: Tensor | None = None) -> Tenso
         raise mismatch("weights", f"{n_codes} numbers", values) from None
 
 
-def _labelled(
+def _label_mask(
     spec: LatentSpec,
     categorical: Tensor,
     continuous: Tensor,

@@ -27,7 +27,7 @@ from .checks import (
     is_transformed,
     mismatch,
     prepare,
-    unpacked,
+    unpack,
     weights_tensor,
 )
 from .compiled import compiled_loss
@@ -239,7 +239,7 @@ def head_loss(
         raise mismatch("player", "discriminator or generator", player)
     if adversarial not in get_args(Adversarial):
         raise mismatch("adversarial", " or ".join(get_args(Adversarial)), adversarial)
-    q, categorical, continuous = unpacked(q, spec, categorical, continuous)
+    q, categorical, continuous = unpack(q, spec, categorical, continuous)
     targets = categorical if categorical is not None else continuous
     batch = q.shape[0] if targets is None else targets.shape[0]
     rows = logits.shape[0] if logits.ndim else 0

@@ -217,9 +217,9 @@ def _forward(inputs: Inputs, plan: _Plan, gradient: list[Tensor] | None) -> tupl
         if run.kind == "categorical":
             part = _categorical(x, run, c, gradient)
         elif run.kind == "fixed":
-            part = _fixed(x, run, c, sigma, plan.zero, gradient)
+            part = _fixed_log_q(x, run, c, sigma, plan.zero, gradient)
         elif run.kind == "learned":
-            part = _learned(x, run, c, gradient)
+            part = _learned_log_q(x, run, c, gradient)
         elif run.kind == "bernoulli":
             part = _bernoulli(x, c, gradient)
         else:
@@ -279,7 +279,7 @@ def _bernoulli(x: Tensor, c: Tensor, gradient: list[Tensor] | None) -> Tensor:
     return _pick(F.logsigmoid(torch.stack((-x, x), 2)), 2, c.unsqueeze(2)).squeeze(2)
 
 
-def _fixed(
+def _fixed_log_q(
     x: Tensor, run: _Run, c: Tensor, sigma: float, zero: Tensor, gradient: list[Tensor] | None
 ) -> Tensor:
     """Return log Q [B, n], less its constants, from means [B, n·dim] and values [B, n·dim]."""
@@ -290,7 +290,7 @@ def _fixed(
     return log_q if run.width == 1 else log_q.view(-1, run.n, run.width).sum(2)
 
 
-def _learned(x: Tensor, run: _Run, c: Tensor, gradient: list[Tensor] | None) -> Tensor:
+def _learned_log_q(x: Tensor, run: _Run, c: Tensor, gradient: list[Tensor] | None) -> Tensor:
     """Return log Q [B, n], less its constants, from means and log-variances [B, n·2·dim]."""
     mean, raw = x.view(-1, run.n, 2, run.width).unbind(2)
     log_variance = raw.clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)

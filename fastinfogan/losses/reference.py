@@ -68,7 +68,7 @@ def plain_loss(inputs: Inputs) -> tuple[Tensor, Tensor]:
     nll = plain_nll(inputs)
     batch = max(q.shape[0], 1)
     if inputs.labelled is not None:
-        return _over_the_labelled(inputs, nll, inputs.labelled)
+        return _reduce_labelled(inputs, nll, inputs.labelled)
     if weights is None:  # as Python numbers: a tensor made of them here would cost a copy
         total = torch.stack([c.weight * n for c, n in zip(spec.codes, nll, strict=True)]).sum(0)
     else:
@@ -78,7 +78,7 @@ def plain_loss(inputs: Inputs) -> tuple[Tensor, Tensor]:
     return total, nll.detach().sum(1) / batch
 
 
-def _over_the_labelled(inputs: Inputs, nll: Tensor, labelled: Tensor) -> tuple[Tensor, Tensor]:
+def _reduce_labelled(inputs: Inputs, nll: Tensor, labelled: Tensor) -> tuple[Tensor, Tensor]:
     """Reduce `plain_nll`, in which a missing label counts 0, with means over the labelled rows."""
     factor = 1 / n_labelled(labelled, nll.dtype)
     weights = inputs.weights

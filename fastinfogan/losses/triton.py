@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @lru_cache(maxsize=1)
-def _installed() -> bool:
+def _is_installed() -> bool:
     try:
         import fastinfogan_kernels
     except ImportError:
@@ -31,7 +31,7 @@ def available() -> bool:
     """Return whether the kernels and triton are installed; imports neither triton nor a driver."""
     if torch.compiler.is_compiling():
         return True  # or the import says so
-    return _installed()
+    return _is_installed()
 
 
 def _build(spec: LatentSpec) -> Layout:
@@ -64,10 +64,10 @@ _weights_of: dict[tuple[LatentSpec, torch.device], Tensor] = {}
 def _cached_weights(spec: LatentSpec, device: torch.device) -> Tensor:
     weights = _weights_of.get((spec, device))
     if weights is None:
-        from fastinfogan_kernels.memory import kept
+        from fastinfogan_kernels.memory import keep
 
         # of two threads that come here at once, both get the first one's
-        made = kept(device, lambda: _weights(spec, device))
+        made = keep(device, lambda: _weights(spec, device))
         weights = _weights_of.setdefault((spec, device), made)
     return weights
 

@@ -83,7 +83,7 @@ class Up(nn.ConvTranspose2d):
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Map [B, inputs, H, W] to [B, outputs, 2H, 2W]."""
         if _is_unsafe(x, 2 * x.shape[3]):  # its input gradient is a convolution of the output
-            return _in_fp32(_transposed, x, self.weight, self.bias)
+            return _in_fp32(_conv_transpose, x, self.weight, self.bias)
         if _by_products(x):
             return _Up.apply(x, self.weight, self.bias)
         if _folds(x, self.weight.shape[1]):
@@ -111,7 +111,7 @@ def _in_fp32(
     return y.to(x.dtype)
 
 
-def _transposed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _conv_transpose(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.conv_transpose2d(x, weight, bias, stride=2, padding=1)
 
 
@@ -184,7 +184,7 @@ def only_grads_of(kind: Grads) -> Iterator[None]:
         _grads.reset(token)
 
 
-def _wanted(ctx: Any, x: Tensor) -> list[bool]:
+def _needed_gradients(ctx: Any, x: Tensor) -> list[bool]:
     """Return which gradients to compute: of x, weight, bias."""
     kind = _grads.get()
     of_x, of_w, of_bias = ctx.needs_input_grad
@@ -285,7 +285,7 @@ class _Conv(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, w = ctx.saved_tensors
-        mask = _wanted(ctx, x)
+        mask = _needed_gradients(ctx, x)
         if torch.is_grad_enabled():
             return _backward(dy, x, w, mask, transposed=False)
         if x.shape[1] <= MAX_NARROW:
@@ -308,7 +308,7 @@ class _Up(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, w = ctx.saved_tensors
-        mask = _wanted(ctx, x)
+        mask = _needed_gradients(ctx, x)
         if torch.is_grad_enabled() or w.shape[1] <= MAX_NARROW:
             return _backward(dy, x, w, mask, transposed=True)
         dx = _backward(dy, x, w, [True, False, False], True)[0] if mask[0] else None

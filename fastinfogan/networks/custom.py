@@ -38,12 +38,12 @@ def user_pair(
         "image_size": image_size,
         "channels": channels,
     }
-    generator, discriminator = _made(path, sizes)
+    generator, discriminator = _make(path, sizes)
     _try(path, generator, discriminator, sizes)
     return UserGenerator(generator, path, sizes), UserDiscriminator(discriminator, path, sizes)
 
 
-def _made(path: str, sizes: dict[str, int]) -> tuple[nn.Module, nn.Module]:
+def _make(path: str, sizes: dict[str, int]) -> tuple[nn.Module, nn.Module]:
     where = f"--networks {path}"
     function = import_path(path, "--networks")
     if not callable(function):
@@ -115,7 +115,7 @@ class _Wrapped:
         seed = int(torch.randint(2**62, (), generator=generator))
         with GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            fresh = _made(self._path, self._sizes)[self._which]
+            fresh = _make(self._path, self._sizes)[self._which]
         self.module.load_state_dict(fresh.state_dict())
 
     def _cast(self, x: Tensor) -> Tensor:

@@ -121,5 +121,5 @@ def pair(
             generator = MnistGenerator(input_dim, image_size, channels)
         else:
             generator = TableGenerator(table, input_dim, image_size, channels)
-        of_d = table.normalised_spectrally() if spectral_norm else table
+        of_d = table.with_spectral_norm() if spectral_norm else table
         return generator, TableDiscriminator(of_d, q_dim, image_size, channels)

@@ -33,7 +33,7 @@ class Spectral(nn.Module):
         self.v.copy_(F.normalize(w.t() @ self.u, dim=0))
         self.u.copy_(F.normalize(w @ self.v, dim=0))
 
-    def normalised(self) -> Tensor:
+    def normalise(self) -> Tensor:
         """Return W / σ, in the weight's dtype and memory format."""
         w = self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
         # Copies: autograd keeps them, and `iterate` may come before the backward pass.
@@ -50,7 +50,7 @@ class SpectralConv(Spectral, Conv):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, inputs, H, W] to [B, outputs, H/2, W/2]."""
-        return convolve(x, self.normalised(), self.bias)
+        return convolve(x, self.normalise(), self.bias)
 
 
 class SpectralSame(Spectral, Same):
@@ -62,7 +62,7 @@ class SpectralSame(Spectral, Same):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, inputs, H, W] to [B, outputs, H, W]."""
-        return F.conv2d(F.pad(x, self.PADDING), self.normalised(), self.bias)
+        return F.conv2d(F.pad(x, self.PADDING), self.normalise(), self.bias)
 
 
 class SpectralLinear(Spectral, nn.Linear):
@@ -74,4 +74,4 @@ class SpectralLinear(Spectral, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, inputs] to [B, outputs]."""
-        return F.linear(x, self.normalised(), self.bias)
+        return F.linear(x, self.normalise(), self.bias)

@@ -48,7 +48,7 @@ class Table:
     spectral: bool = False  # D's and Q's weights are spectrally normalised
     largest: int = MAX_SIDE  # side: a hidden layer on all maps grows with its square
 
-    def normalised_spectrally(self) -> Table:
+    def with_spectral_norm(self) -> Table:
         """Return the table with spectral normalisation instead of BatchNorm in D and Q."""
         convs, d_fc, q_fc = (
             tuple(replace(row, bn=False) for row in rows)

@@ -22,7 +22,7 @@ from ..terms.warp import parse_changes
 _OTHERS = ("svhn", "mnist")
 
 
-def adapted(config: TrainConfig, given: frozenset[str]) -> tuple[TrainConfig, tuple[str, ...]]:
+def adapt(config: TrainConfig, given: frozenset[str]) -> tuple[TrainConfig, tuple[str, ...]]:
     """Return the configuration that can be trained, and a line that says what is changed, if any.
 
     Args:

@@ -35,8 +35,8 @@ def table() -> str:
     for name, config in PRESETS.items():
         size, channels = config.data.image_size, config.data.channels
         images = f"{size}×{size}{' colour' if channels == 3 else ''}"
-        codes = _shortened(config.codes.codes)
-        rows.append((name, config.data.data, images, codes, f"{config.steps:,}", *_measured(name)))
+        codes = _shorten(config.codes.codes)
+        rows.append((name, config.data.data, images, codes, f"{config.steps:,}", *_result(name)))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -45,7 +45,7 @@ def table() -> str:
     return "\n".join((*lines, "", NOTE))
 
 
-def _measured(name: str) -> tuple[str, str]:
+def _result(name: str) -> tuple[str, str]:
     """Return minutes and code accuracy as text; a dash where they were not measured."""
     if name not in MEASURED:
         return "–", "–"
@@ -53,7 +53,7 @@ def _measured(name: str) -> tuple[str, str]:
     return f"{minutes:.0f}", f"{100 * least:.1f} to {100 * greatest:.1f} % ({seeds} seeds)"
 
 
-def _shortened(codes: str) -> str:
+def _shorten(codes: str) -> str:
     """Return the codes with repetitions counted: "4 × cat20, uniform"."""
     counts: dict[str, int] = {}
     for code in codes.split(","):

@@ -17,7 +17,7 @@ from .. import config
 from ..atomic import parse_json, read_text, write_atomically, writing
 from ..config import TrainConfig
 from ..console import say
-from ..data.splits import expanded
+from ..data.splits import expand_user
 from ..errors import UserError
 from ..latents import LatentSpec
 from ..networks import Discriminator, Generator, pair
@@ -34,7 +34,7 @@ class RunDir:
     """The paths of a run's files; ~ and ~user are folders."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path = expanded(path)
+        self.path = path = expand_user(path)
         self.config = path / "config.yaml"
         self.environment = path / "environment.json"
         self.metrics = path / "metrics.jsonl"

@@ -23,14 +23,14 @@ from ..atomic import parse_json, read_text
 from ..config import OPTIONS, TrainConfig, check, leaves, to_yaml
 from ..console import say
 from ..data import streaming
-from ..data.splits import expanded
+from ..data.splits import expand_user
 from ..data.workers import Interrupted, Stream
 from ..errors import LostRank, NonFiniteLoss, UserError
 from ..latents import LatentSpec
 from ..losses import info_loss
 from ..networks import Generator
 from ..parallel import Ranks, StopSignal
-from ..presets.adapting import adapted
+from ..presets.adapting import adapt
 from ..training import metrics
 from ..training.cost import cost_line
 from ..training.metrics import Metrics, Stopwatch
@@ -109,16 +109,16 @@ def _prepare(
     config: TrainConfig, given: frozenset[str], in_memory: bool
 ) -> tuple[TrainConfig, list[str]]:
     """Return the configuration that is trained, with absolute paths, and lines to print."""
-    config, notes = adapted(config, given)
+    config, notes = adapt(config, given)
     check(config)
     parse_trackers(config.logging.track)
     choice, stand_in = (config.data.data, "") if in_memory else data.choose(config.data.data)
     config = config.with_options(data=data.absolute(choice))
     if not in_memory:
-        settled = data.settled(config.data.data, config.data.stream)
+        settled = data.settle(config.data.data, config.data.stream)
         config = config.with_options(stream=settled)
     if config.resume not in ("auto", "never"):
-        config = config.with_options(resume=str(expanded(config.resume).resolve()))
+        config = config.with_options(resume=str(expand_user(config.resume).resolve()))
     return config, [*notes, *filter(None, [stand_in])]
 
 
@@ -137,7 +137,7 @@ class Training:
     ) -> None:
         self.config, self.ranks, self.stop = config, ranks, stop
         self.environment, self.hooks, self.callbacks = environment, hooks, callbacks
-        ranks.agree(_shared(config, environment))
+        ranks.agree(_shared_state(config, environment))
         self.spec: LatentSpec = config.spec()
         ranks.on_all(self._try_backend)
         self.dir = RunDir(config.run_dir)
@@ -297,7 +297,7 @@ class Training:
                 if done % config.logging.log_every == 0 or last:
                     record = self._log(done, partial=done % config.logging.log_every != 0)
                     stop = self._call_back(done, record)
-                received = self._agreed(done, last) or stop
+                received = self._agree(done, last) or stop
 
                 # Checkpoint and snapshot
                 save = _due(done, config.logging.checkpoint_every) or last or bool(received)
@@ -308,7 +308,7 @@ class Training:
                     progress.show(record)
                 if received:
                     break
-            received = received or self._agreed(config.steps, last=True)
+            received = received or self._agree(config.steps, last=True)
         if received:
             name = "a callback" if received == STOPPED else signal.Signals(received).name
             saved = "nothing saved" if self.good is None else f"saved after update {done}"
@@ -405,7 +405,7 @@ class Training:
             stop = STOPPED if any(answer is True for answer in answers) else 0
         return self.ranks.most_urgent(stop)
 
-    def _agreed(self, done: int, last: bool) -> int:
+    def _agree(self, done: int, last: bool) -> int:
         """Return the signal to stop for, or 0, the same on every rank; the device is not read."""
         every = 1 if self.ranks.device.type == "cpu" else AGREE_EVERY
         if done % every and not last:
@@ -529,7 +529,7 @@ class Training:
 STOPPED = 127  # in place of a signal's number: a callback ended the run
 
 
-def _shared(config: TrainConfig, environment: dict[str, Any]) -> dict[str, object]:
+def _shared_state(config: TrainConfig, environment: dict[str, Any]) -> dict[str, object]:
     """Return what every rank must have alike, by the name to show."""
     versions = environment["packages"]
     facts = {name: versions[name] for name in ("fastinfogan", "torch")}

@@ -129,7 +129,7 @@ def to_onnx(
     need("onnxscript", "export")
     import onnx
 
-    with _quiet(), _explained(graph.part):
+    with _quiet(), _explain_errors(graph.part):
         program = torch.onnx.export(
             graph.module,
             (graph.example,),
@@ -245,7 +245,7 @@ def to_program(graph: Graph, facts: dict[str, Any]) -> bytes:
 
     The run's description lies in its extra file "fastinfogan.json".
     """
-    with _quiet(), _explained(graph.part), torch.no_grad():
+    with _quiet(), _explain_errors(graph.part), torch.no_grad():
         program = torch.export.export(
             graph.module,
             (graph.example,),
@@ -334,7 +334,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _explained(part: Part) -> Iterator[None]:
+def _explain_errors(part: Part) -> Iterator[None]:
     """Raise UserError in one line for a network that the exporter does not take."""
     try:
         yield

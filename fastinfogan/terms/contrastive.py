@@ -26,7 +26,7 @@ from ..latents import LatentBatch, LatentSpec
 from ..networks.base import Discriminator
 from ..options import Group, option
 from ..philox import Stream
-from .protocol import Address, Extra, Seen, Term, widened
+from .protocol import Address, Extra, Seen, Term, widen
 
 
 @dataclass(frozen=True)
@@ -160,5 +160,5 @@ class Contrastive(Term):
         """Return weight · cross entropy, and the cross entropy."""
         latents, factor = seen.tensors
         logits = seen.modules["critic"](seen.generator(latents, "batch"))
-        nats = F.cross_entropy(widened(logits), factor)
+        nats = F.cross_entropy(widen(logits), factor)
         return self.weight * nats, nats

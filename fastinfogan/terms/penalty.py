@@ -14,7 +14,7 @@ from torch import Tensor
 from ..networks.base import Discriminator
 from ..networks.convolution import only_grads_of
 from ..options import Group, option
-from .protocol import Seen, Term, widened
+from .protocol import Seen, Term, widen
 
 
 @dataclass(frozen=True)
@@ -74,4 +74,4 @@ def gradient_penalty(discriminator: Discriminator, images: Tensor) -> Tensor:
     logits = discriminator.logit(discriminator.trunk(images, "batch"))
     with only_grads_of("inputs"):
         (slopes,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    return widened(slopes).square().flatten(1).sum(1).mean()
+    return widen(slopes).square().flatten(1).sum(1).mean()

@@ -180,6 +180,6 @@ def check_names(terms: Iterable[Term]) -> None:
             raise UserError(f"two loss terms are named {name!r}; give each a name of its own")
 
 
-def widened(x: Tensor) -> Tensor:
+def widen(x: Tensor) -> Tensor:
     """Return x in fp32, or in its own dtype where that is wider."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -99,11 +99,11 @@ def upright(images: Tensor, u: Tensor) -> Tensor:
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     copies = F.grid_sample(wide, grid, align_corners=False)
     least, most = (part * width for part in BLUR)
-    soft = _blurred(copies, least + (most - least) * u[:, 6])
+    soft = _blur(copies, least + (most - least) * u[:, 6])
     return ((soft - 0.5) * _SHARPEN + 0.5).clamp(0, 1).to(images.dtype)
 
 
-def _blurred(images: Tensor, sigma: Tensor) -> Tensor:
+def _blur(images: Tensor, sigma: Tensor) -> Tensor:
     """Blur by Gaussians of these standard deviations [B], at least of a pixel; 0 outside."""
     sigma = sigma.clamp_min(1)
     along = []

@@ -23,7 +23,7 @@ from ..networks.convolution import only_grads_of
 from ..options import Group, option
 from ..philox import Stream
 from .invariance import SHARPNESS, needs_categories
-from .protocol import Address, Extra, Seen, Term, widened
+from .protocol import Address, Extra, Seen, Term, widen
 
 PROBE_LENGTH = 1.0  # of the random step from which the worst direction is searched
 _EPSILON = 1e-10
@@ -134,13 +134,13 @@ class VirtualAdversarial(Term):
     def _divergence(self, discriminator: Discriminator, target: Tensor, images: Tensor) -> Tensor:
         q = discriminator.q(discriminator.trunk(images, "batch"), "batch")
         log_p, log_q = (
-            (widened(x[:, self.categories]) * SHARPNESS).log_softmax(1) for x in (target, q)
+            (widen(x[:, self.categories]) * SHARPNESS).log_softmax(1) for x in (target, q)
         )
         return (log_p.exp() * (log_p - log_q)).sum(1).mean()
 
 
 def _unit(directions: Tensor) -> Tensor:
     """Return each row [C, H, W] divided by its length, in fp32 or wider."""
-    wide = widened(directions)
+    wide = widen(directions)
     length = wide.flatten(1).norm(dim=1).clamp_min(_EPSILON)
     return wide / length.view(-1, 1, 1, 1)

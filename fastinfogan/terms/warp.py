@@ -149,7 +149,7 @@ class Warp:
             warped = whole * (warped / whole).clamp(0, 1) ** power
         warped = warped + background
         if self.thickness:
-            warped = _thickened(warped, self.thickness * thicker.to(warped.dtype))
+            warped = _thicken(warped, self.thickness * thicker.to(warped.dtype))
         if self.stroke:
             some = (u[:, 10] < self.stroke).view(-1, 1, 1, 1)
             line = some * _lines(u[:, 11:15], warped.shape[-1]).to(warped.dtype)
@@ -207,7 +207,7 @@ def centre(bright: Tensor) -> Tensor:
     return torch.stack(parts, 1)
 
 
-def _thickened(images: Tensor, by: Tensor) -> Tensor:
+def _thicken(images: Tensor, by: Tensor) -> Tensor:
     """Return images with bright strokes widened (by > 0) or thinned (by < 0).
 
     by: [B]; ±1 is a pixel on each side.

@@ -53,7 +53,7 @@ class CaptureFailed(Exception):
 
 
 @contextmanager
-def restored(state: Sequence[Tensor]) -> Iterator[None]:
+def restore(state: Sequence[Tensor]) -> Iterator[None]:
     """Restore the state at the end of the block, in the same memory."""
     saved = [t.detach().clone() for t in state]
     try:
@@ -104,9 +104,9 @@ class Captured:
                 work()
 
         try:
-            with restored(state):
+            with restore(state):
                 graphs.warm_up(warm_up)
-            with restored(state):
+            with restore(state):
                 self._replay, self._result = graphs.capture(work)
         except Exception as error:  # CUDA, NCCL, a library: whatever it is, eager still runs
             failure = str(error).partition("\n")[0] or type(error).__name__
@@ -120,10 +120,10 @@ class Captured:
 
     def _compare(self, work: Callable[[], Tensor], state: Sequence[Tensor]) -> float:
         before = [t.detach().clone() for t in state]
-        with restored(state):
+        with restore(state):
             result = work().clone()
             expected = [t.detach().clone() for t in state]
-        with restored(state):
+        with restore(state):
             self._replay()
             apart = [_distance(*three) for three in zip(state, expected, before, strict=True)]
             apart.append(_distance(self._result, result, torch.zeros_like(result)))

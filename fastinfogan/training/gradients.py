@@ -19,7 +19,7 @@ from ..losses import adversarial_losses, head_loss, info_loss
 from ..losses.adversarial import Player as Side
 from ..networks import Discriminator, Generator
 from ..networks.convolution import only_grads_of
-from ..terms.protocol import Extra, Seen, TermSet, widened
+from ..terms.protocol import Extra, Seen, TermSet, widen
 from .balance import Balance
 
 Routing = Literal["openai", "head", "generator-step"]
@@ -76,7 +76,7 @@ class Objective:
                 validate=False,
             )
             if self.smoothing and side == "discriminator":
-                adversarial = adversarial + self.smoothing * widened(logits[: -len(q)]).mean()
+                adversarial = adversarial + self.smoothing * widen(logits[: -len(q)]).mean()
             return adversarial, total, per_code
         pair = self.adversarial
         d_loss, g_loss = adversarial_losses(pair) if isinstance(pair, str) else pair
@@ -129,7 +129,7 @@ class Networks(NamedTuple):
 NO_TERMS = TermSet()
 
 
-def unscaled(loss: Tensor) -> Tensor:
+def leave_unscaled(loss: Tensor) -> Tensor:
     """Return the loss as it is: no loss scale."""
     return loss
 
@@ -140,7 +140,7 @@ def d_grads(
     params: Sequence[nn.Parameter],
     real: Tensor,
     latents: LatentBatch,
-    scale: Scale = unscaled,
+    scale: Scale = leave_unscaled,
     *,
     terms: TermSet = NO_TERMS,
     extras: Sequence[Extra] = (),
@@ -177,7 +177,7 @@ def real_grads(
     spec: LatentSpec,
     params: Sequence[nn.Parameter],
     real: Tensor,
-    scale: Scale = unscaled,
+    scale: Scale = leave_unscaled,
     *,
     terms: TermSet,
     extras: Sequence[Extra] = (),
@@ -196,8 +196,8 @@ def real_grads(
     """
     discriminator = networks.discriminator
     of_real, *of_extra = _features(networks, [x.to(real.dtype) for x in (real, *_images(extras))])
-    q = widened(discriminator.q(of_real, "update"))
-    q_extra = [widened(discriminator.q(x, "batch")) for x in of_extra]
+    q = widen(discriminator.q(of_real, "update"))
+    q_extra = [widen(discriminator.q(x, "batch")) for x in of_extra]
     no_latents = LatentBatch(
         q.new_zeros(0, spec.input_dim),
         q.new_zeros(0, spec.n_cat, dtype=torch.int64),
@@ -214,7 +214,7 @@ def g_grads(
     objective: Objective,
     params: Sequence[nn.Parameter],
     latents: LatentBatch,
-    scale: Scale = unscaled,
+    scale: Scale = leave_unscaled,
     *,
     terms: TermSet = NO_TERMS,
     extras: Sequence[Extra] = (),
@@ -252,7 +252,7 @@ def shared_grads(
     g_params: Sequence[nn.Parameter],
     real: Tensor,
     latents: LatentBatch,
-    scale: Scale = unscaled,
+    scale: Scale = leave_unscaled,
     *,
     d_terms: TermSet = NO_TERMS,
     d_extras: Sequence[Extra] = (),
@@ -343,11 +343,11 @@ def _d_loss(
             batch.real,
             batch.fake,
             batch.latents,
-            widened(q),
-            widened(q_fake),
+            widen(q),
+            widen(q_fake),
             fake_logits,
         )
-        total, logged = terms.add(total, seen, extras, [widened(x) for x in q_extra])
+        total, logged = terms.add(total, seen, extras, [widen(x) for x in q_extra])
     real_logits = real_logits.detach()
     record = DRecord(
         loss.detach(), _probability(real_logits), _probability(fake_logits.detach()), nll, logged
@@ -384,7 +384,7 @@ def _g_grads(
     of_leaf: Tensor | None = None
     more: Gradients = tuple(torch.zeros_like(p) for p in params[n_pair:])
     if terms.terms:
-        none, wide = widened(q[:0]), widened(q)
+        none, wide = widen(q[:0]), widen(q)
         seen = Seen(*networks, batch.real, fake, batch.latents, none, wide, logits)
         added, logged = terms.add(torch.zeros_like(information), seen, extras)
         of_leaf, *grads_of_terms = torch.autograd.grad(
@@ -406,4 +406,4 @@ def _g_grads(
 
 def _probability(logit: Tensor) -> Tensor:
     """Return the mean of D's output; near 1 bf16 has no more than two digits."""
-    return widened(logit).sigmoid().mean()
+    return widen(logit).sigmoid().mean()

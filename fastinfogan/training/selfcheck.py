@@ -22,7 +22,7 @@ from ..networks.convolution import only_grads_of
 from ..networks.drawing import GLOBAL_GENERATOR
 from ..philox import Stream
 from ..terms.protocol import Address
-from .capture import restored
+from .capture import restore
 from .player import BATCH_NORMS
 from .step import Step
 
@@ -48,11 +48,11 @@ def check_layers(step: Step) -> str:
     real = (low + (high - low) * real).permute(0, 3, 1, 2)
     failures: list[str] = []
     buffers = [b for module in step.modules().values() for b in module.buffers()]
-    watched = _watched(step.working_modules(), draw, failures)
+    watched = _compare_layers(step.working_modules(), draw, failures)
     with (
         GLOBAL_GENERATOR,
         torch.random.fork_rng([device] if device.type == "cuda" else []),
-        restored(buffers),
+        restore(buffers),
         watched,
     ):
         at = Address(config.seed, 0, step.ranks.rank * len(real))
@@ -71,7 +71,7 @@ def check_layers(step: Step) -> str:
 
 
 @contextmanager
-def _watched(
+def _compare_layers(
     modules: dict[str, nn.Module], draw: torch.Generator, failures: list[str]
 ) -> Iterator[None]:
     """Compare every layer, once per shape of its input, as it is passed."""

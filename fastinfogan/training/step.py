@@ -32,7 +32,7 @@ from ..terms.user import load_objective, load_terms
 from ..terms.vat import VirtualAdversarial
 from ..terms.warp import WarpedCopies, parse_changes
 from .balance import Balance
-from .capture import Captured, CaptureFailed, restored
+from .capture import Captured, CaptureFailed, restore
 from .ema import Ema
 from .gradients import (
     AdversarialPair,
@@ -45,9 +45,9 @@ from .gradients import (
     d_grads,
     g_grads,
     generate,
+    leave_unscaled,
     real_grads,
     shared_grads,
-    unscaled,
 )
 from .player import Player, working_copies, working_network
 from .policy import Policy, choose
@@ -218,7 +218,7 @@ COMPILER = "inductor"  # of torch.compile; tests take one that only traces
 _NOT_FOR_USERS = (r"TensorFloat32 tensor cores", r"\s*Online softmax is disabled")
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compile_whole(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return `function`, which calls `autograd.grad`, as one graph without a break."""
     config = torch._dynamo.config
     if not hasattr(config, "trace_autograd_ops"):
@@ -269,7 +269,7 @@ class Step:
         )
         self.scaler: torch.amp.GradScaler | None = ranks.accelerator.scaler
         self.ema = Ema(self.networks.generator, config.optimiser.ema)
-        params = self._trained(self.networks, {})
+        params = self._trained_parameters(self.networks, {})
         rates, betas = (
             (config.optimiser.lr_d, config.optimiser.lr_g),
             (config.optimiser.beta1, config.optimiser.beta2),
@@ -286,7 +286,7 @@ class Step:
             working_network(generator, copies), working_network(discriminator, copies)
         )
         self._working_modules = {module: working_network(module, copies) for module in owned}
-        self.d_params, self.g_params = self._trained(self.working, self._working_modules)
+        self.d_params, self.g_params = self._trained_parameters(self.working, self._working_modules)
         self._check_start()
         self._work: dict[Active, Work] = {}
         self.work(self.active(0))  # where torch cannot compile, say so now
@@ -297,7 +297,7 @@ class Step:
         """Return an objective's name, or the losses of a user's own."""
         return load_objective(objective) if ":" in objective else objective
 
-    def _trained(
+    def _trained_parameters(
         self, networks: Networks, copies: dict[nn.Module, nn.Module]
     ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """Return the parameters that D's and that G's step trains, the terms' own at the end."""
@@ -354,7 +354,7 @@ class Step:
         return self._bind(terms, compile=False)
 
     def _bind(self, names: Sequence[str], compile: bool) -> Work:
-        scale: Scale = unscaled if self.scaler is None else self.scaler.scale
+        scale: Scale = leave_unscaled if self.scaler is None else self.scaler.scale
         pair = (self.working, self.objective)
         terms = [term for term in self.terms if term.name in names]
         d_terms, g_terms = (
@@ -398,8 +398,8 @@ class Step:
             )  # fmt: skip
 
         if compile:  # one graph each; shapes are fixed, a new one is an error
-            of_real, of_d = compiled(of_real), compiled(of_d)
-            of_g, of_both = compiled(of_g), compiled(of_both)
+            of_real, of_d = compile_whole(of_real), compile_whole(of_d)
+            of_g, of_both = compile_whole(of_g), compile_whole(of_both)
         return Work(d_terms, g_terms, of_real, of_d, of_g, of_both)
 
     def prepare(self, real: Tensor) -> list[str]:
@@ -432,7 +432,7 @@ class Step:
     def _compile(self, real: Tensor) -> list[str]:
         """Run a first update, for which the compiler runs; go on without it where it fails."""
         try:
-            with restored(self._state()), warnings.catch_warnings():
+            with restore(self._state()), warnings.catch_warnings():
                 for words in _NOT_FOR_USERS:
                     warnings.filterwarnings("ignore", words)
                 for active, first in self._active_sets().items():

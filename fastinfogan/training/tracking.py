@@ -89,7 +89,7 @@ class Tracking:
         self._state = self._read_state()
         self._trackers: dict[str, Any] = {}
         for name in names:
-            self._guarded(name, lambda name=name: self._open(name))  # type: ignore[misc]
+            self._guard(name, lambda name=name: self._open(name))  # type: ignore[misc]
 
     @property
     def names(self) -> list[str]:
@@ -101,13 +101,13 @@ class Tracking:
         scalars = flatten(record)
         for name in self.names:
             tracker = self._trackers[name]
-            self._guarded(name, lambda t=tracker: t.log(scalars, step=record["step"]))  # type: ignore[misc]
+            self._guard(name, lambda t=tracker: t.log(scalars, step=record["step"]))  # type: ignore[misc]
 
     def log_pictures(self, step: int, pictures: dict[str, Image.Image]) -> None:
         """Send pictures, by name, of update `step`."""
         for name in self.names:
             for title, picture in pictures.items():
-                self._guarded(
+                self._guard(
                     name,
                     lambda n=name, t=title, p=picture: self._log_picture(n, step, t, p),  # type: ignore[misc]
                 )
@@ -116,10 +116,10 @@ class Tracking:
         """Flush and close the trackers."""
         for name in self.names:
             tracker = self._trackers[name]
-            self._guarded(name, lambda t=tracker: t.finish())  # type: ignore[misc]
+            self._guard(name, lambda t=tracker: t.finish())  # type: ignore[misc]
         self._trackers = {}
 
-    def _guarded(self, name: str, work: Callable[[], None]) -> None:
+    def _guard(self, name: str, work: Callable[[], None]) -> None:
         """Do the work; where it fails, switch the tracker off with one line."""
         try:
             with warnings.catch_warnings():
@@ -140,12 +140,12 @@ class Tracking:
             tracker = tracking.TensorBoardTracker("tensorboard", self._folder, **purge)
         elif name == "wandb":
             options = {"name": run, "dir": str(self._folder), "resume": "allow"}
-            tracker = tracking.WandBTracker(self._project, **options, **self._remembered("wandb"))
+            tracker = tracking.WandBTracker(self._project, **options, **self._recall("wandb"))
         elif name == "trackio":
             options = {"name": run, "resume": "allow"}
             tracker = tracking.TrackioTracker(self._project, config=self._config, **options)
         else:
-            known = self._remembered("mlflow")
+            known = self._recall("mlflow")
             named = {} if known else {"run_name": run}
             tracker = tracking.MLflowTracker(self._project, run_id=known.get("id"), **named)
         if hasattr(tracker, "start"):
@@ -157,7 +157,7 @@ class Tracking:
             tracker.store_init_configuration(self._config)
             self._remember("wandb", tracker.tracker.id)
         elif name == "mlflow":
-            if not self._remembered("mlflow"):  # parameters of a run cannot be written twice
+            if not self._recall("mlflow"):  # parameters of a run cannot be written twice
                 tracker.store_init_configuration(self._config)
             self._remember("mlflow", tracker.tracker.info.run_id)
         self._trackers[name] = tracker
@@ -187,7 +187,7 @@ class Tracking:
             return {}
         return state if isinstance(state, dict) else {}
 
-    def _remembered(self, name: str) -> dict[str, str]:
+    def _recall(self, name: str) -> dict[str, str]:
         return {"id": self._state[name]} if name in self._state else {}
 
     def _remember(self, name: str, run_id: str) -> None:

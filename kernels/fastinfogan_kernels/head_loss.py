@@ -93,7 +93,7 @@ def _log_bessel(square):
 
 
 @triton.jit
-def _labelled(item, label_rows, label_col, code, MASKED: tl.constexpr):
+def _is_labelled(item, label_rows, label_col, code, MASKED: tl.constexpr):
     """Return which of the items [rows, heads] have a label."""
     if MASKED:
         label = tl.load(label_rows[:, None] + code[None, :] * label_col, mask=item, other=0)
@@ -126,7 +126,7 @@ def _categorical(
         exists = h < n
         weight = tl.load(weight_ptr + code + h, mask=exists, other=0.0)
         there = live[:, None] & exists[None, :]
-        item = _labelled(there, label_rows, label_col, code + h, MASKED)
+        item = _is_labelled(there, label_rows, label_col, code + h, MASKED)
         c = tl.load(
             cat_rows[:, None] + (target + h)[None, :].to(tl.int64) * cat_col, mask=item, other=0
         ).to(tl.int64)
@@ -193,7 +193,7 @@ def _bernoulli(
         exists = h < n
         weight = tl.load(weight_ptr + code + h, mask=exists, other=0.0)
         there = live[:, None] & exists[None, :]
-        item = _labelled(there, label_rows, label_col, code + h, MASKED)
+        item = _is_labelled(there, label_rows, label_col, code + h, MASKED)
         c = tl.load(
             cat_rows[:, None] + (target + h)[None, :].to(tl.int64) * cat_col, mask=item, other=0
         ).to(tl.int64)
@@ -229,7 +229,7 @@ def _continuous(
         exists = h < n
         weight = tl.load(weight_ptr + code + h, mask=exists, other=0.0)
         there = live[:, None] & exists[None, :]
-        item = _labelled(there, label_rows, label_col, code + h, MASKED)
+        item = _is_labelled(there, label_rows, label_col, code + h, MASKED)
         factor = (scale * weight)[None, :, None]
         start = column + h * width * (2 if LEARNS else 1)
         start = start[None, :, None]
@@ -300,7 +300,7 @@ def _angle(
         exists = h < n
         weight = tl.load(weight_ptr + code + h, mask=exists, other=0.0)
         there = live[:, None] & exists[None, :]
-        item = _labelled(there, label_rows, label_col, code + h, MASKED)
+        item = _is_labelled(there, label_rows, label_col, code + h, MASKED)
         angle = tl.load(
             cont_rows[:, None] + (target + h)[None, :].to(tl.int64) * cont_col,
             mask=item,

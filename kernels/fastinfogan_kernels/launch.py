@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .head_loss import head_loss_kernel
 from .layout import ANGLE, CATEGORICAL, LEARNED_ANGLE, Layout, columns
-from .memory import Workspaces, kept, kept_for_good
+from .memory import Workspaces, keep, keep_for_good
 
 Adversarial = Literal["nonsaturating", "hinge", "lsgan", "wgan", "relativistic"]
 Player = Literal["discriminator", "generator"]
@@ -124,11 +124,11 @@ def _options(hip: bool, *args: Any) -> dict[str, object]:
 _workspaces = Workspaces()
 
 
-@kept_for_good  # a captured graph holds its address
+@keep_for_good  # a captured graph holds its address
 def _table(layout: Layout, device: torch.device) -> Tensor:
     """Return the runs in the device's memory, written once per (layout, device)."""
     runs = make_plan(layout).runs
-    return kept(device, lambda: torch.tensor(runs, dtype=torch.int32, device=device))
+    return keep(device, lambda: torch.tensor(runs, dtype=torch.int32, device=device))
 
 
 class Call(NamedTuple):

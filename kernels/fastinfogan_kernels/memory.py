@@ -24,7 +24,7 @@ def capturing(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
-def kept(device: torch.device, make: Callable[[], T]) -> T:
+def keep(device: torch.device, make: Callable[[], T]) -> T:
     """Return `make()`, outside of any pool; later work on the current stream sees it.
 
     Raises ValueError in a capture, which cannot wait for the copy.
@@ -58,7 +58,7 @@ def kept(device: torch.device, make: Callable[[], T]) -> T:
     return made[0]
 
 
-def kept_for_good(function: Callable[..., T]) -> Callable[..., T]:
+def keep_for_good(function: Callable[..., T]) -> Callable[..., T]:
     """Return `function` with its results kept, so that a captured graph may hold their address.
 
     Two threads that make the first call at once get one result. `functools.cache` would give each
@@ -103,7 +103,7 @@ class Workspaces:
         key = (device.index, torch.cuda.current_stream(device).cuda_stream)
         workspace = self._by_stream.get(key)
         if workspace is None or workspace[0].numel() < size:
-            workspace = self._by_stream[key] = kept(device, lambda: self._make(device, size))
+            workspace = self._by_stream[key] = keep(device, lambda: self._make(device, size))
         return workspace
 
     @staticmethod

@@ -33,7 +33,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .memory import kept, kept_for_good
+from .memory import keep, keep_for_good
 
 _CATEGORICAL, _BERNOULLI, _UNIFORM, _GAUSSIAN, _WEIGHTED, _ANGLE = range(6)
 _KINDS = {
@@ -185,7 +185,7 @@ def _words(kind: int, width: int) -> int:
     return width + width % 2 if kind == _GAUSSIAN else 1
 
 
-@kept_for_good  # a captured graph holds its address
+@keep_for_good  # a captured graph holds its address
 def _table(plan: Plan, device: torch.device) -> Tensor:
     """Return the plan as int64 [rows, _FIELDS] on the device.
 
@@ -210,7 +210,7 @@ def _table(plan: Plan, device: torch.device) -> Tensor:
     thresholds += [0] * (-len(thresholds) % _FIELDS)
     flat = [field for row in rows for field in row] + thresholds
     table = torch.tensor(flat, dtype=torch.int64).view(-1, _FIELDS)
-    return kept(device, lambda: table.to(device))
+    return keep(device, lambda: table.to(device))
 
 
 @triton.jit

@@ -61,9 +61,9 @@ def test_every_point_is_measured_and_lands_in_table_plot_and_document(tmp_path: 
 
 
 def test_a_new_table_leaves_the_words_around_it(growth: ModuleType) -> None:
-    document = growth.merged("# Growth\n\nWhy.\n", "batch", "one")
-    document = growth.merged(document, "side", "two") + "\nMore words.\n"
-    again = growth.merged(document, "batch", r"new \1")
+    document = growth.merge("# Growth\n\nWhy.\n", "batch", "one")
+    document = growth.merge(document, "side", "two") + "\nMore words.\n"
+    again = growth.merge(document, "batch", r"new \1")
     assert again == document.replace("one", r"new \1")
     assert again.startswith("# Growth\n\nWhy.\n")
     assert again.endswith("two\n<!-- end -->\n\nMore words.\n")

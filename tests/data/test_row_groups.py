@@ -301,9 +301,9 @@ def test_without_room_on_the_disk_auto_reads_from_the_hub(
     assert not row_groups.is_remote("some/set", "", "never")
     Usage.free -= 1
     assert row_groups.is_remote("some/set", "", "auto")
-    assert data.settled("hf:some/set", "auto") == "always"
-    assert data.settled("hf:some/set", "never") == "never"
-    assert data.settled("npy:some/set", "auto") == "auto"
+    assert data.settle("hf:some/set", "auto") == "always"
+    assert data.settle("hf:some/set", "never") == "never"
+    assert data.settle("npy:some/set", "auto") == "auto"
     (tmp_path / "cached").mkdir()  # it is there already
     assert not row_groups.is_remote("some/set", "", "auto")
 

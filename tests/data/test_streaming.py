@@ -199,9 +199,9 @@ def test_the_order_of_large_sets_holds_every_index_once(n: int, seed: int, epoch
 
 def test_the_order_of_large_sets_is_the_same_in_parts_and_looks_random() -> None:
     n = philox.MAX_SORTED + 12345
-    whole = philox.permuted(0, n, n, seed=7, epoch=2)
+    whole = philox.permute(0, n, n, seed=7, epoch=2)
     assert whole.sort().values.equal(torch.arange(n))
-    part = philox.permuted(1000, 1500, n, seed=7, epoch=2)
+    part = philox.permute(1000, 1500, n, seed=7, epoch=2)
     assert part.equal(whole[1000:1500])
     x = whole.double() / n
     y = torch.arange(n).double() / n
@@ -219,7 +219,7 @@ def test_the_order_of_large_sets_is_the_same_in_parts_and_looks_random() -> None
 def test_epochs_and_seeds_of_large_sets_have_orders_of_their_own() -> None:
     n = 10**9
     orders = {
-        tuple(philox.permuted(0, 50, n, seed=seed, epoch=epoch).tolist())
+        tuple(philox.permute(0, 50, n, seed=seed, epoch=epoch).tolist())
         for seed, epoch in [(0, 0), (0, 1), (0, 2), (1, 0), (2**32, 0), (2**62, 0)]
     }
     assert len(orders) == 6
@@ -238,7 +238,7 @@ def test_an_epoch_of_a_large_set_is_whole_and_its_ranks_share_it(
     per_epoch = 100 // (6 * world)
     seen = torch.cat([rank.indices(step) for step in range(per_epoch) for rank in ranks])
     assert len(set(seen.tolist())) == len(seen) == per_epoch * 6 * world
-    assert seen.equal(philox.permuted(0, len(seen), 100, seed=1, epoch=0))
+    assert seen.equal(philox.permute(0, len(seen), 100, seed=1, epoch=0))
 
 
 # Splits, what is streamed, and the checksum

@@ -115,7 +115,7 @@ class TestMatching:
             return
         codes, labels = pairs(table)
         matching = clustering.match_labels(*clustering.contingency(codes, labels, 3))
-        accuracy = clustering.obeyed(codes, labels, matching)
+        accuracy = clustering.obedience(codes, labels, matching)
         assert accuracy == pytest.approx(match(codes, labels)["code_accuracy"], abs=1e-12)
         labelled = [label for label in matching if label is not None]
         assert len(labelled) == len(set(labelled)) == min(3, len(np.unique(labels)))
@@ -125,4 +125,4 @@ class TestMatching:
 
     def test_obedience_counts_a_category_without_a_label_as_wrong(self):
         categories, seen = np.array([0, 0, 1, 2, 2]), np.array([7, 8, 7, 8, 8])
-        assert clustering.obeyed(categories, seen, [7, None, 8]) == 3 / 5
+        assert clustering.obedience(categories, seen, [7, None, 8]) == 3 / 5

@@ -12,7 +12,7 @@ from scipy import ndimage
 from scipy.stats import spearmanr
 
 from fastinfogan import data
-from fastinfogan.evaluation.digit_factors import correlate, followed, slant, stroke_width
+from fastinfogan.evaluation.digit_factors import correlate, factor_correlations, slant, stroke_width
 from fastinfogan.latents import Categorical, Gaussian, LatentSpec, Uniform
 
 FINE = 8  # each pixel is the mean of 8 × 8 points
@@ -184,7 +184,7 @@ def test_every_dim_of_every_continuous_code_is_named():
     lean = np.linspace(-1, 1, 30)
     images = np.concatenate([leaning(s) for s in lean])
     codes = np.stack((np.zeros(30), -lean, lean), axis=1)
-    result = followed(spec, images, codes, np.zeros(30, np.int64))
+    result = factor_correlations(spec, images, codes, np.zeros(30, np.int64))
     assert result.keys() == {"slant", "stroke_width"}
     whole = {"within": pytest.approx(1.0), "pooled": pytest.approx(1.0)}
     codes = result["slant"]["codes"]
@@ -198,5 +198,5 @@ def test_every_dim_of_every_continuous_code_is_named():
 def test_without_a_continuous_code_no_factor_has_one():
     spec = LatentSpec(noise=1, codes=(Categorical(2),))
     images = np.concatenate([leaning(s) for s in np.linspace(-1, 1, 30)])
-    result = followed(spec, images, np.zeros((30, 0)), np.zeros(30, np.int64))
+    result = factor_correlations(spec, images, np.zeros((30, 0)), np.zeros(30, np.int64))
     assert result["slant"] == {"code": None, "correlation": None, "codes": {}}

@@ -272,7 +272,7 @@ class TestRowsOfAFixedFactor:
     def test_they_share_its_value_and_come_from_all_values_and_rows(self, seed, sizes):
         factors = sample_factors(sizes, 400, seed=seed)
         rng = np.random.default_rng(seed)
-        drawn = dict(disentanglement._fixed(factors, 400 * len(sizes), 16, rng))
+        drawn = dict(disentanglement._draw_fixed(factors, 400 * len(sizes), 16, rng))
         assert sorted(drawn) == list(range(len(sizes)))
         assert sum(map(len, drawn.values())) == 400 * len(sizes)
         for k, rows in drawn.items():
@@ -283,7 +283,7 @@ class TestRowsOfAFixedFactor:
 
     def test_values_are_drawn_alike_however_many_rows_they_have(self):
         factors = np.repeat([0, 1], [900, 100])[:, None]
-        ((_, rows),) = disentanglement._fixed(factors, 4000, 2, np.random.default_rng(0))
+        ((_, rows),) = disentanglement._draw_fixed(factors, 4000, 2, np.random.default_rng(0))
         assert factors[rows[:, 0], 0].mean() == pytest.approx(0.5, abs=0.04)
 
 

@@ -26,7 +26,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         monkeypatch.setattr(
             torch, name, lambda *a, real=real, device=None, **kwargs: real(*a, **kwargs)
         )
-    monkeypatch.setattr(memory, "kept", lambda device, make: make())
+    monkeypatch.setattr(memory, "keep", lambda device, make: make())
     monkeypatch.setattr(memory, "capturing", lambda device: state.capturing)
     stream = lambda device: SimpleNamespace(cuda_stream=state.stream)  # noqa: E731
     monkeypatch.setattr(torch.cuda, "current_stream", stream)
@@ -88,7 +88,7 @@ def test_a_copy_to_the_device_within_a_capture_is_refused(
 ) -> None:
     monkeypatch.setattr(memory, "capturing", lambda device: True)
     with pytest.raises(ValueError, match="make one such call before the capture"):
-        memory.kept(CUDA, lambda: torch.zeros(1))
+        memory.keep(CUDA, lambda: torch.zeros(1))
 
 
 def test_kept_memory_is_made_in_a_thread_whose_error_is_raised(
@@ -107,9 +107,9 @@ def test_kept_memory_is_made_in_a_thread_whose_error_is_raised(
         monkeypatch.setattr(torch.cuda, name, Null)
     monkeypatch.setattr(memory, "capturing", lambda device: False)
     here = threading.get_ident()
-    assert memory.kept(CUDA, threading.get_ident) != here
+    assert memory.keep(CUDA, threading.get_ident) != here
     with pytest.raises(ZeroDivisionError):
-        memory.kept(CUDA, lambda: 1 // 0)
+        memory.keep(CUDA, lambda: 1 // 0)
 
 
 def test_the_caller_s_stream_waits_for_what_another_stream_made(
@@ -142,7 +142,7 @@ def test_the_caller_s_stream_waits_for_what_another_stream_made(
     for name in ("device", "stream"):
         monkeypatch.setattr(torch.cuda, name, lambda _: nullcontext())
     monkeypatch.setattr(memory, "capturing", lambda device: False)
-    assert memory.kept(CUDA, make) == "layout"
+    assert memory.keep(CUDA, make) == "layout"
     assert calls == ["made", "recorded on default", "current waits for default"]
 
 
@@ -188,7 +188,7 @@ def test_two_first_calls_at_once_get_the_one_result_that_is_kept_for_good():
     """A graph may hold the address of either."""
     both = threading.Barrier(2, timeout=30)
 
-    @memory.kept_for_good
+    @memory.keep_for_good
     def make(size: int) -> torch.Tensor:
         both.wait()
         return torch.zeros(size)
@@ -207,7 +207,7 @@ def test_two_first_losses_at_once_read_the_weights_that_are_kept_for_good(monkey
         both.wait()
         return make()
 
-    monkeypatch.setattr(memory, "kept", wait)
+    monkeypatch.setattr(memory, "keep", wait)
     spec, q = LatentSpec(noise=1, codes=(Categorical(3, weight=0.37),)), torch.zeros(1, 3)
     first, second = at_once(lambda: adapter.own_weights(spec, q))
     assert first is second is adapter.own_weights(spec, q)

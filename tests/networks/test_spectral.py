@@ -59,14 +59,14 @@ class TestLayers:
         else:
             expected = F.linear(x, w, layer.bias)
         torch.testing.assert_close(layer(x), expected)
-        assert float(norm(layer.normalised())) == pytest.approx(1.0, abs=1e-9)
+        assert float(norm(layer.normalise())) == pytest.approx(1.0, abs=1e-9)
 
     def test_iterations_bring_the_estimate_to_it_from_below(self, kind):
         layer = layer_of(kind)
         truth, last = float(norm(layer.weight)), 0.0
         for _ in range(30):
             layer.iterate()
-            ratio = layer.weight / layer.normalised()
+            ratio = layer.weight / layer.normalise()
             estimate = float(ratio.detach().flatten()[0])
             assert last <= estimate * (1 + 1e-12)
             assert estimate <= truth * (1 + 1e-12)
@@ -84,7 +84,7 @@ class TestLayers:
         """Eq. 12: (G - <G, W/σ> uvᵀ) / σ for the gradient G of the normalised weight."""
         layer = settled(layer_of(kind))
         upstream = torch.randn(layer.weight.shape, dtype=torch.float64)
-        (got,) = torch.autograd.grad(layer.normalised(), layer.weight, upstream)
+        (got,) = torch.autograd.grad(layer.normalise(), layer.weight, upstream)
         u, s, vt = torch.linalg.svd(layer.weight.detach().flatten(1))
         g, w = upstream.flatten(1), layer.weight.detach().flatten(1)
         expected = (g - (g * w / s[0]).sum() * torch.outer(u[:, 0], vt[0])) / s[0]
@@ -122,7 +122,7 @@ class TestLayers:
 
 def test_a_convolution_keeps_its_memory_format():
     layer = layer_of("conv").to(memory_format=torch.channels_last)
-    assert layer.normalised().is_contiguous(memory_format=torch.channels_last)
+    assert layer.normalise().is_contiguous(memory_format=torch.channels_last)
     assert isinstance(layer, Conv)
 
 
@@ -184,7 +184,7 @@ class TestDiscriminator:
     @pytest.mark.quick_cases(1)
     def test_fresh_weights_are_known_to_a_tenth(self, discriminator):
         for name, layer in self.layers(discriminator).items():
-            assert 1.0 <= float(norm(layer.normalised())) * (1 + 1e-6) < 1.1, name
+            assert 1.0 <= float(norm(layer.normalise())) * (1 + 1e-6) < 1.1, name
 
     @pytest.mark.parametrize(
         ("stats", "training", "moves"),

@@ -273,9 +273,9 @@ def test_a_dim_shape_in_colour_gives_the_copy_that_a_bright_gray_one_gives():
 
 @pytest.mark.parametrize("side", [8, 16, 64])
 def test_blurring_leaves_the_inside_of_an_even_image_as_it_is(side):
-    from fastinfogan.terms.upright import BLUR, _blurred
+    from fastinfogan.terms.upright import BLUR, _blur
 
     even = torch.full((2, 1, side, side), 0.5, dtype=torch.float64)
     sigma = torch.tensor(BLUR, dtype=torch.float64) * side
-    inside = _blurred(even, sigma)[..., side // 2, side // 2]
+    inside = _blur(even, sigma)[..., side // 2, side // 2]
     torch.testing.assert_close(inside, torch.full_like(inside, 0.5), atol=1e-3, rtol=0)

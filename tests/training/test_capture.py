@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from fastinfogan.config import TrainConfig
 from fastinfogan.train import main
 from fastinfogan.training import capture, step
-from fastinfogan.training.capture import Captured, CaptureFailed, restored
+from fastinfogan.training.capture import Captured, CaptureFailed, restore
 from fastinfogan.training.policy import Policy, choose
 from fastinfogan.training.step import Step
 
@@ -182,7 +182,7 @@ class TestCaptured:
         state = torch.zeros(2)
 
         def fail() -> None:
-            with restored([state]):
+            with restore([state]):
                 state.add_(1)
                 raise ZeroDivisionError
 

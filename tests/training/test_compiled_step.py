@@ -17,7 +17,7 @@ from fastinfogan.networks import convolution as layers
 from fastinfogan.training import step
 from fastinfogan.training.gradients import Networks, Objective, d_grads, g_grads, shared_grads
 from fastinfogan.training.policy import Policy
-from fastinfogan.training.step import Step, build, compiled
+from fastinfogan.training.step import Step, build, compile_whole
 
 pytestmark = pytest.mark.usefixtures("one_thread", "_compiler")
 
@@ -86,7 +86,7 @@ class TestGradients:
         networks, real, c = problem()
         for eager in functions(networks, routing):
             expected = flat(eager(real, c))
-            got = flat(compiled(eager)(real, c))
+            got = flat(compile_whole(eager)(real, c))
             assert len(got) == len(expected)
             assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
@@ -97,7 +97,7 @@ class TestGradients:
         monkeypatch.setattr(layers, "FOLDING", ("cpu",))
         networks, real, c = problem()
         for eager in functions(networks, "openai"):
-            for a, b in zip(flat(compiled(eager)(real, c)), flat(eager(real, c)), strict=True):
+            for a, b in zip(flat(compile_whole(eager)(real, c)), flat(eager(real, c)), strict=True):
                 torch.testing.assert_close(a, b, rtol=0, atol=1e-11 * float(b.abs().max()))
 
     @pytest.mark.slow
@@ -105,7 +105,7 @@ class TestGradients:
         for i in range(3):
             plain, other = problem(), problem()
             functions(plain[0], "openai")[i](*plain[1:])
-            compiled(functions(other[0], "openai")[i])(*other[1:])
+            compile_whole(functions(other[0], "openai")[i])(*other[1:])
             for a, b in zip(plain[0], other[0], strict=True):
                 for x, y in zip(a.buffers(), b.buffers(), strict=True):
                     assert torch.equal(x, y)
@@ -116,7 +116,7 @@ class TestGradients:
         monkeypatch.setattr(step, "COMPILER", "inductor")
         networks, real, c = problem()
         for eager in functions(networks, "openai"):
-            for a, b in zip(flat(compiled(eager)(real, c)), flat(eager(real, c)), strict=True):
+            for a, b in zip(flat(compile_whole(eager)(real, c)), flat(eager(real, c)), strict=True):
                 # sums in another order, through BatchNorm: as the textbook's in test_step
                 torch.testing.assert_close(a, b, rtol=0, atol=1e-11 * float(b.abs().max()))
 
