@@ -59,7 +59,8 @@ class Target(NamedTuple):
         reached = self.statistic(known)
         short = reached - self.bound if self.at_most else self.bound - reached
         outcome = f"short by {short:.4f}" if short > 0 else "met"
-        return f"{goal} {reached:.4f}: {outcome}, {len(known)} seeds |"
+        seeds = "1 seed" if len(known) == 1 else f"{len(known)} seeds"
+        return f"{goal} {reached:.4f}: {outcome}, {seeds} |"
 
 
 class Plan(NamedTuple):

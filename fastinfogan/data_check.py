@@ -66,7 +66,7 @@ def check_set(config: DataCheckConfig) -> int:
     for line in train.notes:
         say(line)
     census = take_census(splits)
-    for line in census.lines():
+    for line in census.lines(config.fit):
         say(line)
     side, channels = train.images.shape[1], train.images.shape[3]
     if spec.startswith(FILES) and config.channels is None and not census.coloured:

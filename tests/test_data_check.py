@@ -62,6 +62,15 @@ def test_a_sound_folder_is_described_with_the_command_to_train(
     assert command[3 + len(own) :: 2] == [f"folder:{root}", "28", "1", "32", "pad"]
 
 
+def test_what_the_crop_cuts_off_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for fit in ("crop", "pad"):
+        root = pictures(tmp_path / fit)
+        _, lines, _ = check(capsys, f"folder:{root}", "--image-size", "28", "--fit", fit)
+        assert sum("50% at most" in line for line in lines) == 1
+
+
 def test_a_set_with_one_coloured_image_is_coloured_whatever_follows():
     gray = np.full((4, 4, 3), 7, np.uint8)
     coloured = gray.copy()

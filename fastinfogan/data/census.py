@@ -15,7 +15,7 @@ from ..errors import UserError
 from .decoding import cut_off, decode, square
 from .encoded import EncodedImages, Survey
 from .folder import count
-from .reading import background_colour
+from .reading import Fit, background_colour
 from .splits import Images, Split, progress_bar
 from .streaming import Rows, Streamed, spread
 
@@ -50,8 +50,11 @@ class Census:
         if first != name():
             self.duplicates.append((name(), first))
 
-    def lines(self) -> Iterator[str]:
-        """Yield the facts, each in a line."""
+    def lines(self, fit: Fit = "crop") -> Iterator[str]:
+        """Yield the facts, each in a line; what a crop cuts off where the images are not cropped.
+
+        Of cropped images the data set's own notes say it.
+        """
         survey = self.survey
         if survey.sizes:
             widths, heights = zip(*survey.sizes, strict=True)
@@ -63,11 +66,12 @@ class Census:
                 if same
                 else f"{least[0]}x{least[1]} to {most[0]}x{most[1]}, median {middle[0]}x{middle[1]}"
             )
-            cuts = [cut_off(*size) for size in survey.sizes]
-            yield (
-                f"a square crop cuts off {median(cuts):.0%} of the median image, "
-                f"{max(cuts):.0%} at most"
-            )
+            if fit != "crop":
+                cuts = [cut_off(*size) for size in survey.sizes]
+                yield (
+                    f"a square crop would cut off {median(cuts):.0%} of the median image, "
+                    f"{max(cuts):.0%} at most"
+                )
             modes = ", ".join(f"{mode} {n}" for mode, n in survey.modes.most_common())
             yield f"modes as stored: {modes}"
             yield f"transparency: {count(survey.alpha, 'image')}"

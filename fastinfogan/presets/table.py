@@ -50,6 +50,8 @@ def _result(name: str) -> tuple[str, str]:
     if name not in MEASURED:
         return "–", "–"
     seeds, (least, greatest), minutes = MEASURED[name]
+    if seeds == 1:
+        return f"{minutes:.0f}", f"{100 * least:.1f} % (1 seed)"
     return f"{minutes:.0f}", f"{100 * least:.1f} to {100 * greatest:.1f} % ({seeds} seeds)"
 
 

@@ -134,7 +134,7 @@ def test_the_page_says_what_is_short_met_and_not_run():
     assert "![Images of fashion-mnist's codes](fashion-mnist.png)" in text
     assert "not measured |" in quality_page.section("faces", [])
     lower = quality_page.Target("frechet", "Fréchet", max, 6.0, at_most=True)
-    assert "5.0000: met, 1 seeds" in lower.line({0: record(result={"frechet": 5.0})})
+    assert "5.0000: met, 1 seed" in lower.line({0: record(result={"frechet": 5.0})})
     records[0]["name"] = "fashion-mnist --warp none"
     assert "**fashion-mnist --warp none**: 7 updates." in quality_page.section("x", records)
 
