@@ -62,9 +62,7 @@ def test_a_sound_folder_is_described_with_the_command_to_train(
     assert command[3 + len(own) :: 2] == [f"folder:{root}", "28", "1", "32", "pad"]
 
 
-def test_what_the_crop_cuts_off_is_said_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_line_on_the_crop_comes_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for fit in ("crop", "pad"):
         root = pictures(tmp_path / fit)
         _, lines, _ = check(capsys, f"folder:{root}", "--image-size", "28", "--fit", fit)

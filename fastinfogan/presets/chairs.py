@@ -8,11 +8,11 @@ images: it is 2. σ is learned, as appendix C writes. The paper's images are tho
 2014; these chairs are drawn, in the same views. The paper gives no number of updates and no batch
 size: the presets that end in `-paper` take 30,000 of 128; β1 = 0.5 is openai/InfoGAN's for MNIST.
 
-Table 6's networks take some 17 times the arithmetic of MNIST's per image, a day on two cores.
-`chairs` and `chairs-width` take SVHN's networks, at 64×64 a third of that, and 3,000 updates of 64,
-58 minutes at the pace that docs/experiments.md has for two cores. D has spectral instead of batch
-normalisation and σ is fixed, as faces need it (docs/notes/faces.md); without these chairs were not
-run. Nor was `chairs-width`.
+Table 6's networks take some 17 times the arithmetic of MNIST's per image: 30,000 updates take 45
+hours at the pace that docs/experiments.md has for two cores. `chairs` and `chairs-width` take
+SVHN's networks, at 64×64 a third of that, and 3,000 updates of 64, which take 58 minutes. D has
+spectral instead of batch normalisation and σ is fixed, as faces need it (docs/notes/faces.md);
+without these chairs were not run. Nor was `chairs-width`.
 """
 
 from fastinfogan.config import TrainConfig

@@ -9,16 +9,16 @@ light. The paper gives no number of updates and no batch size: the presets that 
 30,000 of 128; β1 = 0.5 is openai/InfoGAN's for MNIST.
 
 As the paper has it D parts real from generated images before G draws anything: after 1,000 updates
-its images were noise, and D's loss 0.1 (docs/notes/faces.md). So `faces` and its relatives have
-spectral instead of batch normalisation in D: with it G draws faces after 200 updates of 64, without
-it, at three pairs of learning rates, none. σ is fixed and λ is 1, so that a code keeps its weight
-as it is read better. G has the learning rate of the other experiments; both rates fall over the
-second half. Two codes follow a warp of real images, as slant and width do on MNIST. The first
-follows a shift to the side: these heads turn about the neck, so that they lie to one side of the
-image when they look there. The second follows light from the right, as a slope of brightness.
-Without these, the best code's ρ with azimuth stayed at .89 (docs/notes/faces.md). One such run has
-codes for azimuth, light and elevation, so `faces-elevation` and `faces-lighting` are the same
-recipe.
+its images were noise, after 1,550 D's loss was 0.07 (docs/notes/faces.md). So `faces` and its
+relatives have spectral instead of batch normalisation in D: with it G draws faces after 200 updates
+of 64, without it, at three pairs of learning rates, none. σ is fixed and λ is 1, so that a code
+keeps its weight as it is read better. G has the learning rate of the other experiments; both rates
+fall over the second half. Two codes follow a warp of real images, as slant and width do on MNIST.
+The first follows a shift to the side: these heads turn about the neck, so that they lie to one side
+of the image when they look there. The second follows light from the right, as a slope of
+brightness. Without these, the best code's ρ with azimuth stayed at .89 (docs/notes/faces.md). One
+such run has codes for azimuth, light and elevation, so `faces-elevation` and `faces-lighting` are
+the same recipe.
 """
 
 from fastinfogan.config import TrainConfig

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-NOTE = """Minutes: the median of training on one thread of an AMD EPYC.
+NOTE = """Minutes: the median of training on one thread of an AMD EPYC, next to other runs;
+dsprites in fp32, the others in bf16.
 Code accuracy: the least and the greatest of all seeds.
 Only what was measured with the default options is shown."""
 

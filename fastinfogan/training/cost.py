@@ -12,11 +12,12 @@ from ..networks import pair
 
 # Passes of G and of D per image and update. Backward takes two passes, one where weights get no
 # gradient. Alternating: G forward for D; D forward and backward on a real and a generated image;
-# then G, and D on its image, whose weights stay.
+# then G, and D on its image, whose weights stay. Shared: on a generated image D goes backward for
+# its weights, and again down to G.
 _PASSES: dict[StepMode, tuple[int, int]] = {
     "alternating": (1 + 3, 6 + 2),
     "reused": (3, 6 + 2),
-    "shared": (3, 6),
+    "shared": (3, 6 + 1),
 }
 _REAL_PASSES = 3  # of D before --gan-start: forward and backward on a real image
 

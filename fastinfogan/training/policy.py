@@ -96,7 +96,7 @@ def choose(config: TrainConfig, ranks: Ranks, terms: Sequence[Term] = ()) -> Pol
     compiled = execution.compile == "on" or (execution.compile == "auto" and auto_compile)
     captured = nvidia and execution.capture != "off"
     if device.type == "cpu":
-        reason = "on a CPU compiling gains nothing and takes a minute"
+        reason = "on a CPU compiling gains nothing and takes half a minute"
     elif not has_compiler:
         reason = "triton is not installed"
     elif not long and execution.compile == "auto":

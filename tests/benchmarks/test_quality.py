@@ -130,13 +130,31 @@ def test_the_page_says_what_is_short_met_and_not_run():
     text = quality_page.section("fashion-mnist", records)
     assert "7 updates." in text
     assert "Not run as it ships: seeds 2, 4." in text
-    assert "| code accuracy, median ≥ 0.75 | 0.7400: short by 0.0100, 3 seeds |" in text
+    assert "| code accuracy, median ≥ 0.75 | 0.7400: short by 0.0100, 3 runs |" in text
     assert "![Images of fashion-mnist's codes](fashion-mnist.png)" in text
     assert "not measured |" in quality_page.section("faces", [])
     lower = quality_page.Target("frechet", "Fréchet", max, 6.0, at_most=True)
-    assert "5.0000: met, 1 seed" in lower.line({0: record(result={"frechet": 5.0})})
+    assert "5.0000: met, 1 run " in lower.line([record(result={"frechet": 5.0})])
     records[0]["name"] = "fashion-mnist --warp none"
     assert "**fashion-mnist --warp none**: 7 updates." in quality_page.section("x", records)
+
+
+def test_runs_that_count_for_a_preset_under_another_name_have_its_options():
+    import quality
+    import quality_page
+
+    records = map(json.loads, quality_page.FIGURES.read_text().splitlines())
+    of_name = {name: preset for preset, name in quality_page.SAME_OPTIONS.items()}
+    counted = [record for record in records if record["name"] in of_name]
+    assert {record["name"] for record in counted} == set(of_name)
+    for record in counted:
+        options = f"--data {record['result']['data']}"
+        config = quality.Config(of_name[record["name"]], options=options)
+        of_run, of_preset = (
+            {key: set(str(value).split(",")) for key, value in recipe.items() if key != "compile"}
+            for recipe in (record["recipe"], quality.recipe(config))
+        )
+        assert of_run == of_preset
 
 
 def test_the_page_in_the_repository_is_that_of_its_figures():

@@ -24,7 +24,7 @@ def test_the_flop_are_those_that_torch_counts(name):
 def test_an_update_is_some_passes_of_each_network_for_every_image():
     config = PRESETS["mnist-paper"]
     g, d = flop_per_image(config) or (0, 0)
-    for step, passes in (("alternating", 4 * g + 8 * d), ("shared", 3 * g + 6 * d)):
+    for step, passes in (("alternating", 4 * g + 8 * d), ("shared", 3 * g + 7 * d)):
         line = cost_line(config.with_options(step=step), ranks=2)
         assert f"{passes / 1e9:.3g} per image" in line
         assert f"about {passes * 256 / 1e9:.3g} GFLOP" in line
