@@ -121,12 +121,12 @@ def table(records: list[dict[str, Any]]) -> str:
         rate = "–" if r["images_per_second"] is None else f"{r['images_per_second']:,.0f}"
         lines.append(f"| {r['seed']} | {' | '.join(reached)} | {r['best']:.4f} | {rate} |")
     times = sorted(math.inf if r["seconds"] is None else r["seconds"] for r in records)
-    shown = ["not reached" if math.isinf(t) else f"{t:.1f}" for t in (median(times), *times)]
+    texts = ["not reached" if math.isinf(t) else f"{t:.1f}" for t in (median(times), *times)]
     n = sum(map(math.isfinite, times))
     lines += [
         "",
-        f"{n} of {len(times)} seeds reached {level}: median {shown[0]} s, "
-        f"range {shown[1]} to {shown[-1]} s",
+        f"{n} of {len(times)} seeds reached {level}: median {texts[0]} s, "
+        f"range {texts[1]} to {texts[-1]} s",
     ]
     return "\n".join(lines)
 

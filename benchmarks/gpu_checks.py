@@ -67,15 +67,15 @@ def by_heads(q: Tensor, spec: LatentSpec, targets: Targets) -> tuple[Tensor, Ten
     return total.detach(), nll.detach(), torch.autograd.grad(total, q)[0]
 
 
-def same(got: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> bool:
+def same(actual: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> bool:
     """Return True if all tensors are equal to the last bit."""
-    return all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+    return all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
 
 
-def _errors(got: tuple[Tensor, ...], truth: tuple[Tensor, ...], unit: float) -> list[float]:
+def _errors(actual: tuple[Tensor, ...], truth: tuple[Tensor, ...], unit: float) -> list[float]:
     """Return the worst |got − true| / (|true| + gradient's unit) of total, NLL and gradient."""
     errors = []
-    for i, (a, b) in enumerate(zip(got, truth, strict=True)):
+    for i, (a, b) in enumerate(zip(actual, truth, strict=True)):
         assert bool(a.isfinite().all()), "not finite"
         error = (a.double() - b).abs() / (b.abs() + (unit if i == 2 else 1.0))
         errors.append(float(error.max()))
@@ -92,15 +92,15 @@ def values(spec: LatentSpec, dtype: torch.dtype, dry: bool) -> Check:
             wide = q.detach().double().requires_grad_()
             truth = by_heads(wide, spec, targets)
             unit = max(code.weight for code in spec.codes) / batch
-            got = _errors(loss_and_gradient(q, spec, targets), truth, unit)
+            errors = _errors(loss_and_gradient(q, spec, targets), truth, unit)
             eager = _errors(by_heads(q, spec, targets), truth, unit)
-            for i, (a, b) in enumerate(zip(got, eager, strict=True)):
+            for i, (a, b) in enumerate(zip(errors, eager, strict=True)):
                 rounding = torch.finfo(dtype).eps if i == 2 else 0.0
                 assert a <= 2 * b + rounding + 16 * EPS, (
                     f"B = {batch}: error {a:.2e} of {('total', 'NLL', 'gradient')[i]}, "
                     f"{b:.2e} of the eager loop"
                 )
-            worst = max(worst, *got)
+            worst = max(worst, *errors)
         return f"worst error {worst:.1e}"
 
     return check
@@ -165,12 +165,12 @@ def streams(machine: Machine) -> str:
     machine.wait()
     lanes = [torch.cuda.Stream() for _ in problems]
     for _ in range(25):
-        got = []
+        actual = []
         for stream, (q, targets) in zip(lanes, problems, strict=True):
             with torch.cuda.stream(stream):
-                got.append(loss_and_gradient(q, spec, targets))
+                actual.append(loss_and_gradient(q, spec, targets))
         machine.wait()
-        assert all(same(a, b) for a, b in zip(got, expected, strict=True)), "sums are mixed up"
+        assert all(same(a, b) for a, b in zip(actual, expected, strict=True)), "sums are mixed up"
     return "4 streams, 25 launches each"
 
 
@@ -317,8 +317,8 @@ def in_graph_trees(machine: Machine) -> str:
         (expected,) = torch.autograd.grad(loss(q), q)
         for _ in range(4):  # eagerly, then recorded, then replayed
             torch.compiler.cudagraph_mark_step_begin()
-            (got,) = torch.autograd.grad(compiled(q), q)
-            torch.testing.assert_close(got, expected, rtol=1e-6, atol=0)
+            (grad,) = torch.autograd.grad(compiled(q), q)
+            torch.testing.assert_close(grad, expected, rtol=1e-6, atol=0)
     return "reduce-overhead, 3 and 18 runs"
 
 
@@ -371,22 +371,22 @@ def with_logits(machine: Machine) -> str:
         out = head_loss(
             logits, q, spec, *targets, player="discriminator", adversarial=name, backend="triton"
         )
-        got = torch.autograd.grad(out.information + out.adversarial, (q, logits))
+        grads = torch.autograd.grad(out.information + out.adversarial, (q, logits))
         wide_q, wide = (x.detach().double().requires_grad_() for x in (q, logits))
         nll, _, by_q = by_heads(wide_q, spec, targets)
         d_loss = adversarial_losses(name)[0](wide[:13], wide[13:])
         (by_logits,) = torch.autograd.grad(d_loss, wide)
-        seen = (out.information.detach(), out.adversarial.detach(), *got)
-        for a, b in zip(seen, (nll, d_loss.detach(), by_q, by_logits), strict=True):
+        results = (out.information.detach(), out.adversarial.detach(), *grads)
+        for a, b in zip(results, (nll, d_loss.detach(), by_q, by_logits), strict=True):
             torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-6)
     return "nonsaturating and hinge"
 
 
-def _near(got: Any, expected: Any) -> None:
+def _near(actual: Any, expected: Any) -> None:
     """Check the contract of a draw: integers equal, floats within 1e-6 relative + 1e-7."""
-    assert torch.equal(got.categorical.cpu(), expected.categorical), "classes differ"
+    assert torch.equal(actual.categorical.cpu(), expected.categorical), "classes differ"
     for name in ("input", "continuous"):
-        a, b = getattr(got, name).cpu(), getattr(expected, name)
+        a, b = getattr(actual, name).cpu(), getattr(expected, name)
         excess = (a - b).abs() - (1e-6 * b.abs() + 1e-7)
         assert a.shape == b.shape, f"{name} has shape {list(a.shape)}"
         assert not (excess > 0).any(), f"{name} is off by {(a - b).abs().max():.1e}"
@@ -406,8 +406,8 @@ def sampler(spec: LatentSpec, backend: Any, dry: bool) -> Check:
                     "first_row": row,
                 }
                 expected = spec.sample(batch, device="cpu", backend="reference", **where)
-                got = spec.sample(batch, device=machine.device, backend=backend, **where)
-                _near(got, expected)
+                actual = spec.sample(batch, device=machine.device, backend=backend, **where)
+                _near(actual, expected)
         return "classes equal, floats within 1e-6 relative + 1e-7"
 
     return check

@@ -184,15 +184,15 @@ def _bars(axis: Any, cases: list[str], bars: dict[tuple[str, str], Timing]) -> N
     axis.set_prop_cycle(color=mpl.color_sequences["tab20" if len(ways) > 10 else "tab10"])
     for i, way in enumerate(ways):
         known = [(k, bars.get((case, way))) for k, case in enumerate(cases)]
-        drawn = [(k, t) for k, t in known if t is not None and t.median is not None]
+        points = [(k, t) for k, t in known if t is not None and t.median is not None]
         axis.bar(
-            [k + (i - (len(ways) - 1) / 2) * width for k, _ in drawn],
-            [t.median for _, t in drawn],
+            [k + (i - (len(ways) - 1) / 2) * width for k, _ in points],
+            [t.median for _, t in points],
             width,
             label=way,
             yerr=[
-                [t.median - t.low for _, t in drawn],  # type: ignore[operator]
-                [t.high - t.median for _, t in drawn],  # type: ignore[operator]
+                [t.median - t.low for _, t in points],  # type: ignore[operator]
+                [t.high - t.median for _, t in points],  # type: ignore[operator]
             ],
         )
     axis.set_xticks(range(len(cases)), cases, fontsize=8)

@@ -131,15 +131,15 @@ class Section:
             copies.append(_outcome(twin, self.real))
         truth, eager = copies
         replayed = _outcome(step, self.real)
-        seen = []
+        records = []
         for name, true in truth.items():
             by_graph, by_eager = (_apart(gradients[name], true) for gradients in (replayed, eager))
             allowed = TIMES * by_eager + MORE
             assert by_graph <= allowed, (
                 f"{name}: {by_graph:.2g} from fp32, eager {by_eager:.2g}, allowed {allowed:.2g}"
             )
-            seen.append(f"{name} {by_graph:.2g} ({by_eager:.2g})")
-        return f"from fp32 (eager): {', '.join(seen)}"
+            records.append(f"{name} {by_graph:.2g} ({by_eager:.2g})")
+        return f"from fp32 (eager): {', '.join(records)}"
 
     def time(self) -> None:
         """Time all ways in turns."""

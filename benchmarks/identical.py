@@ -324,11 +324,11 @@ class Run:
     def check_ranks(self, expected: int) -> None:
         """Fail where the run had another number of ranks than the case asks for."""
         try:
-            got = json.loads((self.folder / "environment.json").read_text())["world_size"]
+            ranks = json.loads((self.folder / "environment.json").read_text())["world_size"]
         except (OSError, ValueError, KeyError, TypeError):
-            got = "no readable number"
-        if got != expected:
-            self.failure = f"expected {expected} ranks in environment.json, got {got}"
+            ranks = "no readable number"
+        if ranks != expected:
+            self.failure = f"expected {expected} ranks in environment.json, got {ranks}"
 
     def check_exit(self, code: int, update: int) -> None:
         """Fail where a process that ended by itself did not do what it was to do."""

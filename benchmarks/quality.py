@@ -169,10 +169,10 @@ def measure(config: Config, seed: int) -> dict[str, Any]:
         "peak_mib": times["peak_mib"],
         "result": result,
     }
-    seen = accuracies(run)
-    record["accuracies"] = [(step, accuracy) for step, accuracy, _ in seen]
+    curve = accuracies(run)
+    record["accuracies"] = [(step, accuracy) for step, accuracy, _ in curve]
     for level in LEVELS:
-        reached = [(step, wrote) for step, accuracy, wrote in seen if accuracy >= level]
+        reached = [(step, wrote) for step, accuracy, wrote in curve if accuracy >= level]
         if reached:
             step, wrote = reached[0]
             record[f"updates_to_{level}"] = step

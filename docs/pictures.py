@@ -79,10 +79,10 @@ def draw_codes(run: Path, out: Path) -> None:
     whole = Image.new(
         "RGB", (sum(p.width for p in pictures), max(p.height for p in pictures)), "white"
     )
-    left = 0
+    x = 0
     for picture in pictures:
-        whole.paste(picture, (left, 0))
-        left += picture.width
+        whole.paste(picture, (x, 0))
+        x += picture.width
     whole.save(out, optimize=True)
 
 

@@ -28,23 +28,23 @@ def draw(run: Path, count: int, seed: int) -> dict[str, np.ndarray]:
         with torch.inference_mode():
             images.append(from_range(generator(batch.input), generator.image_range))
         batches.append(batch)
-    made = {"images": torch.cat(images).numpy()}
+    arrays = {"images": torch.cat(images).numpy()}
     evaluation = run / "eval.json"
     scores = json.loads(evaluation.read_text("utf-8")) if evaluation.is_file() else {}
     codes = dict(zip(spec.names, spec.slots, strict=True))
-    kept = slice(None)
+    rows = slice(None)
     if categoricals := [name for name, slot in codes.items() if slot.code.kind == "categorical"]:
         column = codes[scores.get("code_scored") or categoricals[0]].target
         labels = torch.cat([batch.categorical[:, column] for batch in batches]).flatten().numpy()
         if matching := scores.get("matching"):
             labels = np.array([-1 if label is None else label for label in matching])[labels]
-            kept = labels >= 0
-        made["labels"] = labels
+            rows = labels >= 0
+        arrays["labels"] = labels
     if spec.n_cont:
-        made["factors"] = torch.cat([batch.continuous for batch in batches]).numpy()
-    made = {name: array[kept] for name, array in made.items()}
+        arrays["factors"] = torch.cat([batch.continuous for batch in batches]).numpy()
+    arrays = {name: array[rows] for name, array in arrays.items()}
     real = [(n, s.code.dim) for n, s in codes.items() if s.code.kind not in DISCRETE]
-    return made | {"factor_names": np.array([f"{n}[{i}]" for n, dim in real for i in range(dim)])}
+    return arrays | {"factor_names": np.array([f"{n}[{i}]" for n, dim in real for i in range(dim)])}
 
 
 if __name__ == "__main__":

@@ -109,8 +109,8 @@ def completion(shell: str) -> str:
     if shell == "fish":
         lines = [f"complete -c fastinfogan -n __fish_use_subcommand -a '{' '.join(commands)}'"]
         for command, words in offered.items():
-            seen = f"__fish_seen_subcommand_from {command}"
-            lines.append(f"complete -c fastinfogan -n '{seen}' -a '{words}'")
+            condition = f"__fish_seen_subcommand_from {command}"
+            lines.append(f"complete -c fastinfogan -n '{condition}' -a '{words}'")
         return "\n".join(lines)
     cases = "\n".join(
         f"        {command}) words='{words}' ;;" for command, words in offered.items()
@@ -134,8 +134,8 @@ def print_completion(args: list[str]) -> int:
         say(COMPLETION_HELP.rstrip())
         return 0
     if len(args) != 1 or args[0] not in SHELLS:
-        got = " ".join(args) or "none"
-        say(f"error: expected one shell of {', '.join(SHELLS)}, got {got}", sys.stderr)
+        words = " ".join(args) or "none"
+        say(f"error: expected one shell of {', '.join(SHELLS)}, got {words}", sys.stderr)
         return 2
     say(completion(args[0]))
     return 0

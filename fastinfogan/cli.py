@@ -178,7 +178,7 @@ def spellings_in(args: Sequence[str] | None = None) -> frozenset[str]:
 def _read(words: Sequence[str]) -> tuple[str | None, frozenset[str]]:
     """Return the preset's name and the spellings of the options on a command line."""
     known, skip, remaining = _spellings(), False, list(words)
-    preset, given = None, set()
+    preset, names = None, set()
     while remaining:
         word = remaining.pop(0)
         if skip:
@@ -189,11 +189,11 @@ def _read(words: Sequence[str]) -> tuple[str | None, frozenset[str]]:
             name = word.partition("=")[0].replace("_", "-")
             option = known.get(name) or known.get(name.replace("--no-", "--", 1))
             if option is not None:
-                given.add(option.spelling)
+                names.add(option.spelling)
                 skip = option.kind is not bool and "=" not in word
         elif preset is None:
             preset = word
-    return preset, frozenset(given)
+    return preset, frozenset(names)
 
 
 def _take_texts(config: TrainConfig, words: list[str]) -> tuple[TrainConfig, list[str]]:

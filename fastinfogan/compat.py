@@ -92,13 +92,13 @@ class MutualInformationPenalty(nn.Module):
         return self.lambd * reduced
 
 
-def _discrete_nll(value: Tensor, given: Distribution) -> Tensor:
-    if isinstance(given, OneHotCategorical):
+def _discrete_nll(value: Tensor, distribution: Distribution) -> Tensor:
+    if isinstance(distribution, OneHotCategorical):
         value = value.argmax(-1)
-    elif not isinstance(given, CategoricalDistribution):
+    elif not isinstance(distribution, CategoricalDistribution):
         expected = "a Categorical or OneHotCategorical"
-        raise mismatch("dist_dis", expected, type(given).__name__)
-    logits = given.logits
+        raise mismatch("dist_dis", expected, type(distribution).__name__)
+    logits = distribution.logits
     shape = torch.broadcast_shapes(value.shape, logits.shape[:-1])
     n = logits.shape[-1]
     rows = logits.expand(*shape, n).reshape(-1, n)
@@ -106,15 +106,15 @@ def _discrete_nll(value: Tensor, given: Distribution) -> Tensor:
     return info_loss(rows, LatentSpec(0, (Categorical(n),)), classes).total
 
 
-def _normal_nll(value: Tensor, given: Distribution) -> Tensor:
+def _normal_nll(value: Tensor, distribution: Distribution) -> Tensor:
     independent_dims = 1
-    while isinstance(given, Independent):  # whose log_prob is a sum over these dims
-        for size in given.event_shape:
+    while isinstance(distribution, Independent):  # whose log_prob is a sum over these dims
+        for size in distribution.event_shape:
             independent_dims *= size
-        given = given.base_dist
-    if not isinstance(given, Normal):
-        raise mismatch("dist_cont", "a Normal", type(given).__name__)
-    value, mean, std = torch.broadcast_tensors(value, given.loc, given.scale)
+        distribution = distribution.base_dist
+    if not isinstance(distribution, Normal):
+        raise mismatch("dist_cont", "a Normal", type(distribution).__name__)
+    value, mean, std = torch.broadcast_tensors(value, distribution.loc, distribution.scale)
     q = torch.stack((mean.reshape(-1), 2 * std.log().reshape(-1)), 1)
     spec = LatentSpec(0, (Gaussian(sigma="learned", weight=independent_dims),))
     return info_loss(q, spec, continuous=value.reshape(-1)).total

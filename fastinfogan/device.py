@@ -70,8 +70,8 @@ def cpu_threads() -> int:
     """Return OMP_NUM_THREADS where the user set it, else this rank's share of the physical cores
     that affinity and container allow.
     """
-    if wanted := _omp_threads():
-        return wanted
+    if threads := _omp_threads():
+        return threads
     import joblib  # not in every GPU environment, where a benchmark asks for no threads
 
     allowed = joblib.cpu_count()

@@ -69,9 +69,9 @@ class Loss(nn.Module):
         weight = config.information.info_weight
         self.weights = torch.tensor([weight * c.weight for c in self.spec.codes])
 
-    def information(self, q: Tensor, drawn: LatentBatch) -> Tensor:
+    def information(self, q: Tensor, latents: LatentBatch) -> Tensor:
         """Return the weighted NLL of the codes."""
-        targets = drawn.categorical, drawn.continuous
+        targets = latents.categorical, latents.continuous
         return info_loss(q, self.spec, *targets, weights=self.weights, validate=False).total
 
 
@@ -82,10 +82,10 @@ class DLoss(Loss):
         super().__init__(config)
         self.discriminator = discriminator
 
-    def forward(self, real: Tensor, fake: Tensor, drawn: LatentBatch) -> Tensor:
+    def forward(self, real: Tensor, fake: Tensor, latents: LatentBatch) -> Tensor:
         d = self.discriminator
         on_real, on_fake = d.trunk(real, "update"), d.trunk(fake, "batch")
-        information = self.information(d.q(on_fake, "batch"), drawn)
+        information = self.information(d.q(on_fake, "batch"), latents)
         return D_LOSS(d.logit(on_real), d.logit(on_fake)) + information
 
 
@@ -99,10 +99,10 @@ class GLoss(Loss):
         self.generator = generator
         self.frozen = (discriminator,)
 
-    def forward(self, drawn: LatentBatch) -> Tensor:
+    def forward(self, latents: LatentBatch) -> Tensor:
         (d,) = self.frozen
-        features = d.trunk(self.generator(drawn.input, "update"), "batch")
-        return G_LOSS(d.logit(features)) + self.information(d.q(features, "batch"), drawn)
+        features = d.trunk(self.generator(latents.input, "update"), "batch")
+        return G_LOSS(d.logit(features)) + self.information(d.q(features, "batch"), latents)
 
 
 @dataclass
@@ -146,10 +146,10 @@ class Way:
             first_row=self.ranks.rank * batch,
         )
 
-    def fakes(self, drawn: LatentBatch) -> Tensor:
+    def fakes(self, latents: LatentBatch) -> Tensor:
         """Return images for D."""
         with torch.no_grad():
-            fake: Tensor = self.networks.generator(drawn.input, "batch")
+            fake: Tensor = self.networks.generator(latents.input, "batch")
         return fake
 
     def weights(self) -> Tensor:
@@ -170,13 +170,13 @@ class Flat(Way):
         self.g_flat, self.g_views = _flat(self.g_params)
 
     def __call__(self, step: int, real: Tensor) -> None:
-        drawn = self.latents(step, Stream.D_LATENTS)
-        loss = self.d_loss(real, self.fakes(drawn), drawn)
+        latents = self.latents(step, Stream.D_LATENTS)
+        loss = self.d_loss(real, self.fakes(latents), latents)
         pending = self._start(self.d_flat, self.d_views, torch.autograd.grad(loss, self.d_params))
-        drawn = self.latents(step, Stream.G_LATENTS)
+        latents = self.latents(step, Stream.G_LATENTS)
         pending.wait()
         self.d_adam.step()
-        grads = torch.autograd.grad(self.g_loss(drawn), self.g_params)
+        grads = torch.autograd.grad(self.g_loss(latents), self.g_params)
         self._start(self.g_flat, self.g_views, grads).wait()
         self.g_adam.step()
 
@@ -228,11 +228,11 @@ class Ddp(Way):
             self.moved.collectives += 1
 
     def __call__(self, step: int, real: Tensor) -> None:
-        drawn = self.latents(step, Stream.D_LATENTS)
-        fake = self.fakes(drawn)
+        latents = self.latents(step, Stream.D_LATENTS)
+        fake = self.fakes(latents)
         self._buffers(self.d_ddp)
         self.d_adam.zero_grad()
-        self.d_ddp(real, fake, drawn).backward()
+        self.d_ddp(real, fake, latents).backward()
         self.d_adam.step()
         self._buffers(self.g_ddp)
         self.g_adam.zero_grad()

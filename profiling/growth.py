@@ -168,11 +168,11 @@ class Child:
     """A point's process."""
 
     def __init__(self, point: Point) -> None:
-        kept = {k: v for k, v in os.environ.items() if k not in OPENMP + KEEPING}
+        environment = {k: v for k, v in os.environ.items() if k not in OPENMP + KEEPING}
         command = [sys.executable, __file__, "--child", json.dumps(asdict(point))]
         self.process = subprocess.Popen(
             command,
-            env=kept | point.environment,
+            env=environment | point.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -125,10 +125,10 @@ def rows(batch: int) -> dict[str, tuple[bool, Callable[[], object]]]:
     latents = SPEC.sample(batch, seed=1)
     targets = latents.categorical, latents.continuous
     weights = torch.ones(len(SPEC.codes))
-    given = *targets, weights
+    arguments = *targets, weights
     q = torch.randn(batch, SPEC.q_dim, generator=torch.Generator().manual_seed(0))
     q.requires_grad_()
-    call = Call(q, LAYOUT, *given)
+    call = Call(q, LAYOUT, *arguments)
     detached = call._replace(q=q.detach())
 
     def backward(total: Tensor) -> Tensor:

@@ -80,12 +80,12 @@ def efficiency(batch: float, d: float, g: float) -> float:
     return step(batch) / (step(batch) + max(d - LATENTS, 0) + g)
 
 
-def batch_for(wanted: float, d: float, g: float) -> int:
+def batch_for(speed: float, d: float, g: float) -> int:
     """Return the smallest batch per rank whose efficiency reaches `wanted`."""
     low, high = 0, 2**30
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if efficiency(middle, d, g) >= wanted else (middle, high)
+        low, high = (low, middle) if efficiency(middle, d, g) >= speed else (middle, high)
     return high
 
 
@@ -122,8 +122,8 @@ def tables() -> str:
             cells = " | ".join(f"{efficiency(b, d, g):.0%}".replace("%", " %") for b in BATCHES)
             needed = batch_for(0.9, d, g)
             unit = 10 ** max(len(str(needed)) - 2, 0)  # the assumptions carry two digits
-            shown = math.ceil(needed / unit) * unit
-            lines.append(f"| {name} | {n} | {(d + g) * 1e3:.2f} | {cells} | {shown:,} |")
+            batch = math.ceil(needed / unit) * unit
+            lines.append(f"| {name} | {n} | {(d + g) * 1e3:.2f} | {cells} | {batch:,} |")
     return "\n".join(lines)
 
 

@@ -309,9 +309,9 @@ def test_two_ranks_begin_the_game_together_and_resume_on_either_side(
                 shutil.rmtree(folder)
         code, _, errors = train(data, tmp_path / out, "--steps", "6", *options)
         assert code == 0, errors
-        expected, got = tensors(whole, 6), tensors(tmp_path / out, 6)
+        expected, actual = tensors(whole, 6), tensors(tmp_path / out, 6)
         exact = [n for n in expected if "running" not in n and "metrics" not in n]
-        assert all(torch.equal(expected[name], got[name]) for name in exact)
+        assert all(torch.equal(expected[name], actual[name]) for name in exact)
     first = tensors(whole, 2)
     g, average = (first[f"model/{name}.fc1.weight"] for name in ("generator", "generator_ema"))
     assert torch.equal(g, average)

@@ -63,7 +63,7 @@ def test_philox_gives_the_known_answers_of_random123(name):
     per_row=st.integers(1, 11),
 )
 def test_words_are_philox_at_seed_stream_step_row_and_word(seed, step, stream, first_row, per_row):
-    got = philox.words(3, per_row, seed=seed, step=step, stream=stream, first_row=first_row)
+    actual = philox.words(3, per_row, seed=seed, step=step, stream=stream, first_row=first_row)
     expected = []
     for row in range(first_row, first_row + 3):
         blocks = (
@@ -71,11 +71,11 @@ def test_words_are_philox_at_seed_stream_step_row_and_word(seed, step, stream, f
             for block in range((per_row + 3) // 4)
         )
         expected.append([word for block in blocks for word in block][:per_row])
-    assert got.tolist() == expected
+    assert actual.tolist() == expected
     as_tensor = philox.words(
         3, per_row, seed=seed, step=torch.tensor(step), stream=stream, first_row=first_row
     )
-    assert torch.equal(as_tensor, got)
+    assert torch.equal(as_tensor, actual)
 
 
 @pytest.mark.parametrize(("rows", "per_row"), [(0, 5), (3, 0)])
@@ -222,8 +222,10 @@ def test_inductor_gives_the_words_of_eager_for_every_number_per_row(seed):
 
     compiled = torch.compile(words, fullgraph=True)
     for step in (torch.tensor(3), torch.tensor(2**32 - 1), 3):
-        for n, (got, expected) in enumerate(zip(compiled(step), words(step), strict=True), start=1):
-            assert torch.equal(got, expected), (n, step)
+        for n, (actual, expected) in enumerate(
+            zip(compiled(step), words(step), strict=True), start=1
+        ):
+            assert torch.equal(actual, expected), (n, step)
 
 
 @pytest.mark.slow
@@ -236,8 +238,10 @@ def test_inductor_draws_the_latents_of_eager(codes):
     fresh = LatentSpec(62, codes)
     compiled = torch.compile(lambda at: fresh.sample(64, seed=0, step=at), fullgraph=True)
     for step in (3, torch.tensor(3), torch.tensor(7), 9):
-        got, expected = compiled(step), fresh.sample(64, seed=0, step=step)
-        assert torch.equal(got.categorical, expected.categorical)
+        actual, expected = compiled(step), fresh.sample(64, seed=0, step=step)
+        assert torch.equal(actual.categorical, expected.categorical)
         # of a Gaussian code before it is scaled by 0.5 and shifted by 3
-        torch.testing.assert_close(got.continuous, expected.continuous, rtol=2e-6, atol=1e-6)
-        torch.testing.assert_close(got.input[:, :62], expected.input[:, :62], rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(actual.continuous, expected.continuous, rtol=2e-6, atol=1e-6)
+        torch.testing.assert_close(
+            actual.input[:, :62], expected.input[:, :62], rtol=1e-6, atol=1e-7
+        )

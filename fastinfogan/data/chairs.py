@@ -310,12 +310,12 @@ def _back_to_front(one: Points, other: Points) -> list[int]:
     beyond: NDArray[np.bool_] = np.any(low[:, None] >= high[None] - 1e-6, -1)
     front = np.logical_and(beyond, ~beyond.T)
     depth = (low + high).sum(1)
-    left, out = set(range(len(low))), []
-    while left:
-        free = [i for i in left if not any(front[i, j] for j in left)]
-        chosen = min(free or left, key=lambda i: depth[i])
+    remaining, out = set(range(len(low))), []
+    while remaining:
+        free = [i for i in remaining if not any(front[i, j] for j in remaining)]
+        chosen = min(free or remaining, key=lambda i: depth[i])
         out.append(chosen)
-        left.remove(chosen)
+        remaining.remove(chosen)
     return out
 
 

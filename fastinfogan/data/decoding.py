@@ -291,23 +291,23 @@ def without_metadata(content: Path | bytes) -> bytes | None:
 
 
 def _bare_png(content: bytes) -> bytes:
-    kept, at = [_PNG], len(_PNG)
+    chunks, at = [_PNG], len(_PNG)
     while at + 8 <= len(content):
         end = at + 12 + int.from_bytes(content[at : at + 4], "big")
         if content[at + 4 : at + 8] not in _PNG_METADATA:
-            kept.append(content[at:end])
+            chunks.append(content[at:end])
         at = end
-    return b"".join(kept)
+    return b"".join(chunks)
 
 
 def _bare_jpeg(content: bytes) -> bytes:
-    kept, at = [content[:2]], 2
+    segments, at = [content[:2]], 2
     while at + 4 <= len(content) and content[at] == 0xFF and content[at + 1] != 0xDA:
         end = at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")
         if content[at + 1] not in _JPEG_METADATA:
-            kept.append(content[at:end])
+            segments.append(content[at:end])
         at = end
-    return b"".join([*kept, content[at:]])
+    return b"".join([*segments, content[at:]])
 
 
 def on_background(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:

@@ -54,7 +54,7 @@ def list_images(folder: Path) -> Listing:
     """
     files: list[tuple[str, ...]] = []
     left_out: Counter[str] = Counter()
-    seen = {_identity(folder)}
+    identities = {_identity(folder)}
     places: deque[tuple[str, ...]] = deque([()])
     links: list[tuple[str, ...]] = []
     followed = 0
@@ -63,10 +63,10 @@ def list_images(folder: Path) -> Listing:
             links.sort()
             parts = links.pop(0)
             identity = _identity(folder.joinpath(*parts))
-            if identity in seen:
+            if identity in identities:
                 left_out["linked folder read elsewhere"] += 1
                 continue
-            seen.add(identity)
+            identities.add(identity)
             followed += 1
             places.append(parts)
         above = places.popleft()
@@ -78,8 +78,8 @@ def list_images(folder: Path) -> Listing:
                     left_out["hidden folder"] += 1
                 elif entry.is_symlink():
                     links.append(parts)
-                elif (identity := _identity(Path(entry.path))) not in seen:
-                    seen.add(identity)
+                elif (identity := _identity(Path(entry.path))) not in identities:
+                    identities.add(identity)
                     places.append(parts)
                 continue
             suffix = os.path.splitext(entry.name)[1].lower()
@@ -292,9 +292,9 @@ def class_folders(
         first = next(name.parts for name in names if len(name.below) == 1)
         example = printable("/".join(first))
         lines = [f"left out {count(loose, 'image')} outside the class folders ({example})"]
-    kept = [name for name in names if len(name.below) > 1]
-    classes, labels = np.unique([name.below[0] for name in kept], return_inverse=True)
-    return kept, labels.astype(np.int64), tuple(printable(str(name)) for name in classes), lines
+    nested = [name for name in names if len(name.below) > 1]
+    classes, labels = np.unique([name.below[0] for name in nested], return_inverse=True)
+    return nested, labels.astype(np.int64), tuple(printable(str(name)) for name in classes), lines
 
 
 def _factors(

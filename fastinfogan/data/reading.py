@@ -112,10 +112,13 @@ def choose_range(
     The line is None where there is nothing to say. Raises ValueError for floats outside −1…1,
     integers outside 0…65535, and values that are not finite, unless `requested` gives the range.
     """
-    given = parse_value_range(requested)
-    if given is not None:
-        black, white = (f"{value:g}" for value in given[:2])
-        return given, f"values from {black} (black) to {white} (white), clipped outside, as asked"
+    value_range = parse_value_range(requested)
+    if value_range is not None:
+        black, white = (f"{value:g}" for value in value_range[:2])
+        return (
+            value_range,
+            f"values from {black} (black) to {white} (white), clipped outside, as asked",
+        )
     if not np.isfinite([low, high]).all():
         raise ValueError("values that are not finite")
     if kind == "float":

@@ -229,7 +229,7 @@ class RowGroups(EncodedImages, Grouped):
                 tables = pool.map(lambda group: self.source.read(group, names), self.groups)
         except Exception as error:
             raise UserError(f"{self._where}: cannot be read ({reason(error)})") from None
-        kept = [
+        groups = [
             in_whole(np.arange(start, stop), self.held_out) - first
             for start, stop, first in zip(
                 self._start[:-1], self._start[1:], self._first[:-1], strict=True
@@ -239,7 +239,7 @@ class RowGroups(EncodedImages, Grouped):
             name: np.concatenate(
                 [
                     table.column(name).to_numpy()[rows]
-                    for table, rows in zip(tables, kept, strict=True)
+                    for table, rows in zip(tables, groups, strict=True)
                 ]
             )
             for name in names

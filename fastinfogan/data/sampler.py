@@ -129,11 +129,11 @@ class WindowOrder(Order):
         """Return the groups to hold in update `step`: of its windows, and of the next one."""
         epoch, _, _, (*before, last) = self._place(step)
         there = self.windows(epoch)
-        held = [there[w].groups for w in (*before, last)]
+        groups = [there[w].groups for w in (*before, last)]
         if not before:
             after = there[last + 1] if last + 1 < len(there) else self.windows(epoch + 1)[0]
-            held.append(after.groups)
-        return np.concatenate(held)
+            groups.append(after.groups)
+        return np.concatenate(groups)
 
     def windows(self, epoch: int) -> list[Window]:
         """Return the windows of an epoch."""
@@ -174,11 +174,11 @@ class WindowOrder(Order):
         return self._rows[epoch, w]
 
 
-def _hold(held: dict[Any, Any], key: object, value: object) -> None:
+def _hold(cache: dict[Any, Any], key: object, value: object) -> None:
     """Put a value into `held`, of which the two latest stay."""
-    while len(held) > 1:
-        del held[next(iter(held))]
-    held[key] = value
+    while len(cache) > 1:
+        del cache[next(iter(cache))]
+    cache[key] = value
 
 
 class BatchSampler(Order):

@@ -196,8 +196,8 @@ def _labels(
     """Return the label of each image, the names of the classes, and lines on them."""
     if not labels:
         parts = [tuple(p for p in image.name.split("/") if p not in ("", ".")) for image in images]
-        kept, classes, names, lines = class_folders([Named("train", p, p) for p in parts])
-        if len(kept) < len(images):
+        files, classes, names, lines = class_folders([Named("train", p, p) for p in parts])
+        if len(files) < len(images):
             return None, (), ["no labels: some images lie outside class folders"]
         return classes, names, lines
     numbers = []

@@ -37,10 +37,12 @@ def match_labels(table: NDArray[np.int64], names: NDArray[np.int64]) -> Matching
     return [matched.get(category) for category in range(table.shape[1])]
 
 
-def obedience(categories: NDArray[np.int64], seen: NDArray[np.int64], matching: Matching) -> float:
+def obedience(
+    categories: NDArray[np.int64], classes: NDArray[np.int64], matching: Matching
+) -> float:
     """Return the share of images whose class `seen` [N] is the label of their category [N]."""
     expected = np.array([-1 if label is None else label for label in matching])
-    return float((expected[categories] == seen).mean())
+    return float((expected[categories] == classes).mean())
 
 
 def in_order(matching: Sequence[int | None]) -> list[int]:

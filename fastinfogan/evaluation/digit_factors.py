@@ -73,12 +73,12 @@ def correlate(
     means opposite things in two categories cancels. Rows whose factor is NaN are left out. Without
     categories both figures are the same.
     """
-    seen = np.isfinite(factor)
-    codes, factor = codes[seen], factor[seen]
+    finite = np.isfinite(factor)
+    codes, factor = codes[finite], factor[finite]
     pooled = spearman(codes, factor)
     if categories is None:
         return Correlation(pooled, pooled)
-    groups = [categories[seen] == c for c in np.unique(categories[seen])]
+    groups = [categories[finite] == c for c in np.unique(categories[finite])]
     parts = [spearman(codes[g], factor[g]) for g in groups if g.sum() >= MIN_ROWS]
     return Correlation(np.mean(parts, axis=0) if parts else np.full(codes.shape[1], np.nan), pooled)
 

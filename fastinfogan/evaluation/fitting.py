@@ -86,11 +86,11 @@ def fit(
         options["networks"] = networks if isinstance(networks, str) else register(networks)
     if terms:
         options["term"] = tuple(text_of(term) for term in terms)
-    config, given = config.with_options(**options), spellings_of(options)
+    config, names = config.with_options(**options), spellings_of(options)
     if splits is not None:
         _check_size(config, splits)
     code = run(
-        config, HOOKS, splits=splits, callbacks=callbacks, in_callers_process=True, given=given
+        config, HOOKS, splits=splits, callbacks=callbacks, in_callers_process=True, given=names
     )
     received = code - 128 if code else 0
     if received == signal.SIGINT:

@@ -24,8 +24,8 @@ def draw(
 ) -> None:
     """Draw a picture per code after `done` updates, and before the first one of real images."""
     if done == 0:
-        shown = census.sample(real)
-        pictures.save(pictures.grid(shown, 10, "real images"), folder / "real.png")
+        images = census.sample(real)
+        pictures.save(pictures.grid(images, 10, "real images"), folder / "real.png")
     for i, name in enumerate(spec.names):
         picture = pictures.traversal(generator, spec, i)
         pictures.save(picture, folder / f"step-{done:08d}-{name}.png")

@@ -324,10 +324,10 @@ def _generate(
     for first in range(0, n, CHUNK):
         rows = min(CHUNK, n - first)
         batch = spec.sample(rows, seed=seed, first_row=first, device=device)
-        drawn = generator(batch.input)
-        _, q = discriminator(drawn)
+        fakes = generator(batch.input)
+        _, q = discriminator(fakes)
         nll += info_loss(q, spec, batch.categorical, batch.continuous).per_code.double() * rows
-        images.append(data.from_range(drawn, generator.image_range))
+        images.append(data.from_range(fakes, generator.image_range))
         categorical.append(batch.categorical)
         continuous.append(batch.continuous)
         means.append(read_codes(q, spec)[:, columns])

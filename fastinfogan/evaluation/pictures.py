@@ -126,9 +126,9 @@ def draw_contingency(
     from matplotlib.figure import Figure  # the object interface: no display, no global state
 
     order = in_order(matching)
-    shown = table[:, order]
-    share = shown / shown.sum(axis=1, keepdims=True)
-    rows, columns = shown.shape
+    counts = table[:, order]
+    share = counts / counts.sum(axis=1, keepdims=True)
+    rows, columns = counts.shape
     printed = max(rows, columns) <= MAX_PRINTED
     cell = 0.5 if printed else 0.12
     figure = Figure(figsize=(cell * columns + 2, cell * rows + 1.6), layout="constrained")
@@ -146,9 +146,9 @@ def draw_contingency(
     if printed:
         axes.set_xticks(range(columns), [str(i) for i in order])
         axes.set_yticks(range(rows), [str(name) for name in labels])
-        for row, column in zip(*np.nonzero(shown), strict=True):
+        for row, column in zip(*np.nonzero(counts), strict=True):
             dark = share[row, column] > 0.5
-            count = str(shown[row, column])
+            count = str(counts[row, column])
             axes.text(
                 column, row, count, ha="center", va="center", fontsize=8, color="wk"[not dark]
             )

@@ -40,11 +40,11 @@ def _by_name(spec: LatentSpec, heads: Mapping[Any, Any]) -> list[Any]:
     missing = [name for name in spec.names if name not in heads]
     unknown = [str(name) for name in heads if name not in spec.names]
     if missing or unknown:
-        got = [f"without {', '.join(missing)}"] if missing else []
-        got += [f"with unknown {', '.join(unknown)}"] if unknown else []
+        problems = [f"without {', '.join(missing)}"] if missing else []
+        problems += [f"with unknown {', '.join(unknown)}"] if unknown else []
         raise ValueError(
             f"heads: expected a dict with the keys {', '.join(spec.names)}, got one "
-            f"{' and '.join(got)}"
+            f"{' and '.join(problems)}"
         )
     return [heads[name] for name in spec.names]
 

@@ -25,9 +25,9 @@ def is_transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
-def mismatch(what: str, expected: object, got: object, advice: str = "") -> ValueError:
+def mismatch(what: str, expected: object, actual: object, advice: str = "") -> ValueError:
     """Return the error of an argument that does not fit."""
-    return ValueError(f"{what}: expected {expected}, got {got}{advice and '; ' + advice}")
+    return ValueError(f"{what}: expected {expected}, got {actual}{advice and '; ' + advice}")
 
 
 def prepare(
@@ -114,9 +114,9 @@ def unpack(
         if continuous is not None:
             raise mismatch("continuous", "nothing after a LatentBatch", _describe(continuous))
         _, categorical, continuous = categorical
-    for name, given in (("categorical", categorical), ("continuous", continuous)):
-        if given is not None and not isinstance(given, Tensor):
-            raise _not_a_tensor(name, given)
+    for name, value in (("categorical", categorical), ("continuous", continuous)):
+        if value is not None and not isinstance(value, Tensor):
+            raise _not_a_tensor(name, value)
     return q, categorical, continuous
 
 
@@ -126,8 +126,8 @@ def _describe(value: object) -> str:
     return type(value).__name__
 
 
-def _not_a_tensor(name: str, given: object) -> ValueError:
-    kind = type(given).__name__
+def _not_a_tensor(name: str, value: object) -> ValueError:
+    kind = type(value).__name__
     how = "torch.from_numpy(…)" if kind == "ndarray" else "torch.as_tensor(…)"
     expected = "a tensor or a LatentBatch" if name == "categorical" else "a tensor"
     return mismatch(name, expected, kind, f"use {how}")
@@ -140,20 +140,22 @@ def _no_targets(name: str, q: Tensor, columns: int, dtype: torch.dtype) -> Tenso
     return q.new_empty((q.shape[0], 0), dtype=dtype)
 
 
-def _targets(spec: LatentSpec, given: Tensor, batch: int, ignore_index: int | None) -> Tensor:
+def _targets(spec: LatentSpec, targets: Tensor, batch: int, ignore_index: int | None) -> Tensor:
     """Return discrete targets as integers [B, n_cat] or soft rows, given in another form."""
-    dtype = given.dtype
-    if spec.n_cat == 1 and given.shape == (batch,) and not dtype.is_floating_point:
-        return given.unsqueeze(1)
+    dtype = targets.dtype
+    if spec.n_cat == 1 and targets.shape == (batch,) and not dtype.is_floating_point:
+        return targets.unsqueeze(1)
     columns = soft_columns(spec)
     width = max(c.stop for c in columns)
-    if width and given.shape == (batch, width) and not dtype.is_complex:
-        return given if dtype.is_floating_point else _classes(spec, given, columns, ignore_index)
-    if given.shape == (batch, spec.n_cat):
+    if width and targets.shape == (batch, width) and not dtype.is_complex:
+        return (
+            targets if dtype.is_floating_point else _classes(spec, targets, columns, ignore_index)
+        )
+    if targets.shape == (batch, spec.n_cat):
         raise mismatch("categorical's dtype", "an integer dtype", dtype)
     expected = f"shape [{batch}, {spec.n_cat}]"
     advice = f"classes are [{batch}, {spec.n_cat}], one-hot or soft rows [{batch}, {width}]"
-    raise mismatch("categorical", expected, list(given.shape), advice if width else "")
+    raise mismatch("categorical", expected, list(targets.shape), advice if width else "")
 
 
 def _classes(

@@ -457,10 +457,10 @@ def information(
             raise mismatch("entropy", f"names of codes ({names})", ", ".join(unknown))
         own = [float(entropy.get(name, prior)) for name, prior in zip(spec.names, own, strict=True)]
     elif entropy is not None:
-        given = torch.as_tensor(entropy, dtype=per_code.dtype, device=per_code.device)
-        if given.shape != (n_codes,):
-            raise mismatch("entropy", f"shape [{n_codes}]", list(given.shape))
-        return given - per_code
+        entropies = torch.as_tensor(entropy, dtype=per_code.dtype, device=per_code.device)
+        if entropies.shape != (n_codes,):
+            raise mismatch("entropy", f"shape [{n_codes}]", list(entropies.shape))
+        return entropies - per_code
     return per_code.new_tensor(own) - per_code
 
 

@@ -39,11 +39,11 @@ class BatchNorm(nn.Module):
             parts = x.chunk(len(stats))
             return torch.cat([self(part, s) for part, s in zip(parts, stats, strict=True)])
         stats = stats or ("update" if self.training else "running")
-        kept = stats != "batch"
+        with_running = stats != "batch"
         return F.batch_norm(
             x,
-            self.running_mean if kept else None,
-            self.running_var if kept else None,
+            self.running_mean if with_running else None,
+            self.running_var if with_running else None,
             self.weight,
             self.bias,
             training=stats != "running",

@@ -48,23 +48,24 @@ def _make(path: str, sizes: dict[str, int]) -> tuple[nn.Module, nn.Module]:
     function = import_path(path, "--networks")
     if not callable(function):
         raise UserError(f"{where}: expected a function, got {type(function).__name__}")
-    made = call(function, where, **sizes)
-    if not isinstance(made, tuple) or len(made) != 2:
+    networks = call(function, where, **sizes)
+    if not isinstance(networks, tuple) or len(networks) != 2:
         raise UserError(
-            f"{where}: expected it to return (generator, discriminator), got {type(made).__name__}"
+            f"{where}: expected it to return (generator, discriminator), "
+            f"got {type(networks).__name__}"
         )
-    for name, module in zip(("generator", "discriminator"), made, strict=True):
+    for name, module in zip(("generator", "discriminator"), networks, strict=True):
         if not isinstance(module, nn.Module):
             raise UserError(
                 f"{where}: expected the {name} to be an nn.Module, got {type(module).__name__}"
             )
     for part in _PARTS:
-        if not callable(getattr(made[1], part, None)):
+        if not callable(getattr(networks[1], part, None)):
             raise UserError(
                 f"{where}: the discriminator lacks `{part}`; it needs trunk(images), "
                 "logit(features), q(features) and q_parameters()"
             )
-    return made
+    return networks
 
 
 def _try(path: str, generator: nn.Module, discriminator: nn.Module, sizes: dict[str, int]) -> None:
@@ -75,9 +76,9 @@ def _try(path: str, generator: nn.Module, discriminator: nn.Module, sizes: dict[
     discriminator.eval()
 
     def shape(part: str, value: Any, expected: list[int]) -> None:
-        got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        if got != expected:
-            raise UserError(f"{where}: expected {part} to give {expected}, got {got}")
+        actual = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        if actual != expected:
+            raise UserError(f"{where}: expected {part} to give {expected}, got {actual}")
 
     with torch.no_grad():
         images = call(generator, f"{where}: generator", torch.zeros(2, sizes["input_dim"]))
@@ -126,11 +127,11 @@ class _Wrapped:
     def _mode(self, stats: BatchStats | None) -> Iterator[None]:
         """Set eval mode for "running", train mode for batch statistics; else leave the mode."""
         before = self.module.training
-        wanted = before if stats is None else stats != "running"
-        if wanted == before:
+        training = before if stats is None else stats != "running"
+        if training == before:
             yield
             return
-        self.module.train(wanted)
+        self.module.train(training)
         try:
             yield
         finally:

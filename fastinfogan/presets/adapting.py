@@ -70,12 +70,12 @@ class _Adapting:
         if height != width:
             return  # reading them tells
         wrong = [
-            f"--{name} {got}"
-            for name, got, own in (
+            f"--{name} {value}"
+            for name, value, own in (
                 ("image-size", size.image_size, height),
                 ("channels", size.channels, channels),
             )
-            if name in self.given and got != own
+            if name in self.given and value != own
         ]
         if wrong:
             raise UserError(

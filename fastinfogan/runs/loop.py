@@ -329,15 +329,15 @@ class Training:
         Then, and where a streamed image cannot be read, save what a single rank has so far. Several
         ranks cannot: the others are in an update that this rank does not come to.
         """
-        held = 0 if self.good is None else checkpoint.step_of(self.good)
+        step = 0 if self.good is None else checkpoint.step_of(self.good)
         try:
             return self.batches(done)
         except Interrupted:
-            if self.ranks.world_size == 1 and done != held:
+            if self.ranks.world_size == 1 and done != step:
                 self.save(done)
             return None
         except UserError as error:
-            if self.ranks.world_size > 1 or done == held:
+            if self.ranks.world_size > 1 or done == step:
                 raise
             self.save(done)
             raise UserError(f"{error}; saved after update {done}") from None

@@ -142,13 +142,13 @@ def _checkpoint_at(
         chosen, notes = checkpoint.load_newest(source.checkpoints)
     if chosen is None:
         raise UserError(f"--resume {path}: that run has no checkpoint")
-    held = checkpoint.list_newest_first(run.checkpoints)
+    checkpoints = checkpoint.list_newest_first(run.checkpoints)
     if source.path.resolve() == run.path.resolve():
         source = run
-        held = [p for p in held if checkpoint.step_of(p) > chosen.step]
-    if held:
+        checkpoints = [p for p in checkpoints if checkpoint.step_of(p) > chosen.step]
+    if checkpoints:
         raise UserError(
-            f"--resume {path}: {run.path} holds {held[0].name}; choose another --out, or "
+            f"--resume {path}: {run.path} holds {checkpoints[0].name}; choose another --out, or "
             "--resume auto to go on with what is there"
         )
     return source, chosen, notes

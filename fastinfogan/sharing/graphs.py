@@ -206,18 +206,18 @@ def _store(model: Any, encode: Callable[[str, Any], tuple[dict[str, Any], list[A
     import numpy as np
     from onnx import numpy_helper
 
-    kept, nodes = [], []
+    initializers, nodes = [], []
     for weight in model.graph.initializer:
         array = numpy_helper.to_array(weight)
         if array.dtype != np.float32 or array.size < MIN_HALVED:
-            kept.append(weight)
+            initializers.append(weight)
             continue
         arrays, decode = encode(weight.name, array)
-        kept += [numpy_helper.from_array(stored, name) for name, stored in arrays.items()]
+        initializers += [numpy_helper.from_array(stored, name) for name, stored in arrays.items()]
         nodes += decode
     nodes += model.graph.node
     del model.graph.initializer[:], model.graph.node[:]
-    model.graph.initializer.extend(kept)
+    model.graph.initializer.extend(initializers)
     model.graph.node.extend(nodes)
 
 
@@ -228,10 +228,10 @@ def for_page(networks: Loaded, facts: dict[str, Any], part: Part, *, full: bool 
     more than `TOLERANCE`; with `full`, fp32.
     """
     network = graph(part, networks)
-    shown = ("images", *networks.spec.names)
+    names = ("images", *networks.spec.names)
     for bits in () if full else BITS[part]:
         content = to_onnx(network, facts, "integer", bits)
-        error = max_error(network, content, facts["image"]["range"], shown)
+        error = max_error(network, content, facts["image"]["range"], names)
         if error is None or error <= TOLERANCE["integer", part]:
             return content
     weights: Weights = "full" if full else "half"

@@ -70,7 +70,7 @@ def draw_pairs(
     first_pair: int = 0,
 ) -> Pairs:
     """Draw pairs that share one factor. Pair i is a function of (seed, step, first_pair + i)."""
-    drawn = spec.sample(
+    batch = spec.sample(
         2 * pairs,
         device=device,
         seed=seed,
@@ -88,7 +88,7 @@ def draw_pairs(
         first_row=first_pair,
     )
     factor = philox.below(word, n_factors(spec))  # [P, 1]
-    first, second = (LatentBatch(*(t[half::2] for t in drawn)) for half in (0, 1))
+    first, second = (LatentBatch(*(t[half::2] for t in batch)) for half in (0, 1))
     shared = factor == torch.arange(n_factors(spec), device=device)
     second = spec.assemble(
         second.input[:, : spec.noise],

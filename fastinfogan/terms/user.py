@@ -25,9 +25,9 @@ def load_terms(texts: Iterable[str]) -> tuple[Term, ...]:
 
 
 def _load_term(text: str) -> Term:
-    given: Term | None = _objects.get(text)
-    if given is not None:
-        return given
+    known: Term | None = _objects.get(text)
+    if known is not None:
+        return known
     path, arguments = parse_call(text, "--term")
     term = call(import_path(path, "--term"), f"--term {path}", **arguments)
     if not isinstance(term, Term):

@@ -98,7 +98,7 @@ class Warp:
         Row i's warp is a function of (seed, step, first_row + i): see `philox`.
         """
         rows = images.shape[0]
-        drawn = philox.words(
+        words = philox.words(
             rows,
             17 if self.light else 15 if self.stroke else 10,
             seed=seed,
@@ -107,7 +107,7 @@ class Warp:
             first_row=first_row,
             device=images.device,
         )
-        u = philox.uniform(drawn)
+        u = philox.uniform(words)
         angle, scale_x, scale_y, shear, x, y = (u[:, :6] * 2 - 1).unbind(1)
         angle = angle * math.radians(self.rotate)
         scale_x, scale_y = 1 + scale_x * self.scale, 1 + scale_y * self.scale

@@ -33,8 +33,8 @@ class Ema:
         """
         if isinstance(n, Tensor):
             count = n.double()
-            kept = ((count + 1) / (count + 10)).clamp(max=self.decay)
-            weight: float | Tensor = (1.0 - kept).to(self.flat.value.dtype)
+            decay = ((count + 1) / (count + 10)).clamp(max=self.decay)
+            weight: float | Tensor = (1.0 - decay).to(self.flat.value.dtype)
         else:
             weight = 1.0 - min(self.decay, (1 + n) / (10 + n))
         value = self.flat.value.detach()

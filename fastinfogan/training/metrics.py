@@ -213,8 +213,8 @@ def read(path: Path) -> list[dict[str, Any]]:
 def cut_back(path: Path, step: int) -> None:
     """Drop what came after `step`, and the partial record of an earlier last step."""
     if os.path.lexists(path):  # a link is replaced, not followed
-        kept = [r for r in read(path) if r["step"] <= step and not r.get("partial")]
-        write_atomically(path, "".join(json.dumps(r) + "\n" for r in kept))
+        records = [r for r in read(path) if r["step"] <= step and not r.get("partial")]
+        write_atomically(path, "".join(json.dumps(r) + "\n" for r in records))
 
 
 def draw_curves(

@@ -53,8 +53,8 @@ class Progress:
 
     def _format(self, done: int) -> str:
         """Return the bar's format. The updates before the game do not tell what is left."""
-        left = "" if done < self._gan_start else "<{remaining}"
-        return f"{_COUNT}{left}{{postfix}}"
+        remaining = "" if done < self._gan_start else "<{remaining}"
+        return f"{_COUNT}{remaining}{{postfix}}"
 
     def advance(self) -> None:
         """Count an update."""
@@ -85,13 +85,13 @@ class Progress:
         self._bar.bar_format = self._format(record["step"])
         self._bar.set_postfix_str(f"{speed}{values}")
         if self._lines:
-            left = ""
+            remaining = ""
             if rate and record["step"] >= self._gan_start and record["d_loss"] is not None:
                 minutes, seconds = divmod(
                     int((self._steps - record["step"]) * self._batch / rate), 60
                 )
-                left = f"{minutes}:{seconds:02d} left, "
-            say(f"{record['step']}/{self._steps} {speed}{left}{values}", sys.stderr)
+                remaining = f"{minutes}:{seconds:02d} left, "
+            say(f"{record['step']}/{self._steps} {speed}{remaining}{values}", sys.stderr)
 
     def close(self) -> None:
         """End the bar's line."""

@@ -75,16 +75,16 @@ def _compare_layers(
     modules: dict[str, nn.Module], draw: torch.Generator, failures: list[str]
 ) -> Iterator[None]:
     """Compare every layer, once per shape of its input, as it is passed."""
-    seen: set[tuple[str, torch.Size]] = set()
+    checked: set[tuple[str, torch.Size]] = set()
     handles: list[RemovableHandle] = []
 
     def watch(name: str) -> Callable[..., None]:
         def hook(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             x, *more = args
             key = (name, x.shape)
-            if x.dtype == torch.float32 or key in seen:  # fp32: the comparison itself
+            if x.dtype == torch.float32 or key in checked:  # fp32: the comparison itself
                 return
-            seen.add(key)
+            checked.add(key)
             for what, error in _errors(layer, x, more, draw).items():
                 if not error <= BOUND:  # NaN is none
                     failures.append(
@@ -126,10 +126,10 @@ def _errors(
         y = y.detach()
         names = ("an output", "an input gradient", *(f"a gradient of {name}" for name in own))
         results.append(dict(zip(names, (y, *grads), strict=True)))
-    got, expected = results
-    return {name: _error(got[name], expected[name]) for name in got}
+    actual, expected = results
+    return {name: _error(actual[name], expected[name]) for name in actual}
 
 
-def _error(got: Tensor, expected: Tensor) -> float:
+def _error(actual: Tensor, expected: Tensor) -> float:
     scale = expected.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
-    return float((got.float() - expected).abs().max() / scale)
+    return float((actual.float() - expected).abs().max() / scale)

@@ -511,14 +511,14 @@ class Step:
 
     def modules(self) -> dict[str, nn.Module]:
         """Return the networks by the names that checkpoints use."""
-        kept: dict[str, nn.Module] = {
+        modules: dict[str, nn.Module] = {
             "generator": self.networks.generator,
             "generator_ema": self.ema.module,
             "discriminator": self.networks.discriminator,
         }
         for term in self.terms:
-            kept |= term.modules
-        return kept if self.balance is None else {**kept, "balance": self.balance}
+            modules |= term.modules
+        return modules if self.balance is None else {**modules, "balance": self.balance}
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
         """Return Adam's moments and counts, live, by name."""

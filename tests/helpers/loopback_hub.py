@@ -89,9 +89,9 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if hub.refuse:
                 return self._send(401, {"error": "Invalid credentials"})
             if path == "/api/repos/create":
-                wanted = json.loads(body)
-                hub.created.append(wanted)
-                name = f"{wanted.get('organization') or 'someone'}/{wanted['name']}"
+                expected = json.loads(body)
+                hub.created.append(expected)
+                name = f"{expected.get('organization') or 'someone'}/{expected['name']}"
                 hub.repositories.setdefault(name, {})
                 address = f"http://{self.headers['Host']}/{name}"
                 return self._send(200, {"url": address, "id": name, "name": name})

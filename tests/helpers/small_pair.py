@@ -214,14 +214,14 @@ def textbook_g(networks: Networks, c: LatentBatch):
     return {name: leaf.grad for name, leaf in p.items() if leaf.grad is not None}
 
 
-def assert_equal_to_rounding(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def assert_equal_to_rounding(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     """Compare in fp64, relative to each tensor's largest gradient.
 
     There are some thousand summands, and divisions by a batch's deviation lose three or four of
     the 16 digits.
     """
-    assert set(got) <= set(expected)
-    for name, g in got.items():
+    assert set(actual) <= set(expected)
+    for name, g in actual.items():
         truth = expected[name]
         scale = float(truth.abs().max())
         assert scale > 1e-8, f"{name}: a gradient that tests nothing"
@@ -297,8 +297,8 @@ class Work(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         if func is torch.ops.aten.convolution_backward.default:
             requested = zip(args[-1], ("input", "weight"), strict=False)
-            wanted = " ".join(what for wanted, what in requested if wanted)
-            self.gradients += [wanted] * bool(wanted)
+            expected = " ".join(what for expected, what in requested if expected)
+            self.gradients += [expected] * bool(expected)
         elif func is torch.ops.aten.mm.default:
             self.products.append(sorted(out.shape))
         elif func is torch.ops.aten.convolution.default:

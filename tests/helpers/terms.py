@@ -75,10 +75,10 @@ def assert_adds(
     discriminator = networks.discriminator
     buffers = {k: v.clone() for k, v in discriminator.named_buffers()}
     # split() puts Q's parameters last, as the discriminator does
-    wanted = list(discriminator.parameters())
-    truth = torch.autograd.grad(loss(discriminator), wanted, allow_unused=True)
+    expected = list(discriminator.parameters())
+    truth = torch.autograd.grad(loss(discriminator), expected, allow_unused=True)
     assert all(torch.equal(buffers[k], v) for k, v in discriminator.named_buffers())
-    for got, plain, t in zip(grads, base, truth, strict=True):
+    for actual, plain, t in zip(grads, base, truth, strict=True):
         extra = torch.zeros_like(plain) if t is None else t
-        torch.testing.assert_close(got - plain, extra, atol=1e-9, rtol=1e-7)
+        torch.testing.assert_close(actual - plain, extra, atol=1e-9, rtol=1e-7)
     return record

@@ -302,11 +302,11 @@ def test_nothing_outside_the_tensors_is_read_or_written_and_all_outputs_are(
     out = run(Problem(q, spec, categorical, continuous), weights=weights, **options)
     monkeypatch.undo()
 
-    for got, right in zip(out, expected, strict=True):
-        assert (got is None) == (right is None)
-        if got is not None:
-            assert torch.equal(got, right)
-            assert not got.isnan().any()
+    for actual, right in zip(out, expected, strict=True):
+        assert (actual is None) == (right is None)
+        if actual is not None:
+            assert torch.equal(actual, right)
+            assert not actual.isnan().any()
     for (_, flat), old in zip(inputs, before, strict=True):
         assert torch.equal(flat.nan_to_num(), old.nan_to_num())
     assert len(buffers) == 4 + 2 * (n_real is not None)  # outputs and the partial sums

@@ -42,14 +42,14 @@ def gradient(total, q, upstream=None, **kwargs):
     return torch.autograd.grad(total, q, upstream, **kwargs)[0]
 
 
-def close(got, expected, ulps=64):
+def close(actual, expected, ulps=64):
     """Compare up to some tens of roundings in fp32, or two in a narrower dtype.
 
     Of the two, dq's is a cut here: the interpreter does not round to bf16, the compiler does.
     """
-    eps = max(ulps * ULP, torch.finfo(got.dtype).eps * 1.51)
+    eps = max(ulps * ULP, torch.finfo(actual.dtype).eps * 1.51)
     torch.testing.assert_close(
-        got.double(), expected.double(), rtol=eps, atol=eps, check_dtype=False
+        actual.double(), expected.double(), rtol=eps, atol=eps, check_dtype=False
     )
 
 
@@ -94,8 +94,8 @@ def test_a_second_backward_with_another_upstream_gradient_is_right_too(dtype, re
     truth = info_loss(exact, *args[1:], reduction=reduction).total
     for seed in range(3):
         upstream = torch.randn(total.shape, generator=torch.Generator().manual_seed(seed))
-        got = gradient(total, args.q, upstream, retain_graph=True)
-        close(got, gradient(truth, exact, upstream.double(), retain_graph=True), 256)
+        actual = gradient(total, args.q, upstream, retain_graph=True)
+        close(actual, gradient(truth, exact, upstream.double(), retain_graph=True), 256)
 
 
 @pytest.mark.parametrize("backend", ["reference", "triton"])
@@ -103,12 +103,12 @@ def test_rows_have_gradients_of_their_own(backend):
     args = problem(ALL_KINDS, dtype=torch.float32)
     rows = info_loss(*args, reduction="none", backend=backend).total
     for i in range(3):
-        got = gradient(rows[i], args.q, retain_graph=True)
-        assert not got[torch.arange(8) != i].any()
+        actual = gradient(rows[i], args.q, retain_graph=True)
+        assert not actual[torch.arange(8) != i].any()
         alone = Problem(
             args.q[i : i + 1], args.spec, args.categorical[i : i + 1], args.continuous[i : i + 1]
         )
-        close(got[i], gradient(info_loss(*alone).total, args.q)[i])
+        close(actual[i], gradient(info_loss(*alone).total, args.q)[i])
 
 
 @pytest.mark.parametrize("by", ["input", "everything"])
@@ -120,9 +120,9 @@ def test_a_second_derivative_is_refused_and_the_reference_named(by):
     (first,) = torch.autograd.grad(total, q, create_graph=True)
     close(first, gradient(info_loss(q, *args[1:], backend="reference").total, q), 256)
     penalty = first.square().sum()
-    wanted = [layer.weight] if by == "input" else None
+    expected = [layer.weight] if by == "input" else None
     with pytest.raises(RuntimeError, match='backend="reference"'):
-        penalty.backward(inputs=wanted)
+        penalty.backward(inputs=expected)
 
 
 def test_the_total_may_be_added_to_in_place():
@@ -184,9 +184,9 @@ def test_autocast_leaves_the_arithmetic_alone(q_dtype):
     expected = info_loss(*args, backend="triton")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = info_loss(*args, backend="triton")
-        got = gradient(out.total, args.q)
+        actual = gradient(out.total, args.q)
     assert torch.equal(out.total, expected.total)
-    assert torch.equal(got, gradient(expected.total, args.q))
+    assert torch.equal(actual, gradient(expected.total, args.q))
 
 
 def test_a_loss_scale_keeps_small_fp16_gradients():
@@ -198,8 +198,8 @@ def test_a_loss_scale_keeps_small_fp16_gradients():
         q, spec, torch.empty(batch, 0).long(), torch.zeros(batch, 1), backend="triton"
     ).total
     scaler = torch.amp.GradScaler("cpu", init_scale=scale)
-    got = gradient(scaler.scale(total), q)
-    assert torch.equal(got, torch.full_like(q, 0.0625 * 2.0**-9 * scale / batch))
+    actual = gradient(scaler.scale(total), q)
+    assert torch.equal(actual, torch.full_like(q, 0.0625 * 2.0**-9 * scale / batch))
 
 
 def test_a_large_fp16_gradient_is_not_cut_before_the_scale_brings_it_down():
@@ -208,11 +208,11 @@ def test_a_large_fp16_gradient_is_not_cut_before_the_scale_brings_it_down():
         [[2.0, -13.0]], dtype=torch.float16, requires_grad=True
     )  # (μ − c)·e¹³ > 65,504
     total = info_loss(q, spec, torch.empty(1, 0).long(), torch.zeros(1, 1), backend="triton").total
-    got = gradient(total * 2.0**-8, q)
+    actual = gradient(total * 2.0**-8, q)
     truth = torch.tensor([[2.0, -13.0]], dtype=torch.float64, requires_grad=True)
     loss = info_loss(truth, spec, torch.empty(1, 0).long(), torch.zeros(1, 1)).total
-    close(got, gradient(loss * 2.0**-8, truth))
-    assert torch.isfinite(got).all()
+    close(actual, gradient(loss * 2.0**-8, truth))
+    assert torch.isfinite(actual).all()
 
 
 def test_a_network_trains_under_a_grad_scaler_as_with_the_reference():
@@ -300,11 +300,11 @@ def test_head_loss_is_both_losses_each_with_an_upstream_gradient_of_its_own(
         close(out.information, info.total, 256)
         close(out.per_code, info.per_code, 256)
         a, b = torch.tensor(0.5), torch.rand(info.total.shape)
-        got = torch.autograd.grad(
+        actual = torch.autograd.grad(
             (out.adversarial, out.information), (logits, q), (a.to(out.adversarial), b)
         )
         expected = torch.autograd.grad((value, info.total), exact, (a.double(), b.double()))
-        for x, y in zip(got, expected, strict=True):
+        for x, y in zip(actual, expected, strict=True):
             assert x.dtype == dtype
             close(x, y, 256)
 
@@ -313,11 +313,11 @@ def test_either_of_the_two_losses_may_be_left_out_of_the_backward_pass():
     args = problem(ALL_KINDS, 8, dtype=torch.float32)
     logits = torch.randn(13, requires_grad=True)
     out = head_loss(logits, *args, player="discriminator", backend="triton")
-    both, wanted = (out.adversarial, out.information), (logits, args.q)
+    both, expected = (out.adversarial, out.information), (logits, args.q)
     for i, loss in enumerate(both):
-        got = torch.autograd.grad(loss, wanted, retain_graph=True, allow_unused=True)
-        assert got[1 - i] is None
-        assert got[i].any()
+        actual = torch.autograd.grad(loss, expected, retain_graph=True, allow_unused=True)
+        assert actual[1 - i] is None
+        assert actual[i].any()
 
 
 def test_logits_alone_or_q_alone_may_want_a_gradient():
@@ -504,9 +504,9 @@ def test_a_compiled_caller_of_head_loss_is_one_graph_too(dtype):
         q, _, *targets = problem(MNIST, batch, dtype=dtype)
         logits = torch.randn(batch + 7, 1, dtype=dtype, requires_grad=True)
         out, expected = compiled(logits, q, *targets), loss(logits, q, *targets)
-        got = torch.autograd.grad(out.information + 3 * out.adversarial, (logits, q))
+        actual = torch.autograd.grad(out.information + 3 * out.adversarial, (logits, q))
         right = torch.autograd.grad(expected.information + 3 * expected.adversarial, (logits, q))
-        for a, b in zip((*out, *got), (*expected, *right), strict=True):
+        for a, b in zip((*out, *actual), (*expected, *right), strict=True):
             close(a, b)
 
 

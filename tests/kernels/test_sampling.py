@@ -78,26 +78,28 @@ def same(first: LatentBatch, second: LatentBatch) -> bool:
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def hold_equal(spec: LatentSpec, got: LatentBatch, expected: LatentBatch) -> None:
+def hold_equal(spec: LatentSpec, actual: LatentBatch, expected: LatentBatch) -> None:
     """Check integers and uniforms bit by bit; normals to 1e-6 + 1e-7 before scale and shift."""
-    assert torch.equal(got.categorical, expected.categorical)
+    assert torch.equal(actual.categorical, expected.categorical)
     noise = slice(0, spec.noise)
-    torch.testing.assert_close(got.input[:, noise], expected.input[:, noise], rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(
+        actual.input[:, noise], expected.input[:, noise], rtol=1e-6, atol=1e-7
+    )
     for code, _, target in spec.slots:
         if isinstance(code, Uniform | Angle):
-            assert torch.equal(got.continuous[:, target], expected.continuous[:, target])
+            assert torch.equal(actual.continuous[:, target], expected.continuous[:, target])
         elif isinstance(code, Gaussian):
             # |std·x| ≤ |value| + |mean|, and each side rounds x·std, then the sum
-            a, b = got.continuous[:, target].double(), expected.continuous[:, target].double()
+            a, b = actual.continuous[:, target].double(), expected.continuous[:, target].double()
             scaled = b.abs() + abs(code.mean)
             assert ((a - b).abs() <= (1e-6 + 2**-23) * scaled + 1e-7 * code.std).all()
     # beyond the noise the input repeats the targets
-    whole = spec.assemble(got.input[:, noise], got.categorical, got.continuous)
+    whole = spec.assemble(actual.input[:, noise], actual.categorical, actual.continuous)
     column = spec.noise
     for code in spec.codes:
         own = slice(column, column := column + code.input_dim)
         near = {"rtol": 1e-6, "atol": 1e-7} if isinstance(code, Angle) else {"rtol": 0, "atol": 0}
-        torch.testing.assert_close(got.input[:, own], whole.input[:, own], **near)
+        torch.testing.assert_close(actual.input[:, own], whole.input[:, own], **near)
     assert column == spec.input_dim
 
 
@@ -115,8 +117,8 @@ def hold_equal(spec: LatentSpec, got: LatentBatch, expected: LatentBatch) -> Non
 )
 def test_the_kernel_draws_the_rows_of_its_counterpart(spec, batch, seed, step, stream, first_row):
     where = {"seed": seed, "step": step, "stream": stream, "first_row": first_row}
-    got = spec.sample(batch, backend="triton", **where)
-    hold_equal(spec, got, spec.sample(batch, backend="reference", **where))
+    actual = spec.sample(batch, backend="triton", **where)
+    hold_equal(spec, actual, spec.sample(batch, backend="reference", **where))
 
 
 @pytest.mark.parametrize(
@@ -136,8 +138,8 @@ def test_the_kernel_draws_the_rows_of_its_counterpart(spec, batch, seed, step, s
 )
 def test_numbers_at_the_ends_of_their_words_give_the_counterpart_s_rows(place):
     for spec in (MIXED, EXTENDED):
-        got = spec.sample(5, backend="triton", **place)
-        hold_equal(spec, got, spec.sample(5, backend="reference", **place))
+        actual = spec.sample(5, backend="triton", **place)
+        hold_equal(spec, actual, spec.sample(5, backend="reference", **place))
 
 
 @few
@@ -196,9 +198,9 @@ def test_wide_and_many_codes_are_drawn_in_one_launch(name, monkeypatch):
             return kernel[grid]
 
     monkeypatch.setattr(sampling, "sample_kernel", Counted())
-    got = spec.sample(batch, seed=7, step=2, backend="triton")
+    actual = spec.sample(batch, seed=7, step=2, backend="triton")
     assert len(launches) == 1
-    hold_equal(spec, got, spec.sample(batch, seed=7, step=2, backend="reference"))
+    hold_equal(spec, actual, spec.sample(batch, seed=7, step=2, backend="reference"))
 
 
 def test_a_threshold_may_be_nothing_or_all_of_the_words():
@@ -224,9 +226,9 @@ def test_a_class_is_drawn_from_its_first_threshold_on_and_up_to_the_next(backend
         p = threshold / 2**32
         spec = LatentSpec(0, (Categorical(3, probs=(p, 1 - p, 0)),))
         assert spec.codes[0].thresholds() == (0, threshold, 2**32, 2**32)  # type: ignore[union-attr]
-        got = spec.sample(1, seed=4, backend=backend)
-        assert got.categorical.item() == drawn
-        assert got.input.tolist() == [[float(k == drawn) for k in range(3)]]
+        actual = spec.sample(1, seed=4, backend=backend)
+        assert actual.categorical.item() == drawn
+        assert actual.input.tolist() == [[float(k == drawn) for k in range(3)]]
 
 
 @triton.jit
@@ -261,7 +263,7 @@ def test_radius_cosine_and_sine_hold_their_bounds_at_all_2_to_the_24_inputs():
     angle = (u.float() * (2 * math.pi)).double()
     theta = (u.float() * (2 * PI) - PI).double()
     exact_radius = (-2 * torch.log(u + 1 / n)).sqrt()
-    for got, exact, bound in (
+    for actual, exact, bound in (
         (radius, exact_radius, 9.9e-8),
         (cosine, angle.cos(), 1.31e-7),
         (sine, angle.sin(), 1.31e-7),
@@ -269,7 +271,7 @@ def test_radius_cosine_and_sine_hold_their_bounds_at_all_2_to_the_24_inputs():
         (sine_of_theta, theta.sin(), 1.31e-7),
     ):
         # relative, also where the value is smallest; an exact zero stays one
-        assert ((got - exact).abs() <= bound * exact.abs()).all()
+        assert ((actual - exact).abs() <= bound * exact.abs()).all()
 
 
 # Memory
@@ -638,8 +640,8 @@ def test_the_default_dtype_does_not_matter():
     expected = spec.sample(4, seed=0, backend="triton")
     torch.set_default_dtype(torch.float64)
     try:
-        got = spec.sample(4, seed=0, backend="triton")
+        actual = spec.sample(4, seed=0, backend="triton")
     finally:
         torch.set_default_dtype(torch.float32)
-    for a, b in zip(got, expected, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         assert torch.equal(a, b)

@@ -215,9 +215,9 @@ def test_tensors_that_do_not_fit_are_refused_with_the_expected_and_actual_shape(
 
 def test_unchecked_a_class_that_does_not_exist_gives_nan_in_its_own_columns():
     classes = torch.tensor([[3, 0, 1, 0], [0, 2, 0, -1]])
-    got = SMALL.assemble(NOISE, classes, VALUES, validate=False).input.isnan()
+    actual = SMALL.assemble(NOISE, classes, VALUES, validate=False).input.isnan()
     first, second = ([i in places for i in range(10)] for places in ((2, 3, 4), (5, 9)))
-    assert got.tolist() == [first, second]
+    assert actual.tolist() == [first, second]
 
 
 # Read again

@@ -101,8 +101,8 @@ def ours(mode: str, **changes) -> tuple[dict[str, Tensor], dict[str, Tensor], Te
 
 
 def compare(mode: str, changes, **requested) -> None:
-    expected, got = textbook(**requested), ours(mode, **changes)
-    for grads, truth in zip(got[:2], expected[:2], strict=True):
+    expected, actual = textbook(**requested), ours(mode, **changes)
+    for grads, truth in zip(actual[:2], expected[:2], strict=True):
         zero = {n for n, t in truth.items() if float(t.abs().max()) < 1e-12}
         assert zero <= {"d.head.bias"}  # of a loss of differences
         for n in zero:
@@ -110,7 +110,7 @@ def compare(mode: str, changes, **requested) -> None:
         keep = truth.keys() - zero
         assert grads.keys() == truth.keys()
         assert_equal_to_rounding({n: grads[n] for n in keep}, truth)
-    for loss, value in zip(got[2:], expected[2:], strict=True):
+    for loss, value in zip(actual[2:], expected[2:], strict=True):
         torch.testing.assert_close(loss, value, rtol=1e-11, atol=1e-14)
         assert not loss.requires_grad
 

@@ -67,10 +67,10 @@ def test_the_loss_is_torch_s_von_mises_distribution(backend, learned, dtype):
     torch.testing.assert_close(
         out.total.double(), nll, rtol=2e-7, atol=4e-6 * (dtype.itemsize == 4) + 1e-6
     )
-    (got,) = torch.autograd.grad(out.total.sum(), q)
+    (actual,) = torch.autograd.grad(out.total.sum(), q)
     scale = 1 + gradient.abs() + (1 / q.detach().double().norm(dim=1, keepdim=True)) * (not learned)
     eps = 1e-13 if dtype == torch.float64 else 1e-6
-    assert ((got.double() - gradient).abs() <= eps * scale).all()
+    assert ((actual.double() - gradient).abs() <= eps * scale).all()
 
 
 def test_log_i0_and_its_first_three_derivatives_are_exact_in_fp64():
@@ -82,16 +82,16 @@ def test_log_i0_and_its_first_three_derivatives_are_exact_in_fp64():
     )
     x = s.clone().requires_grad_()
     value = log_i0(x)
-    got, grads = [value.detach()], value
+    actual, grads = [value.detach()], value
     for _ in range(2):
         (grads,) = torch.autograd.grad(grads.sum(), x, create_graph=True)
-        got.append(grads.detach())
+        actual.append(grads.detach())
     for i, at in enumerate(s.tolist()):
         t = mpmath.mpf(at)
         f = lambda u: mpmath.log(mpmath.hyp0f1(1, u / 4))  # noqa: E731
         expected = [f(t), mpmath.diff(f, t), mpmath.diff(f, t, 2)]
         for order, (ours, right) in enumerate(
-            zip([g[i].item() for g in got], expected, strict=True)
+            zip([g[i].item() for g in actual], expected, strict=True)
         ):
             tolerance = (1e-14, 1e-11, 1e-8)[order]
             assert ours == pytest.approx(float(right), rel=tolerance, abs=1e-15), (at, order)
@@ -118,9 +118,9 @@ def test_at_the_origin_loss_and_gradient_are_finite_and_point_to_the_target(back
     out = info_loss(q, spec, None, angle, backend=backend, reduction="none")
     constant = math.log(2 * math.pi) + (math.log(special.i0(1)) if spec is FIXED else 0)
     torch.testing.assert_close(out.total, torch.full((3,), constant))
-    (got,) = torch.autograd.grad(out.total.sum(), q)
+    (actual,) = torch.autograd.grad(out.total.sum(), q)
     expected = -torch.cat((angle.cos(), angle.sin()), 1)
-    torch.testing.assert_close(got, expected.to(dtype), rtol=torch.finfo(dtype).eps, atol=1e-6)
+    torch.testing.assert_close(actual, expected.to(dtype), rtol=torch.finfo(dtype).eps, atol=1e-6)
 
 
 def test_the_second_derivative_of_a_learned_concentration_at_the_origin_is_a_half():

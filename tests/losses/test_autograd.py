@@ -47,8 +47,8 @@ def test_a_hook_on_q_runs_once(backend, create_graph, factor):
 
     args.q.register_hook(hook)
     total = info_loss(*args, backend=backend).total
-    (got,) = torch.autograd.grad(total, args.q, create_graph=create_graph)
-    torch.testing.assert_close(got.detach(), expected)
+    (actual,) = torch.autograd.grad(total, args.q, create_graph=create_graph)
+    torch.testing.assert_close(actual.detach(), expected)
     assert len(seen) == 1
 
 
@@ -144,9 +144,9 @@ def test_functional_call_differentiates_a_module_s_weights(backend):
         return InfoLoss(SPEC, backend=backend)(q, batch).total
 
     params = {name: p.detach() for name, p in layer.named_parameters()}
-    got = torch.func.grad(total)(params)["weight"]
+    actual = torch.func.grad(total)(params)["weight"]
     total(dict(layer.named_parameters())).backward()
-    torch.testing.assert_close(got, layer.weight.grad)
+    torch.testing.assert_close(actual, layer.weight.grad)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
@@ -159,10 +159,10 @@ def test_head_loss_is_transformed_too():
             out = head_loss(logits, q, *args[1:], player="generator", backend=backend)  # type: ignore[arg-type]
             return out.information + out.adversarial
 
-        got = torch.func.grad(both, argnums=(0, 1))(logits, args.q.detach())
-        wanted = logits.clone().requires_grad_()
-        expected = torch.autograd.grad(both(wanted, args.q), (wanted, args.q))
-        for a, b in zip(got, expected, strict=True):
+        actual = torch.func.grad(both, argnums=(0, 1))(logits, args.q.detach())
+        leaf = logits.clone().requires_grad_()
+        expected = torch.autograd.grad(both(leaf, args.q), (leaf, args.q))
+        for a, b in zip(actual, expected, strict=True):
             torch.testing.assert_close(a, b)
 
 
@@ -179,8 +179,8 @@ def test_targets_drawn_in_inference_mode_serve_a_training_step(backend):
         weights = torch.tensor([code.weight for code in SPEC.codes])
         info_loss(args.q, SPEC, batch, backend=backend)
     out = info_loss(args.q, SPEC, batch, backend=backend, mask=mask, weights=weights)
-    (got,) = torch.autograd.grad(out.total, args.q)
-    torch.testing.assert_close(got, expected)
+    (actual,) = torch.autograd.grad(out.total, args.q)
+    torch.testing.assert_close(actual, expected)
     head = head_loss(torch.randn(8), args.q, SPEC, batch, player="generator", backend=backend)
     torch.testing.assert_close(torch.autograd.grad(head.information, args.q)[0], expected)
 
@@ -209,9 +209,9 @@ def test_beyond_the_recompile_limit_the_compiled_loss_is_the_definition():
             for step in (1, 2, 3):  # other strides are other programs
                 q = wide[:, ::step][:, : SPEC.q_dim].requires_grad_()
                 latents = SPEC.sample(batch, seed=step)
-                got = info_loss(q, SPEC, latents, backend="compiled")
+                actual = info_loss(q, SPEC, latents, backend="compiled")
                 expected = info_loss(q, SPEC, latents)
-                torch.testing.assert_close(got.total, expected.total)
+                torch.testing.assert_close(actual.total, expected.total)
 
 
 def test_a_module_is_pickled_with_its_options():

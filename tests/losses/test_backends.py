@@ -70,10 +70,10 @@ def of_inputs(loss: Callable[[Inputs], Any]) -> Callable[..., Any]:
     return lambda *args: loss(Inputs(*args))
 
 
-def assert_as_near_the_truth(got, plain, truth, dtype):
+def assert_as_near_the_truth(actual, plain, truth, dtype):
     """Check that the error against fp64 is the plain definition's in the same dtype or less."""
     ulp = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
-    for i, (g, p, t) in enumerate(zip(got, plain, truth, strict=True)):
+    for i, (g, p, t) in enumerate(zip(actual, plain, truth, strict=True)):
         finite = np.isfinite(t) & np.isfinite(p)
         assert np.array_equal(g[~finite], p[~finite], equal_nan=True)
         g, p, t = g[finite], p[finite], t[finite]
@@ -145,12 +145,12 @@ def test_one_forward_serves_two_backwards_and_any_upstream_gradient():
     assert torch.equal(3 * once, thrice) or torch.allclose(3 * once, thrice, rtol=1e-15)
     rows = info_loss(*args, reduction="none").total
     upstream = torch.linspace(-1, 1, 8, dtype=torch.float64)
-    (got,) = torch.autograd.grad(rows, args.q, upstream)
+    (actual,) = torch.autograd.grad(rows, args.q, upstream)
     plain = plain_loss(Inputs(*args, reduction="none"))[0]
-    torch.testing.assert_close(got, torch.autograd.grad(plain, args.q, upstream)[0])
+    torch.testing.assert_close(actual, torch.autograd.grad(plain, args.q, upstream)[0])
     # a stride-0 gradient, of a sum, and a total that nothing uses
-    (got,) = torch.autograd.grad(info_loss(*args, reduction="none").total.sum(), args.q)
-    torch.testing.assert_close(got, 8 * once)
+    (actual,) = torch.autograd.grad(info_loss(*args, reduction="none").total.sum(), args.q)
+    torch.testing.assert_close(actual, 8 * once)
     out = info_loss(*args)
     unused = torch.autograd.grad(args.q.sum() + 0 * out.per_code.sum(), args.q)[0]
     assert torch.equal(unused, torch.ones_like(unused))
@@ -220,8 +220,8 @@ def test_targets_drawn_in_inference_mode_serve_a_training_step():
     with torch.inference_mode():
         _, categorical, continuous = RUNS.sample(8, seed=0)
         info_loss(args.q, RUNS, categorical, continuous)
-    got = torch.autograd.grad(info_loss(args.q, RUNS, categorical, continuous).total, args.q)[0]
-    torch.testing.assert_close(got, expected)
+    actual = torch.autograd.grad(info_loss(args.q, RUNS, categorical, continuous).total, args.q)[0]
+    torch.testing.assert_close(actual, expected)
 
 
 def test_a_layout_first_used_in_inference_mode_serves_a_training_step():
@@ -229,9 +229,9 @@ def test_a_layout_first_used_in_inference_mode_serves_a_training_step():
     args = problem(spec)
     with torch.inference_mode():
         info_loss(*args)
-    (got,) = torch.autograd.grad(info_loss(*args).total, args.q)
+    (actual,) = torch.autograd.grad(info_loss(*args).total, args.q)
     (expected,) = torch.autograd.grad(plain_loss(Inputs(*args))[0], args.q)
-    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(actual, expected)
 
 
 def test_fake_and_meta_tensors_pass_and_leave_nothing_behind():
@@ -250,9 +250,9 @@ def test_fake_and_meta_tensors_pass_and_leave_nothing_behind():
     out.total.backward()
     assert meta.grad is not None
     assert out.per_code.shape == (2,)
-    (got,) = torch.autograd.grad(info_loss(*args).total, args.q)
+    (actual,) = torch.autograd.grad(info_loss(*args).total, args.q)
     (expected,) = torch.autograd.grad(plain_loss(Inputs(*args))[0], args.q)
-    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(actual, expected)
 
 
 @pytest.mark.parametrize("validate", [None, False])
@@ -356,8 +356,8 @@ def test_the_compiled_loss_leaves_gradients_of_weights_and_targets_to_the_plain_
     args = problem(SMALL)
     weights = torch.ones(len(SMALL.codes), dtype=torch.float64, requires_grad=True)
     out = info_loss(*args, weights=weights, backend="compiled")
-    (got,) = torch.autograd.grad(out.total, weights)
-    torch.testing.assert_close(got, out.per_code)
+    (actual,) = torch.autograd.grad(out.total, weights)
+    torch.testing.assert_close(actual, out.per_code)
 
 
 @pytest.mark.parametrize(("backend", "autocast"), [("auto", True), ("compiled", False)])
@@ -375,7 +375,7 @@ def test_within_a_compiled_function_the_loss_is_a_part_of_its_graph(backend, aut
         for batch in (8, 5):
             args = problem(SMALL, batch, dtype=torch.float32)
             given = args.q, fresh, args.categorical, args.continuous
-            (got,) = torch.autograd.grad(whole(*given), args.q)
+            (actual,) = torch.autograd.grad(whole(*given), args.q)
             (expected,) = torch.autograd.grad(plain_loss(Inputs(2 * args.q, *args[1:]))[0], args.q)
-            torch.testing.assert_close(got, expected)
+            torch.testing.assert_close(actual, expected)
     assert counters["stats"]["unique_graphs"] == 1

@@ -103,10 +103,10 @@ def test_soft_targets_are_a_cross_entropy_with_gradients_of_their_own(backend):
     bits = nn.functional.binary_cross_entropy_with_logits(q[:, 4:5], soft[:, 4:])
     rest = info_loss(q, spec, soft.detach(), x).per_code[2]
     torch.testing.assert_close(out.total.detach(), (cross + bits + rest).detach())
-    got = torch.autograd.grad(out.total, (q, soft))
+    actual = torch.autograd.grad(out.total, (q, soft))
     expected = torch.autograd.grad(cross + bits, (q, soft))
-    torch.testing.assert_close(got[0][:, :5], expected[0][:, :5])
-    torch.testing.assert_close(got[1], expected[1])
+    torch.testing.assert_close(actual[0][:, :5], expected[0][:, :5])
+    torch.testing.assert_close(actual[1], expected[1])
 
 
 def test_a_class_without_probability_costs_nothing_however_unlikely_q_has_it():
@@ -398,8 +398,8 @@ def test_numpy_and_tensor_weights_per_code_keep_their_gradients():
     weight = torch.tensor(0.5, requires_grad=True)
     weights: Any = [weight, 1.0, torch.tensor([2.0])]
     out = info_loss(**mnist(), weights=weights)
-    (got,) = torch.autograd.grad(out.total, weight)
-    torch.testing.assert_close(got, out.per_code[0])
+    (actual,) = torch.autograd.grad(out.total, weight)
+    torch.testing.assert_close(actual, out.per_code[0])
 
 
 # The module, and results by name

@@ -63,8 +63,8 @@ def test_the_penalty_is_torchgan_s_formula_and_has_its_gradient(one_hot, indepen
     ours = MutualInformationPenalty(reduction="none")(*given)
     theirs = penalty_of_torchgan(*given)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
-    wanted = logits, mean, log_std  # dis and cont hold a graph that both share
-    grads = [torch.autograd.grad(x.sum(), wanted, retain_graph=True) for x in (ours, theirs)]
+    expected = logits, mean, log_std  # dis and cont hold a graph that both share
+    grads = [torch.autograd.grad(x.sum(), expected, retain_graph=True) for x in (ours, theirs)]
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 

@@ -45,8 +45,8 @@ def test_loss_gradient_and_second_derivative_are_the_definition_s_in_fp64(name, 
     assert not per_code.requires_grad
     first, second = (torch.autograd.grad(x, q, create_graph=True)[0] for x in (total, expected))
     torch.testing.assert_close(first, second)
-    again, wanted = (torch.autograd.grad(g.square().sum(), q)[0] for g in (first, second))
-    torch.testing.assert_close(again, wanted)
+    again, truth = (torch.autograd.grad(g.square().sum(), q)[0] for g in (first, second))
+    torch.testing.assert_close(again, truth)
 
 
 @pytest.mark.parametrize("as_dict", [False, True])
@@ -55,11 +55,11 @@ def test_heads_that_are_tensors_of_their_own_are_not_joined(spec, as_dict, monke
     q, batch = problem(spec)
     heads = heads_of(q, spec)
     expected = info_loss(q, spec, batch)
-    (wanted,) = torch.autograd.grad(expected.total, q)
+    (truth,) = torch.autograd.grad(expected.total, q)
     monkeypatch.setattr(functional, "prepare", None)  # the general way cannot be taken
     out = info_loss(dict(zip(spec.names, heads, strict=True)) if as_dict else heads, spec, batch)
     torch.testing.assert_close(tuple(out), tuple(expected))
-    torch.testing.assert_close(torch.cat(torch.autograd.grad(out.total, heads), 1), wanted)
+    torch.testing.assert_close(torch.cat(torch.autograd.grad(out.total, heads), 1), truth)
 
 
 @pytest.mark.parametrize("stray", [-1, -100, 10, 2**62, -(2**63)])
@@ -75,7 +75,7 @@ def test_a_class_that_does_not_exist_is_refused_by_its_code_s_name(stray):
 def test_a_hook_runs_once_and_no_gradient_is_made_without_one():
     spec = SPECS["both"]
     q, batch = problem(spec)
-    (wanted,) = torch.autograd.grad(info_loss(q, spec, batch).total, q)
+    (truth,) = torch.autograd.grad(info_loss(q, spec, batch).total, q)
     calls = []
 
     def tenfold(gradient):
@@ -83,9 +83,9 @@ def test_a_hook_runs_once_and_no_gradient_is_made_without_one():
         return 10 * gradient
 
     q.register_hook(tenfold)
-    (got,) = torch.autograd.grad(info_loss(q, spec, batch).total, q, create_graph=True)
+    (actual,) = torch.autograd.grad(info_loss(q, spec, batch).total, q, create_graph=True)
     assert len(calls) == 1
-    torch.testing.assert_close(got, 10 * wanted)
+    torch.testing.assert_close(actual, 10 * truth)
     with torch.no_grad():
         assert not info_loss(q, spec, batch).total.requires_grad
 

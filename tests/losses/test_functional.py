@@ -31,10 +31,12 @@ ALL_KINDS = LatentSpec(
 TINY = 2.0**-24  # the smallest fp16 number: a gradient below it may be lost
 
 
-def assert_equal_in_fp64(got, expected):
+def assert_equal_in_fp64(actual, expected):
     """Compare in fp64, up to some thousand roundings."""
-    got, expected = (x.detach() if isinstance(x, torch.Tensor) else x for x in (got, expected))
-    np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
+    actual, expected = (
+        x.detach() if isinstance(x, torch.Tensor) else x for x in (actual, expected)
+    )
+    np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)
 
 
 def none(batch: int) -> torch.Tensor:
@@ -94,13 +96,13 @@ def column_weights(spec, weights):
 def test_loss_and_gradient_are_their_closed_forms_in_fp64(spec, batch, seed, sigma):
     args = problem(spec, batch, seed=seed)
     out = info_loss(*args, sigma=sigma)
-    (got,) = torch.autograd.grad(out.total, args.q)
+    (actual,) = torch.autograd.grad(out.total, args.q)
     nll, gradient = truth(*args, sigma)
     weights = np.array([code.weight for code in spec.codes])
     assert_equal_in_fp64(out.per_code, nll.mean(1))
     assert_equal_in_fp64(out.total, weights @ nll.mean(1))
     expected = gradient * column_weights(spec, weights) / batch
-    assert_equal_in_fp64(got, expected)
+    assert_equal_in_fp64(actual, expected)
 
 
 @modest
@@ -115,9 +117,9 @@ def test_narrow_q_costs_no_more_than_fp32_rounding_and_its_gradient_keeps_its_dt
 ):
     args = problem(spec, batch, seed=seed, dtype=dtype)
     out = info_loss(*args)
-    (got,) = torch.autograd.grad(out.total, args.q)
+    (actual,) = torch.autograd.grad(out.total, args.q)
     assert out.total.dtype == out.per_code.dtype == torch.float32
-    assert got.dtype == dtype
+    assert actual.dtype == dtype
     nll, gradient = truth(*args)
     weights = np.array([code.weight for code in spec.codes])
 
@@ -136,7 +138,7 @@ def test_narrow_q_costs_no_more_than_fp32_rounding_and_its_gradient_keeps_its_dt
     bound = torch.finfo(dtype).eps / 2 * np.abs(expected) + 16 * ulp * scale
     if dtype == torch.float16:
         bound = bound + TINY / 2
-    assert (np.abs(got.double().numpy() - expected) <= bound).all()
+    assert (np.abs(actual.double().numpy() - expected) <= bound).all()
 
 
 def test_gradients_pass_gradcheck_and_gradgradcheck_for_all_kinds():
@@ -677,15 +679,15 @@ def test_adversarial_losses_and_their_gradients_are_the_published_formulas(name,
 
     loss = d_loss(real, fake)
     assert_equal_in_fp64(loss, d_value(r, f))
-    for got, expected in zip(
+    for actual, expected in zip(
         torch.autograd.grad(loss, (real, fake)), d_gradient(r, f), strict=True
     ):
-        assert_equal_in_fp64(got, expected / 40)
+        assert_equal_in_fp64(actual, expected / 40)
 
     loss = g_loss(fake, real)
     assert_equal_in_fp64(loss, g_value(r, f))
-    (got,) = torch.autograd.grad(loss, fake)
-    assert_equal_in_fp64(got, g_gradient(r, f) / 40)
+    (actual,) = torch.autograd.grad(loss, fake)
+    assert_equal_in_fp64(actual, g_gradient(r, f) / 40)
 
 
 @pytest.mark.parametrize(

@@ -79,11 +79,11 @@ def spoiled(args: Problem, labelled: Tensor) -> Problem:
     return args._replace(q=q.requires_grad_(), categorical=categorical, continuous=continuous)
 
 
-def assert_close(got, expected, dtype, q):
+def assert_close(actual, expected, dtype, q):
     eps = 1e-12 if dtype == torch.float64 else 3e-6
-    for a, b in zip(got[:2], expected[:2], strict=True):
+    for a, b in zip(actual[:2], expected[:2], strict=True):
         torch.testing.assert_close(a.double(), b, rtol=eps, atol=10 * eps)
-    (gradient,) = torch.autograd.grad(got[0].sum(), q)
+    (gradient,) = torch.autograd.grad(actual[0].sum(), q)
     eps = max(eps, 2 * torch.finfo(dtype).eps)
     torch.testing.assert_close(gradient.double(), expected[2], rtol=eps, atol=eps)
 

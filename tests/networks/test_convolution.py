@@ -165,8 +165,8 @@ class TestValues:
         for i in range(2):
             assert torch.equal(ys[i], alone[i][0])
             assert torch.equal(gradients[i], alone[i][1])
-        for got, one, two in zip(gradients[2:], alone[0][2:], alone[1][2:], strict=True):
-            assert torch.equal(got, one + two)  # autograd adds them up in bf16
+        for actual, one, two in zip(gradients[2:], alone[0][2:], alone[1][2:], strict=True):
+            assert torch.equal(actual, one + two)  # autograd adds them up in bf16
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     @pytest.mark.parametrize("kind", KINDS)
@@ -182,9 +182,9 @@ class TestValues:
 def test_an_odd_side_is_left_to_pytorch(inputs):
     layer = layer_of("conv", inputs, 8)
     x = normal(2, inputs, 7, 9)
-    got = run_layer(layer, normal(2, 8, 3, 4), x)
+    actual = run_layer(layer, normal(2, 8, 3, 4), x)
     expected = run(plain("conv"), normal(2, 8, 3, 4), x, *layer.parameters())
-    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
 
 
 class TestPatches:
@@ -216,7 +216,7 @@ class Work(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func is torch.ops.aten.convolution_backward.default:
             names = zip(args[-1], ("of input", "of weight", "of bias"), strict=True)
-            self.done |= {name for wanted, name in names if wanted}
+            self.done |= {name for needed, name in names if needed}
         elif func is torch.ops.aten.mm.default:
             self.done.add("of weight")
         elif func is torch.ops.aten.sum.dim_IntList:
@@ -246,28 +246,28 @@ class TestAsking:
         layer, x, dy = problem(kind, **sizes)
         x.requires_grad_()
         used = x if leaf else x * 1
-        wanted = [used, *layer.parameters()]
-        everything = torch.autograd.grad(layer(used), wanted, dy)
+        needed = [used, *layer.parameters()]
+        everything = torch.autograd.grad(layer(used), needed, dy)
         y = layer(used)
         with only_grads_of(what), Work() as work:
-            got = torch.autograd.grad(y, wanted, dy, allow_unused=True)
-        return got, work.done, everything
+            actual = torch.autograd.grad(y, needed, dy, allow_unused=True)
+        return actual, work.done, everything
 
     def test_for_inputs_no_gradient_of_a_weight_is_computed(self, kind, sizes):
-        got, done, everything = self.backward(kind, sizes, "inputs")
-        assert got[1:] == (None, None)
-        assert torch.equal(got[0], everything[0])
+        actual, done, everything = self.backward(kind, sizes, "inputs")
+        assert actual[1:] == (None, None)
+        assert torch.equal(actual[0], everything[0])
         assert done == {"of input"}
 
     def test_for_weights_no_gradient_of_a_leaf_is_computed(self, kind, sizes):
-        got, done, everything = self.backward(kind, sizes, "weights")
-        assert got[0] is None
-        assert all(torch.equal(a, b) for a, b in zip(got[1:], everything[1:], strict=True))
+        actual, done, everything = self.backward(kind, sizes, "weights")
+        assert actual[0] is None
+        assert all(torch.equal(a, b) for a, b in zip(actual[1:], everything[1:], strict=True))
         assert done == {"of weight", "of bias"}
 
     def test_for_weights_what_comes_from_other_layers_has_its_gradient(self, kind, sizes):
-        got, done, everything = self.backward(kind, sizes, "weights", leaf=False)
-        assert all(torch.equal(a, b) for a, b in zip(got, everything, strict=True))
+        actual, done, everything = self.backward(kind, sizes, "weights", leaf=False)
+        assert all(torch.equal(a, b) for a, b in zip(actual, everything, strict=True))
         assert done == {"of input", "of weight", "of bias"}
 
     @pytest.mark.parametrize("trained", range(8))
@@ -282,11 +282,11 @@ class TestAsking:
         assert y.requires_grad is any(flags)
         if not any(flags):
             return
-        wanted = [leaf for leaf, flag in zip(leaves, flags, strict=True) if flag]
+        needed = [leaf for leaf, flag in zip(leaves, flags, strict=True) if flag]
         with Work() as work:
-            got = torch.autograd.grad(y, wanted, dy)
+            actual = torch.autograd.grad(y, needed, dy)
         expected = [g for g, flag in zip(everything, flags, strict=True) if flag]
-        assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
         names = ("of input", "of weight", "of bias")
         assert work.done == {name for name, flag in zip(names, flags, strict=True) if flag}
 
@@ -317,9 +317,9 @@ def test_gradients_can_be_differentiated_again(monkeypatch, kind, sizes):
         return torch.func.functional_call(layer, {"weight": w, "bias": bias}, x)
 
     leaves = [x, *(p.detach() for p in layer.parameters())]
-    got, theirs = penalty(ours, dy, *leaves), penalty(plain(kind), dy, *leaves)
+    actual, theirs = penalty(ours, dy, *leaves), penalty(plain(kind), dy, *leaves)
     truth = penalty(plain(kind), dy.double(), *wide(leaves))
-    for a, b, t in zip(got, theirs, truth, strict=True):
+    for a, b, t in zip(actual, theirs, truth, strict=True):
         assert t.norm() > 0
         error, allowed = (a.double() - t).norm(), (b.double() - t).norm()
         assert error <= 2 * allowed + 2**-8 * t.norm()
@@ -344,12 +344,12 @@ def test_in_a_compiled_graph_they_are_pytorchs_own(kind, sizes):
         compiled = torch.compile(plan, fullgraph=True, backend=look)
         own = x.detach().requires_grad_()
         y = compiled(own)
-        got = [y.detach(), *torch.autograd.grad(y, [own, *layer.parameters()], dy)]
+        actual = [y.detach(), *torch.autograd.grad(y, [own, *layer.parameters()], dy)]
     torch._dynamo.reset()
     assert len(called) == 1
     assert ("conv2d" if kind == "conv" else "conv_transpose2d") in called[0]
     leaves = [x, *(p.detach() for p in layer.parameters())]
-    for a, b in zip(got, run(plain(kind), dy, *leaves), strict=True):
+    for a, b in zip(actual, run(plain(kind), dy, *leaves), strict=True):
         assert torch.equal(a, b)
 
 
@@ -445,10 +445,10 @@ def test_a_convolution_takes_a_weight_that_is_not_its_own():
     dy = normal(3, 8, 4, 4, seed=1)
     for factor in (1, 2):
         y = convolve(x, weight * factor, None)
-        (got,) = torch.autograd.grad(y, weight, dy)
+        (actual,) = torch.autograd.grad(y, weight, dy)
         truth = run(plain("conv"), wide([dy])[0], x.double(), weight.detach().double() * factor)
         assert (y.double() - truth[0]).norm() < 2**-7 * truth[0].norm()
-        assert (got.double() - factor * truth[2]).norm() < 2**-7 * factor * truth[2].norm()
+        assert (actual.double() - factor * truth[2]).norm() < 2**-7 * factor * truth[2].norm()
 
 
 class Convolutions(TorchDispatchMode):

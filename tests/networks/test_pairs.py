@@ -191,7 +191,7 @@ class TestBatchNorm:
     def test_batch_normalises_by_the_batch_and_leaves_the_buffers(self, kind):
         ours, _, x = self.pair(kind)
         before = buffers(ours)
-        got = ours(x, "batch")
+        actual = ours(x, "batch")
         dims = [d for d in range(x.ndim) if d != 1]
         wide = x.double()
         spread = (wide.var(dims, correction=0, keepdim=True) + 1e-5).sqrt()
@@ -199,7 +199,7 @@ class TestBatchNorm:
         expected = (wide - wide.mean(dims, keepdim=True)) / spread
         expected = expected * ours.weight.view(shape) + ours.bias.view(shape)
         # fp32 against fp64: a few roundings of values of order 1
-        torch.testing.assert_close(got.double(), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(actual.double(), expected, rtol=0, atol=1e-5)
         assert all(torch.equal(before[k], v) for k, v in ours.named_buffers())
 
     def test_the_mode_decides_where_the_caller_does_not(self):

@@ -84,11 +84,11 @@ class TestLayers:
         """Eq. 12: (G - <G, W/σ> uvᵀ) / σ for the gradient G of the normalised weight."""
         layer = settled(layer_of(kind))
         upstream = torch.randn(layer.weight.shape, dtype=torch.float64)
-        (got,) = torch.autograd.grad(layer.normalise(), layer.weight, upstream)
+        (actual,) = torch.autograd.grad(layer.normalise(), layer.weight, upstream)
         u, s, vt = torch.linalg.svd(layer.weight.detach().flatten(1))
         g, w = upstream.flatten(1), layer.weight.detach().flatten(1)
         expected = (g - (g * w / s[0]).sum() * torch.outer(u[:, 0], vt[0])) / s[0]
-        torch.testing.assert_close(got.flatten(1), expected)
+        torch.testing.assert_close(actual.flatten(1), expected)
 
     def test_a_pass_leaves_the_vectors_alone(self, kind):
         layer = layer_of(kind)
@@ -105,9 +105,9 @@ class TestLayers:
         y, z = one(x_of(kind)), other(x_of(kind))
         one.iterate()
         assert not torch.equal(one.v, other.v)
-        (got,) = torch.autograd.grad(y.square().sum(), one.weight)
+        (actual,) = torch.autograd.grad(y.square().sum(), one.weight)
         (expected,) = torch.autograd.grad(z.square().sum(), other.weight)
-        assert torch.equal(got, expected)
+        assert torch.equal(actual, expected)
 
     def test_in_bf16_it_is_within_bf16s_rounding(self, kind):
         layer, x = settled(layer_of(kind)), x_of(kind)
@@ -115,9 +115,9 @@ class TestLayers:
         copies = working_copies([Flat(layer.float().parameters(), torch.bfloat16)])
         twin = working_network(layer, copies)
         assert twin.weight.dtype == torch.bfloat16
-        got = twin(x.bfloat16())
-        assert got.dtype == torch.bfloat16
-        assert (got.double() - truth).norm() < 2**-6 * truth.norm()
+        actual = twin(x.bfloat16())
+        assert actual.dtype == torch.bfloat16
+        assert (actual.double() - truth).norm() < 2**-6 * truth.norm()
 
 
 def test_a_convolution_keeps_its_memory_format():

@@ -267,8 +267,8 @@ class TestValues:
         logit = F.linear(x, p["head.weight"], p["head.bias"]).squeeze(1)
         x = F.leaky_relu(F.linear(x, p["q_fc.0.layer.weight"], p["q_fc.0.layer.bias"]), 0.2)
         q = F.linear(x, p["q_head.weight"], p["q_head.bias"])
-        got = discriminator(images, "batch")
-        torch.testing.assert_close(got, (logit, q), rtol=1e-5, atol=1e-8)
+        actual = discriminator(images, "batch")
+        torch.testing.assert_close(actual, (logit, q), rtol=1e-5, atol=1e-8)
 
     def test_faces_are_mnists_networks_but_for_q(self):
         theirs = MnistGenerator(9, 32), MnistDiscriminator(4, 32)

@@ -72,10 +72,10 @@ def test_the_penaltys_gradient_is_that_of_finite_differences(networks: NetworksN
             with torch.no_grad():
                 p.sub_(way, alpha=sign)
         expected = float(values[0] - values[1]) / 2e-8
-        got = float((g * way).sum()) / 1e-8
+        actual = float((g * way).sum()) / 1e-8
         noise = 1e-6 * float(values[0])
-        assert got == pytest.approx(expected, rel=1e-3, abs=noise), name
-        moving += abs(got) > 10 * noise
+        assert actual == pytest.approx(expected, rel=1e-3, abs=noise), name
+        moving += abs(actual) > 10 * noise
     assert moving >= sum(name.endswith("weight") for name, _ in named)
 
 
@@ -88,10 +88,10 @@ def test_the_penaltys_gradient_in_low_precision_is_near_the_fp64_one(cpu_ranks, 
     names = [n for n, _ in masters.named_parameters() if not n.startswith("q_")]
     truth = in_d(gradient_penalty(masters, x.double()), [masters.get_parameter(n) for n in names])
     low = step.working.discriminator
-    got = in_d(gradient_penalty(low, x.to(precision)), [low.get_parameter(n) for n in names])
+    actual = in_d(gradient_penalty(low, x.to(precision)), [low.get_parameter(n) for n in names])
     # as for D's own gradients in test_step: what is zero or misses a part errs by about 1
     tolerance = 0.4 if precision == torch.bfloat16 else 1e-3
-    for name, g, t in zip(names, got, truth, strict=True):
+    for name, g, t in zip(names, actual, truth, strict=True):
         if name.endswith("weight"):
             assert t.norm() > 0, name
             assert (g - t).norm() < tolerance * t.norm(), name

@@ -47,10 +47,10 @@ def test_copies_of_a_rank_s_images_are_rows_of_the_global_batch_s_copies(recipe)
     for rank, part in enumerate(batch().chunk(RANKS)):
         own = recipe(part, address(rank * B))
         rows = slice(rank * B, (rank + 1) * B)
-        for got, expected in zip(
+        for actual, expected in zip(
             (*own.images, *own.tensors), (*whole.images, *whole.tensors), strict=True
         ):
-            torch.testing.assert_close(got, expected[rows], rtol=0, atol=1e-6)
+            torch.testing.assert_close(actual, expected[rows], rtol=0, atol=1e-6)
 
 
 def test_warps_of_two_ranks_differ():

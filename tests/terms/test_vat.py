@@ -69,7 +69,7 @@ def test_the_gradient_reaches_the_copies_and_not_the_target_or_the_search():
     term = VirtualAdversarial(1.0, slice(0, 3), 0.3)
     q = network.q(images.flatten(1), "batch")
     result = term.divergence(network, images, q, probes)
-    (got,) = torch.autograd.grad(result, network.weight)
+    (actual,) = torch.autograd.grad(result, network.weight)
     # found again by hand, with the target and the change as constants
     start = (
         images + PROBE_LENGTH * probes / probes.flatten(1).norm(dim=1).view(5, 1, 1, 1)
@@ -81,8 +81,8 @@ def test_the_gradient_reaches_the_copies_and_not_the_target_or_the_search():
     log_q = (10 * network.q(moved.flatten(1), "batch")[:, :3]).log_softmax(1)
     loss = (target * (target.log() - log_q)).sum(1).mean()
     (expected,) = torch.autograd.grad(loss, network.weight)
-    torch.testing.assert_close(got, expected)
-    assert float(got[3].abs().max()) == 0
+    torch.testing.assert_close(actual, expected)
+    assert float(actual[3].abs().max()) == 0
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -245,8 +245,10 @@ def test_all_warps_at_once_compile_to_one_graph_with_the_same_result():
     compiled = torch.compile(
         lambda x, n: warp(x, seed=1, step=n), fullgraph=True, backend="aot_eager"
     )
-    for got, expected in zip(compiled(images, step), warp(images, seed=1, step=step), strict=True):
-        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+    for actual, expected in zip(
+        compiled(images, step), warp(images, seed=1, step=step), strict=True
+    ):
+        torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_pixels_from_outside_the_image_are_background():

@@ -86,9 +86,9 @@ class TestGradients:
         networks, real, c = problem()
         for eager in functions(networks, routing):
             expected = flat(eager(real, c))
-            got = flat(compile_whole(eager)(real, c))
-            assert len(got) == len(expected)
-            assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+            actual = flat(compile_whole(eager)(real, c))
+            assert len(actual) == len(expected)
+            assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
 
     @pytest.mark.slow
     def test_compiled_as_for_a_gpu_with_folded_convolutions_they_are_the_eager_ones(

@@ -57,10 +57,12 @@ def test_the_gradients_are_those_that_the_terms_add_in_a_full_update():
     extras = [term.recipe(real, Address(0, 1, 0)) for term in terms]
     networks = fp64_networks()
     params = networks.split("openai")[0]
-    got, logged = real_grads(networks, TERM_SPEC, params, real, terms=TermSet(terms), extras=extras)
+    actual, logged = real_grads(
+        networks, TERM_SPEC, params, real, terms=TermSet(terms), extras=extras
+    )
     others, full, record = d_gradients("alternating", real, terms, extras)
     _, without, _ = d_gradients("alternating", real)
-    for g, a, b in zip(got, full, without, strict=True):
+    for g, a, b in zip(actual, full, without, strict=True):
         torch.testing.assert_close(g, a - b, atol=1e-11, rtol=1e-9)
     assert logged.keys() == record.terms.keys()
     for name, value in logged.items():

@@ -71,7 +71,7 @@ class TestGradients:
         nll = textbook_nll(p, features, c)
         _, d = of_d(networks, routing)
         _, g = of_g(networks, routing)
-        for got, expected in (
+        for actual, expected in (
             (d.loss, bce(real_logit, True) + bce(fake_logit, False)),
             (d.real, real_logit.sigmoid().mean()),
             (d.fake, fake_logit.sigmoid().mean()),
@@ -80,8 +80,8 @@ class TestGradients:
             (g.nll, nll),
         ):
             # values of order 1 in fp64
-            torch.testing.assert_close(got, expected.detach(), rtol=1e-11, atol=0)
-            assert not got.requires_grad
+            torch.testing.assert_close(actual, expected.detach(), rtol=1e-11, atol=0)
+            assert not actual.requires_grad
 
     @pytest.mark.parametrize("routing", ROUTINGS)
     def test_the_loss_scale_multiplies_every_gradient_and_no_term(self, routing):

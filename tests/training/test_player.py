@@ -227,11 +227,11 @@ class TestWorkingNetwork:
         working = working_network(network, working_copies([flat]))
         first = working(inputs(network), "batch")
         expected = before(inputs(network), "batch")
-        for got, value in zip(
+        for actual, value in zip(
             *((t,) if isinstance(t, Tensor) else t for t in (first, expected)), strict=True
         ):
-            assert got.dtype == BF16
-            assert (got - value).norm() < 0.1 * value.norm()
+            assert actual.dtype == BF16
+            assert (actual - value).norm() < 0.1 * value.norm()
         with torch.no_grad():
             flat.value.zero_()
         flat.refresh()
