@@ -152,6 +152,15 @@ class OptimiserOptions(Group):
 
     lr_d: float = option(2e-4, "Adam's learning rate for D and Q.", at_least=0)
     lr_g: float = option(1e-3, "Adam's learning rate for G.", at_least=0)
+    lr_start: float = option(
+        0.0, "Adam's learning rate for D and Q before --gan-start; 0: --lr-d.", at_least=0
+    )
+    lr_start_decay: int = option(
+        0,
+        "Update from which --lr-start falls, on a line, to a hundredth of it at --gan-start; 0: "
+        "it stays.",
+        at_least=0,
+    )
     beta1: float = option(0.5, "Adam's β1.", at_least=0, below=1)
     beta2: float = option(0.999, "Adam's β2.", at_least=0, below=1)
     ema: float = option(
@@ -414,7 +423,15 @@ def _check_real(config: TrainConfig, spec: LatentSpec) -> None:
 
 def _check_start(config: TrainConfig) -> None:
     """Check --gan-start against the terms on real images. `Step` checks terms of a user's own."""
-    start = config.adversarial.gan_start
+    start, rates = config.adversarial.gan_start, config.optimiser
+    if rates.lr_start and not start:
+        raise UserError("--lr-start is D's rate before --gan-start, which is 0; give it a value")
+    if rates.lr_start_decay and not rates.lr_start:
+        raise UserError("--lr-start-decay: there is no --lr-start to fall; give it a value")
+    if rates.lr_start_decay and rates.lr_start_decay >= start:
+        raise UserError(
+            f"--lr-start-decay: expected less than --gan-start {start}, got {rates.lr_start_decay}"
+        )
     if not start:
         return
     if start >= config.steps:

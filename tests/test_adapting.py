@@ -177,6 +177,29 @@ def test_a_preset_s_start_without_the_game_goes_where_no_update_could_have_it(op
     assert note is None or notes[0].endswith(note)
 
 
+@pytest.mark.parametrize(
+    ("options", "given", "note"),
+    [
+        (
+            {"gan_start": 0},
+            ("gan-start",),
+            "--lr-start 0 --lr-start-decay 0 (there is no --gan-start)",
+        ),
+        ({"gan_start": 0}, ("gan-start", "lr-start"), None),  # refused later
+        (
+            {"steps": 40},
+            (),
+            "--gan-start 0 --lr-start 0 --lr-start-decay 0 (--steps 40 are not more)",
+        ),
+    ],
+)
+def test_a_start_s_rate_goes_with_the_start(options, given, note):
+    preset = PRESETS["mnist"].with_options(gan_start=40, lr_start=1e-3, lr_start_decay=20)
+    config, notes = adapt(preset.with_options(**options), frozenset(given))
+    assert bool(config.optimiser.lr_start) == (note is None)
+    assert note is None or notes[0].endswith(note)
+
+
 class TestOwnSize:
     def test_it_is_that_of_the_images_read(self, tmp_path):
         rng = np.random.default_rng(0)

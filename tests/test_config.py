@@ -61,6 +61,8 @@ OTHER: dict[str, tuple[str, Any]] = {
     "objective": ("hinge", "hinge"),
     "label_smoothing": ("0.1", 0.1),
     "gan_start": ("25", 25),
+    "lr_start": ("1e-3", 1e-3),
+    "lr_start_decay": ("20", 20),
     "spectral_norm": ("", True),  # a flag
     "r1": ("10", 10.0),
     "r2": ("0.5", 0.5),
@@ -214,14 +216,14 @@ class TestCommandLine:
 
     @pytest.mark.parametrize("name", PRESETS)
     def test_help_shows_the_presets_own_defaults(self, name, capsys, monkeypatch):
-        monkeypatch.setenv("COLUMNS", "400")
+        monkeypatch.setenv("COLUMNS", "80")  # one column of boxes
         with pytest.raises(SystemExit):
             parse([name, "--help"])
-        text = capsys.readouterr().out
+        text = re.sub(r"[│|\s]+", " ", capsys.readouterr().out)  # | where UTF-8 cannot be shown
         config = PRESETS[name]
         for option, value in (("channels", config.data.channels), ("steps", config.steps)):
-            (line,) = [line for line in text.splitlines() if f"--{option} INT" in line]
-            assert f"(default: {value})" in line
+            (default,) = re.findall(rf"--{option} INT .*?\(default: (.*?)\)", text)
+            assert default == str(value)
 
     def test_every_group_has_a_box_of_its_own_with_an_example(self, capsys, monkeypatch):
         monkeypatch.setenv("COLUMNS", "80")  # one column of boxes
@@ -260,6 +262,7 @@ class TestPresets:
             "decay_steps",
             "label_smoothing",
             "gan_start",
+            "lr_start",
         )
         assert not any(NAMED[name].get(config) for name in off)
 
@@ -306,9 +309,19 @@ class TestCheck:
             ("keep", 0),
             ("threads", -1),
             ("gan_start", -1),
+            ("lr_start_decay", -1),
             *(
                 (name, value)
-                for name in ("lr_d", "lr_g", "info_weight", "info_from", "r1", "r2", "contrastive")
+                for name in (
+                    "lr_d",
+                    "lr_g",
+                    "lr_start",
+                    "info_weight",
+                    "info_from",
+                    "r1",
+                    "r2",
+                    "contrastive",
+                )
                 for value in (-1e-9, float("nan"), float("inf"), float("-inf"))
             ),
             *(
@@ -350,6 +363,15 @@ class TestCheck:
             (
                 {"gan_start": 5, "term": ("my:Term",), "routing": "generator-step"},
                 "--gan-start: Q must learn in D's step",
+            ),
+            ({"lr_start": 1e-3}, "--lr-start is D's rate before --gan-start, which is 0"),
+            (
+                {"gan_start": 5, "vat": 1.0, "lr_start_decay": 2},
+                "--lr-start-decay: there is no --lr-start",
+            ),
+            (
+                {"gan_start": 5, "vat": 1.0, "lr_start": 1e-3, "lr_start_decay": 5},
+                "--lr-start-decay: expected less than --gan-start 5, got 5",
             ),
         ],
     )

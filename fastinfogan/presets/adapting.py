@@ -20,6 +20,7 @@ from ..terms.warp import parse_changes
 
 # Networks for a side that the preset's do not take, in order of choice.
 _OTHERS = ("svhn", "mnist")
+_START_RATES = ("lr-start", "lr-start-decay")
 
 
 def adapt(config: TrainConfig, given: frozenset[str]) -> tuple[TrainConfig, tuple[str, ...]]:
@@ -155,13 +156,16 @@ class _Adapting:
     def switch_off_start(self) -> None:
         """Switch off the preset's updates before the game where none of them could be taken."""
         config, start = self.config, self.config.adversarial.gan_start
+        rates = {name: 0 for name in _START_RATES if OPTIONS[name].get(config)}
+        if not start and rates and not self.given & rates.keys():
+            self._change("there is no --gan-start", rates)
         if not start or "gan-start" in self.given:
             return
         terms = (config.invariance, config.follow, config.upright, config.vat)
         if not (config.term or any(term.weight for term in terms)):
-            self._change("no term acts on real images", {"gan-start": 0})
+            self._change("no term acts on real images", {"gan-start": 0, **rates})
         elif config.steps <= start:
-            self._change(f"--steps {config.steps} are not more", {"gan-start": 0})
+            self._change(f"--steps {config.steps} are not more", {"gan-start": 0, **rates})
 
     def _missing_changes(self) -> list[str]:
         """Return the changes that codes are to follow and the warp does not make."""

@@ -20,6 +20,7 @@ class Schedule:
 
     def __init__(self, config: TrainConfig, spec: LatentSpec, device: torch.device) -> None:
         self._information, self._decay = config.information, config.optimiser.decay
+        self._optimiser, self._gan_start = config.optimiser, config.adversarial.gan_start
         self._full = torch.tensor(
             [config.information.info_weight * code.weight for code in spec.codes],
             device=device,
@@ -45,11 +46,21 @@ class Schedule:
     def rate(self, full: float, step: int | Tensor) -> float | Tensor | None:
         """Return the learning rate of update `step`, on a line from `full` to `MIN_RATE` of it.
 
-        None where the rates do not fall.
+        None where the rates never change.
         """
         if not self._decay.steps:
-            return None
+            return full if self._optimiser.lr_start else None
         part = 1 - (step - self._decay.start) / self._decay.steps
+        return full * _between(part, MIN_RATE, 1.0)
+
+    def start_rate(self, step: int | Tensor) -> float | Tensor | None:
+        """Return D's learning rate of update `step` before the game; None where it is as later."""
+        full, first = self._optimiser.lr_start, self._optimiser.lr_start_decay
+        if not full:
+            return None
+        if not first:
+            return full
+        part = 1 - (step - first) / (self._gan_start - first)
         return full * _between(part, MIN_RATE, 1.0)
 
 

@@ -480,6 +480,8 @@ class Step:
         self.schedule.set(step, None if self.balance is None else self.balance.factors())
         for player in (self.d, self.g):
             player.set_rate(self.schedule.rate(player.lr, step))
+        if not active.game:
+            self.d.set_rate(self.schedule.start_rate(step))
         at = Address(self.config.seed, step, self.ranks.rank * len(real))
         update = UPDATES[self.config.execution.step] if active.game else real_alone
         record = update(self, self.work(active), at, real)

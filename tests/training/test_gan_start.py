@@ -125,6 +125,25 @@ def test_from_then_on_an_update_is_the_one_of_a_run_without_such_a_start(
     assert step.optimizer_tensors()["adam_d.step"] == 3
 
 
+@pytest.mark.parametrize(
+    ("changes", "rates"),
+    [
+        ({}, [0.1, 0.1, 0.1, 0.02, 0.02]),
+        ({"lr_start_decay": 1}, [0.1, 0.1, 0.05, 0.02, 0.02]),
+        ({"decay_start": 3, "decay_steps": 2}, [0.1, 0.1, 0.1, 0.02, 0.01]),
+    ],
+)
+def test_d_has_a_rate_of_its_own_until_then(cpu_ranks, changes, rates):
+    config = with_start(lr_d=0.02, lr_g=0.03, lr_start=0.1, **changes)
+    step = Step(config, SPEC, cpu_ranks())
+    for n, rate in enumerate(rates):
+        step(n, batch(n))
+        assert float(step.d.optimizer.param_groups[0]["lr"]) == pytest.approx(rate)
+        falls = "decay_steps" in changes and n == 4
+        expected = 0.015 if falls else 0.03
+        assert float(step.g.optimizer.param_groups[0]["lr"]) == pytest.approx(expected)
+
+
 def test_the_average_of_g_counts_g_s_updates(cpu_ranks):
     step = Step(with_start(), SPEC, cpu_ranks())
     for n in range(START + 1):
