@@ -251,6 +251,18 @@ def test_the_first_updates_of_mnist_are_timed_as_the_record_has_them() -> None:
     assert_says("tutorials/mnist.md", f"were at {ends[5]} to {ends[9]} % then")
     low, high = (f(100 * accuracy(run) for run in first[:3]) for f in (min, max))
     assert_says("tutorials/mnist.md", f"Seeds 0, 1 and 2 were at {low:.0f} to {high:.0f} %")
+    again = first[2]["updates_to_0.9"] * PRESETS[MNIST].batch_size
+    textbook = float(next(tables("notes/performance.md", "| ms per update"))[0][2].split()[0])
+    assert_says(
+        "notes/performance.md",
+        f"`mnist`, {min(rates):.0f} to {max(rates):.0f} images/s over its first 1,000 updates (ten "
+        f"seeds, docs/results.md; other runs than the textbook's {textbook:.0f}, so "
+        f"{min(rates) / textbook:.1f} to {max(rates) / textbook:.1f} is no more",
+        f"The preset: {first[0]['seconds_to_0.9']:.0f} s, {first[1]['seconds_to_0.9']:.0f} s, and "
+        f"{first[2]['updates_to_0.9']} updates of an interrupted run, some 105 s at its "
+        f"{rates[2]:.0f} images/s",
+    )
+    assert again / rates[2] < 105  # start-up is in it too
     minutes = {round(run["seconds"] / 60) for run in first if run["seconds"]}
     assert minutes == {4}
     assert_says("tutorials/mnist.md", "with bf16, training took four minutes")
@@ -483,6 +495,12 @@ def test_the_tables_of_the_shared_step_are_those_of_the_record() -> None:
         f"{mean(distances[1]):.1f}) over these seeds, {median(distances[0]):.1f} "
         f"({mean(distances[0]):.1f}) with the alternating step",
     )
+    paper, preset = ([frechet(run) for run in runs(name)] for name in (PAPER, MNIST))
+    assert_says(
+        page,
+        f"The paper's recipe has {median(paper):.1f} ({mean(paper):.1f}) over its five, the preset "
+        f"{median(preset):.1f} ({mean(preset):.1f}) over its ten",
+    )
 
 
 def test_the_table_of_the_literature_s_remedies_is_that_of_the_record() -> None:
@@ -502,6 +520,35 @@ def test_the_table_of_the_literature_s_remedies_is_that_of_the_record() -> None:
         assert row[1:5] == [bare(value + 1e-9) for value in (*after, mean(after))]
         if name != PAPER:
             assert row[5] == ", ".join(f"{frechet(run):.1f}" for run in three)
+
+
+def test_the_note_on_codes_repeats_the_scores_of_the_record() -> None:
+    days = [runs(f"mnist of {day} November") for day in (24, 25)]
+    (old, new) = ([percent(accuracy(run), 2) for run in day] for day in days)
+    (far, near) = ([f"{frechet(run):.1f}" for run in day] for day in days)
+    followed, tenth = (
+        runs(name)[0]
+        for name in ("dsprites-like, five followed", f"{SPRITES}, a tenth of the image")
+    )
+    heavy = runs(f"{SPRITES} at 10")
+    on_gpu = [bare(score(run, "factorvae"))
+              for run in runs(f"{SPRITES} at 10, 6,000 updates, one H200")]  # fmt: skip
+    names = ("dci", "sap", "betavae")
+    others = [f"{label} {bare(score(followed, name), 2)}"
+              for label, name in zip(("DCI", "SAP", "BetaVAE"), names, strict=True)]  # fmt: skip
+    assert_says(
+        "notes/quality.md",
+        f"reached {each(old)} % with seeds 0 and 1",
+        f"took seed 0 from {old[0]} to {new[0]} %, its Fréchet distance from {far[0]} to "
+        f"{near[0]}; seed 1 from {old[1]} to {new[1]} % and from {far[1]} to {near[1]}",
+        f"**MIG {bare(score(followed, 'mig'))}, FactorVAE {bare(score(followed, 'factorvae'))}**, "
+        + ", ".join(others),
+        f"{percent(accuracy(tenth), 0)} % of the shapes, "
+        f"FactorVAE {bare(score(tenth, 'factorvae'))}, MIG {bare(score(tenth, 'mig'))}",
+        f"FactorVAE {', '.join(on_gpu)}, MIG .51",
+        f"gave {each([bare(score(run, 'factorvae')) for run in heavy])} (seeds 0, 1; "
+        f"{each([percent(accuracy(run), 0) for run in heavy])} % of the shapes)",
+    )
 
 
 def test_all_seeds_of_mnist_lie_where_the_pages_say() -> None:
