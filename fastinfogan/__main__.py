@@ -8,6 +8,7 @@ from dataclasses import fields
 from importlib import import_module
 
 from .console import prepare, say
+from .errors import INTERRUPTED
 from .requirements import require_trainer
 from .training.openmp import spin_briefly
 
@@ -68,6 +69,12 @@ def main(args: list[str]) -> int:
     if args[0] == "completion":
         require_trainer()
         return print_completion(args[1:])
+    if args[0] == "data" and args[1:2] != ["check"]:
+        if args[1:] not in (["-h"], ["--help"]):
+            got = " ".join(args)
+            say(f"error: expected `fastinfogan data check SPEC`, got {got!r}", sys.stderr)
+            return 2
+        args = ["data", "check", "--help"]
     words = 2 if " ".join(args[:2]) in COMMANDS else 1
     name = " ".join(args[:words])
     if name not in COMMANDS:
@@ -143,7 +150,12 @@ def print_completion(args: list[str]) -> int:
 
 def entry() -> None:
     """Run `fastinfogan`, the entry point in pyproject.toml."""
-    raise SystemExit(main(sys.argv[1:]))
+    try:
+        code = main(sys.argv[1:])
+    except KeyboardInterrupt:  # while torch is imported; later the command itself ends
+        say("interrupted", sys.stderr)
+        code = INTERRUPTED
+    raise SystemExit(code)
 
 
 if __name__ == "__main__":

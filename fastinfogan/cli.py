@@ -22,14 +22,13 @@ from tyro.constructors import (
 from .config import OPTIONS, TrainConfig
 from .console import prepare, say
 from .data.splits import expand_user
-from .errors import Stop, UserError
+from .errors import INTERRUPTED, Stop, UserError
 from .options import Group, Option, own_options
 from .presets import PRESETS
 from .terms.invariance import InvarianceOptions
 from .terms.warp import WARP_HELP, Warp
 
 C = TypeVar("C")
-INTERRUPTED = 130
 BAD_ARGUMENTS = 2
 
 

@@ -102,8 +102,8 @@ class CodeOptions(Group):
 
     codes: str = option(
         "cat10,uniform,uniform",
-        "The latent code: catN, bernoulli, uniform[N], gaussian[N]; :learned for a learned sigma, "
-        "*W for a weight of its own.",
+        "The latent code: catN, bernoulli, uniform[N], gaussian[N], angle; :learned for a learned "
+        "sigma, *W for a weight of its own, NAME= in front for a name.",
     )
     noise: int = option(62, "Columns of noise in front of the code.", at_least=0)
 

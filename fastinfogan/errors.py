@@ -1,5 +1,7 @@
 """Expected ways for a command to end, with exit codes."""
 
+INTERRUPTED = 130  # Ctrl-C where there is nothing to save
+
 
 class Stop(Exception):
     """An end with an exit code and one line on stderr.

@@ -60,6 +60,7 @@ def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
     reading: streaming.Mode = "always" if data.can_stream(name) else "never"  # a part is read
     remote: streaming.Mode = "always" if of.stream == "always" else "never"  # as its training
     splits = data.load(name, **size, stream=reading, remote=remote, advise=False, **of.reading())
+    say(f"evaluating {config.run} after update {checkpoint.step} …", sys.stderr)
     measured = measure.evaluate(loaded, splits, seed=config.seed, extractor=extractor)
     result = measure.as_written(checkpoint.step, name, measured)
     say(json.dumps(result, indent=2))

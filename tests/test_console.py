@@ -5,6 +5,7 @@ import re
 import shutil
 import statistics
 import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from helpers.commands import check_command, commands_in, config_of
 
 from fastinfogan import __main__
-from fastinfogan.config import TrainConfig
+from fastinfogan.config import OPTIONS, TrainConfig
 from fastinfogan.presets import PRESETS, table
 from fastinfogan.presets.measured import MEASURED
 
@@ -86,6 +87,26 @@ def test_an_unknown_command_is_refused_with_the_known_ones(capsys):
     assert error.count("\n") == 1
 
 
+def test_data_alone_says_which_command_there_is(capsys):
+    assert __main__.main(["data", "folder:photos"]) == 2
+    error = capsys.readouterr().err
+    assert error == "error: expected `fastinfogan data check SPEC`, got 'data folder:photos'\n"
+    with pytest.raises(SystemExit, match="0"):
+        __main__.main(["data", "--help"])
+    assert "usage: fastinfogan data check" in capsys.readouterr().out
+
+
+def test_ctrl_c_while_a_command_is_imported_is_one_line(capsys, monkeypatch):
+    def interrupt(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(__main__, "import_module", interrupt)
+    monkeypatch.setattr(sys, "argv", ["fastinfogan", "train"])
+    with pytest.raises(SystemExit, match="130"):
+        __main__.entry()
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def test_presets_lists_each_experiment_on_a_line(capsys):
     assert __main__.main(["presets"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -94,6 +115,15 @@ def test_presets_lists_each_experiment_on_a_line(capsys):
     assert "28×28" in mnist
     assert "cat10, 2 × uniform" in mnist
     assert f"{PRESETS['mnist'].steps:,}" in mnist
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_the_reasons_of_a_preset_name_no_option_that_moved(name):
+    reasons = table.details(name).partition("Options that differ")[0]
+    words = {word.strip("-") for code in re.findall("`([^`]+)`", reasons) for word in code.split()}
+    kept = {"", "contrastive", "follow", "upright", "vat", "warp"}  # --warp, and names of terms
+    moved = {item.rule.alias for item in OPTIONS.values()} - kept
+    assert not {word.replace("_", "-") for word in words} & moved
 
 
 @pytest.mark.parametrize("name", list(PRESETS))

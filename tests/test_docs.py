@@ -18,9 +18,10 @@ from helpers.commands import (
     commands_in,
     inline_lines_in,
     lines_in,
+    runs_in,
 )
 
-from fastinfogan.config import OPTIONS
+from fastinfogan.config import OPTIONS, TrainConfig, differences
 from fastinfogan.data.specs import SPECS
 from fastinfogan.errors import LostRank, NonFiniteLoss, UserError
 from fastinfogan.evaluation.measure import QUALITY
@@ -98,6 +99,48 @@ def test_a_command_that_does_not_exist_is_noticed() -> None:
     (words,) = commands_in("```bash\nA=b fastinfogan train mnist --stepz 3 && ls\n```\n")
     with pytest.raises(SystemExit):
         check_command(words)
+
+
+def conflicts_in(text: str) -> list[str]:
+    """Return what has the second of two trainings in one folder refused."""
+    first: dict[Path, tuple[int, TrainConfig]] = {}
+    conflicts = []
+    for ranks, config in runs_in(text):
+        before, other = first.setdefault(config.run_dir, (ranks, config))
+        changed = differences(other, config)
+        if before != ranks:
+            changed.append(f"ranks {before} -> {ranks}")
+        if other.data.data != config.data.data:
+            changed.append(f"--data {other.data.data} -> {config.data.data}")
+        conflicts += [f"{config.run_dir}: {change}" for change in changed]
+    return conflicts
+
+
+# A reader of one of these pages has typed the commands of the README.
+STEPS = [
+    DOCS / folder / page.name
+    for folder in ("tutorials", "howto")
+    for page in sorted((DOCS / folder).glob("*.md"))
+]
+
+
+@pytest.mark.parametrize("page", STEPS, ids=lambda page: page.stem)
+def test_no_command_of_a_page_is_refused_because_of_the_one_before(page: Path) -> None:
+    assert conflicts_in((ROOT / "README.md").read_text() + "\n" + page.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "conflict"),
+    [
+        ("fastinfogan train mnist --noise 30", "--noise 62 -> 30"),
+        ("fastinfogan train own --out runs/mnist", "--data mnist -> folder:data/own"),
+        ("torchrun --nproc_per_node 2 -m fastinfogan.train", "ranks 1 -> 2"),
+    ],
+)
+def test_a_second_run_in_a_folder_is_noticed(line: str, conflict: str) -> None:
+    text = f"```bash\nfastinfogan train mnist\n{line}\n```\n"
+    assert f"runs/mnist: {conflict}" in conflicts_in(text)
+    assert conflicts_in("```bash\nfastinfogan train\nfastinfogan train --steps 9\n```\n") == []
 
 
 @pytest.mark.parametrize("words", OTHERS.values(), ids=OTHERS)

@@ -4,9 +4,9 @@ The paper's information loss is at its ceiling long before the categories are th
 nothing in it looks at real images. Four additions, none of which sees a label, and none of which
 the paper has (`mnist-paper` is without):
 
-- `real_info`: the mutual information of the categories that Q gives a real image and a warped copy
-  (Ji et al. 2019, Hu et al. 2017). What a digit is does not change by being turned, slanted or
-  drawn with a thicker pen, nor by a bar.
+- `invariance`: the mutual information of the categories that Q gives a real image and a warped copy
+  (Ji et al. 2019, Hu et al. 2017). What a digit is does not change when it is turned, slanted or
+  drawn with a thicker pen, or when a short line is drawn on it.
 - `vat`, for 300 updates once the digits are apart: the categories must also bear the worst small
   change of an image, which draws their borders where there are no images (Hu et al. 2017).
 - λ waits for 200 updates, then rises for 100: real images shape the categories before G does.

@@ -98,9 +98,10 @@ def resume(
         there = chosen.meta.get(name)
         fell_back = name == "precision" and there == environment.get("precision_failed", here)
         if there != here and not fell_back:
+            word = {"world_size": "ranks"}.get(name, name)
             raise UserError(
-                f"{chosen.path} was trained with {name} {there}, this run has {name} {here}; "
-                f"give it the same {name}, or choose another --out"
+                f"{chosen.path} was trained with {word} {there}, this run has {word} {here}; "
+                f"give it the same {word}, or choose another --out"
             )
     for file, named in tensors.items():
         checkpoint.restore(named, chosen.tensors.get(file, {}), str(chosen.path))

@@ -18,6 +18,12 @@ from .metrics import BEFORE_GAME
 _COUNT = "{n_fmt}/{total_fmt}|{bar}| {elapsed}"
 
 
+def shorten(name: str, index: int) -> str:
+    """Return the place, c1 for index 0, of a code whose name is the default (c1_categorical)."""
+    place = f"c{index + 1}"
+    return place if name.startswith(f"{place}_") else name
+
+
 class Progress:
     """Rank 0's progress: a bar on a terminal, a line per log interval elsewhere."""
 
@@ -60,10 +66,14 @@ class Progress:
         """Count an update."""
         self._bar.update()
 
-    def _values(self, record: dict[str, Any]) -> str:
+    def _values(self, record: dict[str, Any], *, short: bool = False) -> str:
         """Return the information of each code, in nats; before the game the terms' values.
 
         That of a continuous code is the bound at the best fixed σ.
+
+        Args:
+            short: name codes without names of their own by their places (c1), and leave out σ's
+                convention, so that the line of three codes fits on a terminal of 80 columns.
         """
         if record["d_loss"] is None:
             had = {name: record[name] for name in self._terms if record.get(name) is not None}
@@ -71,8 +81,10 @@ class Progress:
             text = f"{BEFORE_GAME} to update {self._gan_start}: {text}"
         else:
             information = record["information_calibrated"]
-            text = " ".join(f"{n} {information[n]:.2f}" for n in self._names)
-            text = f"{self._unit}: {text}"
+            labels = [shorten(n, i) if short else n for i, n in enumerate(self._names)]
+            values = [f"{information[name]:.2f}" for name in self._names]
+            text = " ".join(map(" ".join, zip(labels, values, strict=True)))
+            text = f"{'nats' if short else self._unit}: {text}"
         if "code_accuracy" in record:
             watched = f"{record['code_accuracy']:.1%} sorted (labels not used in training)"
             text = f"{text}, {watched}"
@@ -83,7 +95,7 @@ class Progress:
         rate, values = record["images_per_second"], self._values(record)
         speed = "" if rate is None else f"{rate:,.0f} images/s, "
         self._bar.bar_format = self._format(record["step"])
-        self._bar.set_postfix_str(f"{speed}{values}")
+        self._bar.set_postfix_str(f"{speed}{self._values(record, short=True)}")
         if self._lines:
             remaining = ""
             if rate and record["step"] >= self._gan_start and record["d_loss"] is not None:

@@ -8,12 +8,14 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from math import prod
 from pathlib import Path
 
 import tyro
 
 from fastinfogan.__main__ import COMMANDS, SHELLS, module_of
 from fastinfogan.cli import parse
+from fastinfogan.config import TrainConfig
 from fastinfogan.presets import PRESETS
 
 _FENCED = re.compile(r"^```(?P<language>\w*)\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
@@ -23,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 # Programs that the documentation calls, next to those whose arguments are checked here.
 PROGRAMS = frozenset(
     {"accelerate", "apt-get", "cd", "fastinfogan", "git", "hf", "mkdocs", "mypy", "npm"}
-    | {"pip-audit", "ruff", "source", "torchrun", ".ci/run"}
+    | {"pip-audit", "ruff", "source", "tensorboard", "torchrun", ".ci/run"}
 )
 PLACEHOLDERS = {"S": "0", "NAME": "mnist"}
 
@@ -55,6 +57,22 @@ def commands_in(text: str) -> list[list[str]]:
     """Return the words behind `fastinfogan` of each command in bash blocks and in inline code."""
     lines = [*lines_in(text), *inline_lines_in(text)]
     return [words for line in lines if (words := _of_package(line)) is not None]
+
+
+def runs_in(text: str) -> list[tuple[int, TrainConfig]]:
+    """Return the ranks and the configuration of each training that a page starts."""
+    runs = []
+    for line in (*lines_in(text), *inline_lines_in(text)):
+        words = _of_package(line)
+        if words is None or words[:1] != ["train"] or {"--help", "NAME", "…"} & set(words):
+            continue
+        counts = [
+            int(line[line.index(option) + 1])
+            for option in ("--nnodes", "--nproc_per_node", "--num_processes")
+            if option in line
+        ]
+        runs.append((prod(counts), parse(words[1:])))
+    return runs
 
 
 def _split(line: str) -> Iterator[list[str]]:
