@@ -65,8 +65,9 @@ def test_a_folder_that_cannot_be_written_costs_one_warning_and_not_the_result(
     assert evaluate.main([str(run)]) == 0
     streams = capsys.readouterr()
     assert json.loads(streams.out)["code_accuracy"] > 0
-    assert streams.err.startswith("warning: cannot write ")
-    assert streams.err.count("\n") == 1
+    assert streams.err.startswith(f"evaluating {run} after update 7 …\n")
+    assert streams.err.count("\nwarning: cannot write ") == 1
+    assert streams.err.count("\n") == 2
 
 
 def test_known_factors_of_a_set_are_compared_with_every_code(
