@@ -29,6 +29,7 @@ PICTURES = {
     "dsprites": "dsprites.png",
     "faces": "faces.png",
     "chairs": "chairs.png",
+    "svhn": "svhn.png",
 }
 # Runs under another name whose options a preset has since; they count for its targets.
 SAME_OPTIONS = {"dsprites": "dsprites-like, upright copies at 10, 6,000 updates, one H200"}

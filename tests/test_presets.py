@@ -61,8 +61,12 @@ FACES = {"codes", "info-weight", "spectral-norm", "lr-g", "batch-size", "decay.s
 FACES |= {"decay.steps", "steps", "follow.weight", "follow.changes"}
 FACES |= {f"invariance.warp.{field}" for field in ("rotate", "scale", "shear", "shift")}
 FACES |= {"invariance.warp.thickness", "invariance.warp.light"}
+WARPED = {"rotate", "scale", "shear", "shift", "thickness", "gamma"}
 DIFFERENT: dict[str, set[str]] = {
-    "svhn": {"data", "steps"},
+    "svhn": {
+        *{"data", "codes", "objective", "invariance.weight", "lr-d", "batch-size", "steps"},
+        *(f"invariance.warp.{field}" for field in WARPED),
+    },
     "celeba": {"steps"},
     "faces": FACES,
     "faces-elevation": {*FACES, "lr-d"},
