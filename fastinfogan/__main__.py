@@ -71,8 +71,8 @@ def main(args: list[str]) -> int:
         return print_completion(args[1:])
     if args[0] == "data" and args[1:2] != ["check"]:
         if args[1:] not in (["-h"], ["--help"]):
-            got = " ".join(args)
-            say(f"error: expected `fastinfogan data check SPEC`, got {got!r}", sys.stderr)
+            line = " ".join(args)
+            say(f"error: expected `fastinfogan data check SPEC`, got {line!r}", sys.stderr)
             return 2
         args = ["data", "check", "--help"]
     words = 2 if " ".join(args[:2]) in COMMANDS else 1

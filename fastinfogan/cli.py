@@ -122,11 +122,12 @@ def _annotate(option: Option, help: str) -> Any:
     if rule.positional:
         metavar = f"[{option.spelling.upper()}]"
         return Annotated[kind, tyro.conf.Positional, tyro.conf.arg(metavar=metavar, help=help)]
-    aliases = [f"--{rule.alias}"] if rule.alias else None
+    # tyro shows aliases first, so the older spelling is the name: help begins with the newer one.
+    aliases = [f"--{option.spelling}"] if rule.alias else None
     return Annotated[
         kind,
         tyro.conf.arg(
-            name=option.spelling,
+            name=rule.alias or option.spelling,
             metavar="PATH" if Path in get_args(kind) else None,
             aliases=aliases,
             help=help,
