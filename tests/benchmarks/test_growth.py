@@ -50,10 +50,10 @@ def test_every_point_is_measured_and_lands_in_table_plot_and_document(tmp_path: 
         ["shared", "2", "82", "20"],
     ]
     for row in rows:
-        low, mid, high = (float(row[4].replace("–", " ").strip(")").replace("(", "").split()[i])
-                          for i in (1, 0, 2))  # fmt: skip
+        times = row[4].replace(",", "").replace("–", " ").strip(")").replace("(", "").split()
+        mid, low, high = (float(text) for text in times)
         assert 0 < low <= mid <= high
-        state, peak = (float(cell) for cell in row[-2:])
+        state, peak = (float(cell.replace(",", "")) for cell in row[-2:])
         assert 0 < state < peak  # a process that holds all of it has been that large
     assert "| `OMP_WAIT_POLICY=passive` |" in contention
     with Image.open(tmp_path / "docs" / "growth-codes.png") as picture:
