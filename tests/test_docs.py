@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -20,6 +19,7 @@ from helpers.commands import (
     lines_in,
     runs_in,
 )
+from helpers.scripts import load_script
 
 from fastinfogan.config import OPTIONS, TrainConfig, differences
 from fastinfogan.data.specs import SPECS
@@ -61,18 +61,9 @@ BLOCKS = [
 ]
 
 
-def module_in_docs(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def hooks() -> ModuleType:
-    return module_in_docs("site_hooks")
+    return load_script(DOCS / "site_hooks.py")
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -227,7 +218,7 @@ def test_a_picture_is_small_shown_on_a_page_and_has_its_command(picture: Path) -
 
 
 def test_the_curves_of_the_accuracy_are_those_of_the_record_of_runs(tmp_path: Path) -> None:
-    pictures = module_in_docs("pictures")
+    pictures = load_script(DOCS / "pictures.py")
     record = tmp_path / "runs.jsonl"
     lines = [
         {"name": "a", "seed": 1, "accuracies": [[200, 0.5], [100, 0.25]]},

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from functools import cache
@@ -15,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.scripts import load_script
 
 from fastinfogan import parallel
 from fastinfogan.config import TrainConfig
@@ -46,14 +45,7 @@ def runs(name: str) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def quality() -> Any:
     """Return benchmarks/quality.py, which reads a figure off a record."""
-    path = ROOT / "benchmarks" / "quality.py"
-    spec = importlib.util.spec_from_file_location("quality_of_figures", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["quality_of_figures"] = module  # where dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "benchmarks" / "quality.py")
 
 
 # What is read off a run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from helpers.scripts import load_script
 
 ROOT = Path(__file__).parents[2]
 DOC = (ROOT / "docs" / "notes" / "scaling.md").read_text()
@@ -17,14 +17,7 @@ DOC = (ROOT / "docs" / "notes" / "scaling.md").read_text()
 
 @pytest.fixture(scope="module")
 def model() -> ModuleType:
-    path = ROOT / "profiling" / "scaling_model.py"
-    spec = importlib.util.spec_from_file_location("scaling_model", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["scaling_model"] = module  # where dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "profiling" / "scaling_model.py")
 
 
 def test_the_documents_tables_are_what_the_model_prints(model: ModuleType) -> None:
