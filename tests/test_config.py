@@ -126,7 +126,9 @@ def typed(*names: str) -> list[str]:
 class TestCommandLine:
     def test_the_table_above_has_every_option(self):
         reached = {NAMED[name].spelling for name in NAMES}
-        warps = {f"invariance.warp.{field.name}" for field in dataclasses.fields(Warp)}
+        warps = {
+            f"invariance.warp.{field.name}".replace("_", "-") for field in dataclasses.fields(Warp)
+        }
         assert reached | warps == set(OPTIONS)
 
     def test_without_arguments_it_is_the_mnist_preset(self):

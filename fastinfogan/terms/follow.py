@@ -38,7 +38,7 @@ class FollowOptions(Group):
         "slant,width",
         "The changes that the codes follow, in the order of the codes, as far as these go: of "
         "slant, width (of strokes), x, y, size, stretch (width over height), light_x and light_y "
-        "(light from the right or the bottom). The warp must make them.",
+        "(light from the right or the bottom), nod. The warp must make them.",
         alias="followed",
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import NamedTuple
 
 import torch
@@ -15,7 +15,9 @@ from ..philox import Stream
 from .protocol import Address, Extra
 
 # The changes of a warp that a code may follow.
-CHANGES = ("slant", "width", "x", "y", "size", "stretch", "light_x", "light_y")
+CHANGES = ("slant", "width", "x", "y", "size", "stretch", "light_x", "light_y", "nod")
+NOD_RADIUS = 0.8  # of the disc that a nod moves, in halves of the side
+NOD_HEIGHT = -0.1  # of the disc's middle, from -1 at the image's top to 1 at its bottom
 _EPSILON = 1e-10
 
 
@@ -23,8 +25,8 @@ class Warped(NamedTuple):
     """Copies of images, and what was done to them that a continuous code may follow."""
 
     images: Tensor  # [B, C, H, W]
-    # [B, 8], of `CHANGES`, or [B, 6] without `light`: in ±1 of the most that the warp does; by
-    # `place` more.
+    # [B, 6], the first of `CHANGES`; [B, 8] with `light`, [B, 9] with `nod`. In ±1 of the most that
+    # the warp does; by `place` more.
     change: Tensor
 
 
@@ -37,11 +39,14 @@ WARP_HELP = {
     "flip": "Probability of mirroring left and right.",
     "thickness": "Widening or thinning of bright strokes, in pixels on each side, at most 1.",
     "zoom": "Scale of both axes alike, from 1/(1 + zoom) to 1 + zoom.",
+    "shift_x": "Instead of shift: to the left and right alone.",
     "place": "Instead of shift: distance from the image's middle, in parts of the side.",
     "gamma": "Brightness, to a power between exp(-gamma) and exp(gamma), at most 3.",
     "stroke": "Probability that a short bright line is drawn on the image.",
     "light": "Light from one side: brightness grows by up to this part from the middle to the "
     "right, and to the bottom, and falls as much to the other side.",
+    "nod": "Up and down of what lies about the middle, and of the top, in parts of the side.",
+    "white": "1: the images' ground is white, and what is darker is warped.",
 }
 
 
@@ -50,14 +55,18 @@ class Warp:
     """Random affine maps, mirroring, strokes and brightness, which a category must survive.
 
     Each is uniform in ± its value: `rotate` in degrees, `scale` of each axis, `shear`, `shift` in
-    parts of the side, `thickness` in pixels on either side of a bright stroke (at most 1). `flip`
-    is the probability of mirroring left and right. `zoom` is of both axes alike, from 1/(1 + zoom)
-    to 1 + zoom times the size, uniform in its logarithm. All but shifts and mirroring leave an
-    image's centre of brightness where it is. `place`, instead of `shift`, puts it anywhere within ±
-    its value of the image's middle, in parts of the side: a copy's place tells nothing of where
-    the shape was. `gamma`: brightness, from 0 at the background to 1, is raised to a power between
-    exp(-gamma) and exp(gamma), uniform in its logarithm. `stroke` is the probability that a short
-    bright line is drawn on the copy, of any direction, in the middle half of the image.
+    parts of the side (`shift_x`: left and right alone), `thickness` in pixels on either side of a
+    bright stroke (at most 1). `flip` is the probability of mirroring left and right. `zoom` is of
+    both axes alike, from 1/(1 + zoom) to 1 + zoom times the size, uniform in its logarithm. All but
+    shifts and mirroring leave an image's centre of brightness where it is. `place`, instead of
+    `shift`, puts it anywhere within ± its value of the image's middle, in parts of the side: a
+    copy's place tells nothing of where the shape was. `gamma`: brightness, from 0 at the background
+    to 1, is raised to a power between exp(-gamma) and exp(gamma), uniform in its logarithm.
+    `stroke` is the probability that a short bright line is drawn on the copy, of any direction, in
+    the middle half of the image. `light`: see `WARP_HELP`. `nod` moves what lies in a disc about
+    the image's middle down, by `nod` of the side in its middle and by less towards its edge, and
+    stretches heights above the image's bottom by exp(nod). With `white` 1, the images are warped
+    as negatives: the ground is white, and what is dark counts as bright.
     """
 
     rotate: float = 0.0
@@ -71,6 +80,9 @@ class Warp:
     gamma: float = 0.0
     stroke: float = 0.0
     light: float = 0.0
+    nod: float = 0.0
+    shift_x: float = 0.0
+    white: float = 0.0
 
     def makes(self, change: str) -> bool:
         """Return whether the warp makes this one of `CHANGES`."""
@@ -81,7 +93,10 @@ class Warp:
             "stretch": self.scale,
             "light_x": self.light,
             "light_y": self.light,
+            "nod": self.nod,
         }
+        if change == "x":
+            return bool(self.shift or self.shift_x or self.place)
         return bool(of.get(change, self.shift or self.place))
 
     def __call__(
@@ -97,10 +112,17 @@ class Warp:
 
         Row i's warp is a function of (seed, step, first_row + i): see `philox`.
         """
+        if self.white:
+            whole = 1 + background
+            at = Address(seed, step, first_row)
+            negatives = replace(self, white=0.0)(
+                whole - images, **at._asdict(), background=background
+            )
+            return Warped(whole - negatives.images, negatives.change)
         rows = images.shape[0]
         words = philox.words(
             rows,
-            17 if self.light else 15 if self.stroke else 10,
+            18 if self.nod else 17 if self.light else 15 if self.stroke else 10,
             seed=seed,
             step=step & 0xFFFFFFFF,
             stream=Stream.WARP,
@@ -128,18 +150,24 @@ class Warp:
         mirror[:, 0, 0] -= 2 * (u[:, 6] < self.flip)
         middle = mirror * centre(wide).unsqueeze(2)  # [B, 2, 1]
         moved = torch.stack((x, y), 1).to(wide.dtype).unsqueeze(2)
-        moved = 2 * self.place * moved if self.place else middle + 2 * self.shift * moved
+        if self.shift_x:
+            moved = torch.cat((2 * self.shift_x * moved[:, :1], torch.zeros_like(middle[:, 1:])), 1)
+            moved = middle + moved
+        else:
+            moved = 2 * self.place * moved if self.place else middle + 2 * self.shift * moved
         if self.place:
             x, y = ((moved - middle) / (2 * self.place)).squeeze(2).unbind(1)
         linear = linear.to(wide.dtype)
         matrix = mirror * torch.cat((linear, middle - linear @ moved), 2)
         grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
         warped = F.grid_sample(wide, grid, align_corners=False)
-        light: tuple[Tensor, ...] = ()
+        if self.nod:
+            warped = _nod(warped, self.nod * (u[:, 17] * 2 - 1).to(wide.dtype))
+        further: tuple[Tensor, ...] = ()
         whole = 1 - background
         if self.light:
             drawn_light = u[:, 15:17] * 2 - 1
-            light = drawn_light.unbind(1)
+            further = drawn_light.unbind(1)
             slope = self.light * drawn_light.to(warped.dtype).view(rows, 2, 1, 1)
             across = slope[:, :1] * places(images.shape[3], warped)
             down = slope[:, 1:] * places(images.shape[2], warped).unsqueeze(1)
@@ -158,7 +186,10 @@ class Warp:
         most = self.shear + math.radians(self.rotate)
         slant = (shear - angle) / most if most else torch.zeros_like(shear)
         size, stretch = self._sizes(larger, scale_x, scale_y)
-        change = (slant, thicker, x, y, size, stretch, *light)
+        if self.nod:
+            none = torch.zeros_like(slant)
+            further = (*(further or (none, none)), u[:, 17] * 2 - 1)
+        change = (slant, thicker, x, y, size, stretch, *further)
         return Warped(warped.to(images.dtype), torch.stack([c.float() for c in change], 1))
 
     def _sizes(self, larger: Tensor, scale_x: Tensor, scale_y: Tensor) -> tuple[Tensor, Tensor]:
@@ -207,6 +238,20 @@ def centre(bright: Tensor) -> Tensor:
     return torch.stack(parts, 1)
 
 
+def _nod(images: Tensor, by: Tensor) -> Tensor:
+    """Return images [B, C, H, W] whose middle moved down by `by` [B] of the side, and higher.
+
+    Heights above the bottom edge grow by exp(by); where rows are missing the top one is repeated.
+    """
+    by = by.view(-1, 1, 1)
+    x = places(images.shape[3], images).view(1, 1, -1)
+    y = 1 - (1 - places(images.shape[2], images).view(1, -1, 1)) * (-by).exp()
+    across = x - centre(images)[:, 0].view(-1, 1, 1)
+    near = (1 - (across.square() + (y - NOD_HEIGHT).square()) / NOD_RADIUS**2).clamp_min(0)
+    grid = torch.stack((x.expand_as(near), y - 2 * by * near), 3)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
 def _thicken(images: Tensor, by: Tensor) -> Tensor:
     """Return images with bright strokes widened (by > 0) or thinned (by < 0).
 
@@ -247,8 +292,9 @@ def parse_warp(text: str) -> Warp:
         most = {"rotate": 180.0, "shear": 2.0, "gamma": 3.0}.get(name, 1.0)
         if not 0 <= values[name] <= most or (name == "scale" and values[name] == 1):
             raise ValueError(f"{name}: expected 0 to {most:g}, got {number}")
-    if values.get("shift") and values.get("place"):
-        raise ValueError("shift and place: expected one of them, got both")
+    shifts = [name for name in ("shift", "shift_x", "place") if values.get(name)]
+    if len(shifts) > 1:
+        raise ValueError(f"{' and '.join(shifts)}: expected one of them")
     return Warp(**values)
 
 

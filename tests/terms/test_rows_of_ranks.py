@@ -27,6 +27,7 @@ WARP = Warp(
     gamma=0.3,
     stroke=1,
     light=0.5,
+    nod=0.2,
 )
 
 

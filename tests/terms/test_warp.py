@@ -13,7 +13,7 @@ from fastinfogan.config import TrainConfig
 from fastinfogan.errors import UserError
 from fastinfogan.evaluation.digit_factors import slant
 from fastinfogan.philox import Stream
-from fastinfogan.terms.warp import Warp, parse_warp
+from fastinfogan.terms.warp import NOD_HEIGHT, NOD_RADIUS, Warp, centre, parse_warp
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -238,9 +238,70 @@ def test_light_changes_no_other_draw():
     assert torch.equal(without.change[:, :6], with_light.change[:, :6])
 
 
+def test_the_reported_nod_is_the_measured_one():
+    side, rows = 64, torch.arange(64)
+    for background in (0.0, -1.0):
+        # Dark to row 40: outside of the disc the bright part's height grows and shrinks.
+        bright = (rows >= 40).float().view(1, 1, -1, 1).expand(100, 1, side, side)
+        copies = Warp(nod=0.2)(
+            background + (1 - background) * bright, seed=1, step=0, background=background
+        )
+        height = ((copies.images - background) / (1 - background))[:, 0, :, 0].sum(1)
+        expected = 24 * (0.2 * copies.change[:, 8]).exp()
+        torch.testing.assert_close(height, expected, atol=0.1, rtol=0)  # a tenth of a pixel
+        assert 0.95 < copies.change[:, 8].abs().max() <= 1
+        assert not copies.change[:, 6:8].any()  # no light
+    # A slope of brightness tells from which row a pixel came: the disc's middle moves by 0.2.
+    slope = (rows.double() / side).view(1, 1, -1, 1).expand(100, 1, side, side)
+    copies = Warp(nod=0.2)(slope, seed=1, step=0)
+    by = 0.2 * copies.change[:, 8].double()
+    row = round((NOD_HEIGHT + 1) / 2 * side - 0.5)
+    y = (2 * row + 1) / side - 1
+    above = 1 - (1 - y) * (-by).exp()
+    came_from = above - 2 * by * (1 - ((above - NOD_HEIGHT) / NOD_RADIUS) ** 2)
+    expected = ((came_from + 1) / 2 * side - 0.5) / side
+    torch.testing.assert_close(copies.images[:, 0, row, 31], expected, atol=2e-3, rtol=0)
+
+
+def test_a_shift_to_the_side_moves_nothing_up_or_down():
+    images = torch.zeros(50, 1, 40, 40)
+    images[:, :, 15:25, 12:20] = 1.0
+    warp = Warp(shift_x=0.1)
+    copies = warp(images, seed=0, step=0)
+    moved = (centre(copies.images) - centre(images)) / 2
+    torch.testing.assert_close(moved[:, 0], 0.1 * copies.change[:, 2], atol=2e-3, rtol=0)
+    assert moved[:, 1].abs().max() < 1e-5
+    assert warp.makes("x")
+    assert not warp.makes("y")
+
+
+def test_images_on_a_white_ground_are_warped_as_their_negatives():
+    values = {"rotate": 20.0, "shift": 0.1, "thickness": 0.5, "gamma": 0.5, "light": 0.3}
+    images = torch.rand(20, 1, 28, 28)
+    for background in (0.0, -1.0):
+        white = 1 - images * (1 - background)
+        black = background + 1 - white
+        copies = Warp(**values, white=1.0)(white, seed=1, step=2, background=background)
+        negatives = Warp(**values)(black, seed=1, step=2, background=background)
+        torch.testing.assert_close(background + 1 - copies.images, negatives.images)
+        assert torch.equal(copies.change, negatives.change)
+    ground = torch.ones(8, 1, 8, 8)
+    moved = Warp(shift=0.5, white=1.0)(ground, seed=0, step=0, background=-1.0).images
+    torch.testing.assert_close(moved, ground)
+
+
+def test_a_nod_changes_no_other_draw():
+    images = torch.rand(40, 1, 28, 28)
+    values = {"rotate": 20.0, "shift": 0.1, "thickness": 0.5, "zoom": 0.1, "light": 0.3}
+    without, with_nod = (
+        Warp(**values, **more)(images, seed=1, step=2) for more in ({}, {"nod": 0.2})
+    )
+    assert torch.equal(without.change, with_nod.change[:, :8])
+
+
 def test_all_warps_at_once_compile_to_one_graph_with_the_same_result():
     """The step's number is a tensor, as in a captured step, so that nothing waits for it."""
-    warp = Warp(20, 0.1, 0.2, 0.1, 0.5, 0.5, 0.1, 0.0, 0.3, 0.5, 0.4)
+    warp = Warp(20, 0.1, 0.2, 0.1, 0.5, 0.5, 0.1, 0.0, 0.3, 0.5, 0.4, 0.2)
     images, step = torch.rand(6, 1, 16, 16), torch.tensor(3)
     compiled = torch.compile(
         lambda x, n: warp(x, seed=1, step=n), fullgraph=True, backend="aot_eager"
@@ -270,13 +331,16 @@ def test_no_other_draw_shares_the_warps_random_numbers():
     thickness=st.floats(0, 1),
     zoom=st.floats(0, 1),
     place=st.floats(0, 1),
+    shift_x=st.floats(0, 1),
     gamma=st.floats(0, 3),
     stroke=st.floats(0, 1),
     light=st.floats(0, 1),
+    nod=st.floats(0, 1),
+    white=st.sampled_from([0.0, 1.0]),
 )
 def test_a_warp_reads_back_what_its_text_says(**values):
-    if values["shift"]:
-        values["place"] = 0.0
+    shifts = [name for name in ("shift", "shift_x", "place") if values[name]]
+    values |= dict.fromkeys(shifts[1:], 0.0)
     text = ", ".join(f"{name}={value!r}" for name, value in values.items())
     assert parse_warp(text) == Warp(**values)
 
@@ -292,8 +356,10 @@ def test_a_warp_reads_back_what_its_text_says(**values):
         ("flip=1.5", "expected 0 to 1"),
         ("shift=-.1", "expected 0 to 1"),
         ("light=1.2", "expected 0 to 1"),
+        ("nod=-1", "expected 0 to 1"),
         ("rotate=1,rotate=2", "once"),
-        ("shift=.1,place=.1", "got both"),
+        ("shift=.1,place=.1", "shift and place: expected one of them"),
+        ("shift=.1,shift_x=.1", "shift and shift_x: expected one of them"),
     ],
 )
 def test_a_bad_warp_is_refused_in_one_line(text, reported):
