@@ -19,6 +19,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import ClassVar, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..errors import UserError
@@ -31,6 +32,7 @@ from .warp import Warp, WarpedCopies, parse_warp
 # follow slowly or never, and digits stay together. Sharper predictions and a greater weight on
 # using all categories start all of them at once (docs/notes/quality.md has the figures).
 SHARPNESS = 10.0  # multiplies the logits
+LOGIT_STD = 2.0  # of standardised logits, over the batch and the categories
 BALANCE = 2.0  # weight of the categories' entropy; 1 is the mutual information itself
 _EPSILON = 1e-10
 
@@ -110,18 +112,27 @@ class InvarianceOptions(Group):
 class Invariance(Term):
     """Mutual information of the categories of a real image and of its warped copy.
 
-    Logs that information, in nats.
+    Logs that information, in nats. `standardise`: the logits of both are standardised over the
+    batch. Spectral normalisation bounds D's slope, so that images start too much alike otherwise.
     """
 
     weight: float
     categories: slice  # columns of Q's output
     recipe: WarpedCopies
+    standardise: bool = False
     name = "invariance"
     real_only: ClassVar[bool] = True
 
     def loss(self, seen: Seen) -> tuple[Tensor, Tensor | None]:
         """Return −weight · the objective of `mutual_information`, and the nats."""
-        first, second = (x[:, self.categories] * SHARPNESS for x in (seen.q, seen.q_extra[0]))
+        first, second = (x[:, self.categories] for x in (seen.q, seen.q_extra[0]))
+        if self.standardise:
+            both = torch.cat((first, second))
+            middle = both - both.mean(0)
+            std = middle.square().mean().sqrt()
+            first, second = (LOGIT_STD * middle / (std + _EPSILON)).chunk(2)
+        else:
+            first, second = first * SHARPNESS, second * SHARPNESS
         objective, nats = mutual_information(first.softmax(1), second.softmax(1))
         return -self.weight * objective, nats
 

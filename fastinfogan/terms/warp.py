@@ -17,7 +17,7 @@ from .protocol import Address, Extra
 # The changes of a warp that a code may follow.
 CHANGES = ("slant", "width", "x", "y", "size", "stretch", "light_x", "light_y", "nod")
 NOD_RADIUS = 0.8  # of the disc that a nod moves, in halves of the side
-NOD_HEIGHT = -0.1  # of the disc's middle, from -1 at the image's top to 1 at its bottom
+NOD_HEIGHT = -0.25  # of the disc's middle, from -1 at the image's top to 1 at its bottom
 _EPSILON = 1e-10
 
 

@@ -194,7 +194,9 @@ def build_terms(config: TrainConfig, spec: LatentSpec, background: float) -> tup
     categories = first_categories(spec) or slice(0)
     warped = WarpedCopies(config.invariance.warp, background)
     if config.invariance.weight:
-        terms.append(Invariance(config.invariance.weight, categories, warped))
+        flat = config.adversarial.spectral_norm  # the logits
+        weight = config.invariance.weight
+        terms.append(Invariance(weight, categories, warped, standardise=flat))
     if config.follow.weight:
         columns, changes = followers(spec, parse_changes(config.follow.changes))
         terms.append(Follow(config.follow.weight, columns, changes, warped))

@@ -1,6 +1,8 @@
 """The mutual information of two predictions, and the term that maximises it on real images."""
 
 import math
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor
 from fastinfogan import config as config_module
 from fastinfogan.errors import UserError
 from fastinfogan.terms.invariance import Invariance, mutual_information
-from fastinfogan.terms.protocol import Extra
+from fastinfogan.terms.protocol import Extra, Seen
 from fastinfogan.terms.warp import Warp, WarpedCopies
 from fastinfogan.training.step import Step, build_terms
 
@@ -116,6 +118,35 @@ def test_invariance_adds_its_weight_times_its_gradient_to_ds(mode):
 
     record = assert_adds(mode, real, [term], [Extra((warped,), (torch.zeros(8, 6),))], loss)
     assert record.terms["invariance"].item() == pytest.approx(values[0])
+
+
+def test_standardised_information_does_not_depend_on_how_sharp_the_logits_are():
+    """Under spectral normalisation they differ by hundredths at the start of a run."""
+    draw = torch.Generator().manual_seed(1)
+    logits = torch.randn(16, 5, generator=draw, dtype=torch.float64)
+    copies = logits + 0.3 * torch.randn(16, 5, generator=draw, dtype=torch.float64)
+    term = Invariance(2.0, slice(1, 4), WARPED, standardise=True)
+
+    def of(scale: float) -> tuple[Tensor, Tensor | None]:
+        q, copy = (3 + scale * x for x in (logits, copies))
+        return term.loss(cast(Seen, SimpleNamespace(q=q, q_extra=(copy,))))
+
+    for actual, expected in zip(of(1e-3), of(1.0), strict=True):
+        torch.testing.assert_close(actual, expected, atol=1e-6, rtol=0)
+    parts = torch.cat((logits, copies))[:, 1:4]
+    standard = 2 * (parts - parts.mean(0)) / (parts - parts.mean(0)).square().mean().sqrt()
+    first, second = standard.softmax(1).chunk(2)
+    nats = of(1.0)[1]
+    assert nats is not None
+    assert nats.item() == pytest.approx(mutual_information(first, second).nats.item(), abs=1e-9)
+
+
+@pytest.mark.parametrize("spectral_norm", [False, True])
+def test_logits_are_standardised_under_spectral_normalisation_alone(spectral_norm):
+    config = WITH.with_options(spectral_norm=spectral_norm)
+    (term,) = build_terms(config, config.spec(), 0.0)
+    assert isinstance(term, Invariance)
+    assert term.standardise is spectral_norm
 
 
 def test_the_first_categorical_code_has_the_term():
