@@ -114,11 +114,11 @@ class Warp:
         """
         if self.white:
             whole = 1 + background
+            wide = images.to(torch.promote_types(images.dtype, torch.float32))
+            black = replace(self, white=0.0)
             at = Address(seed, step, first_row)
-            negatives = replace(self, white=0.0)(
-                whole - images, **at._asdict(), background=background
-            )
-            return Warped(whole - negatives.images, negatives.change)
+            copies, moves = black(whole - wide, **at._asdict(), background=background)
+            return Warped((whole - copies).to(images.dtype), moves)
         rows = images.shape[0]
         words = philox.words(
             rows,

@@ -299,9 +299,10 @@ def test_a_nod_changes_no_other_draw():
     assert torch.equal(without.change, with_nod.change[:, :8])
 
 
-def test_all_warps_at_once_compile_to_one_graph_with_the_same_result():
+@pytest.mark.parametrize("white", [0.0, 1.0])
+def test_all_warps_at_once_compile_to_one_graph_with_the_same_result(white):
     """The step's number is a tensor, as in a captured step, so that nothing waits for it."""
-    warp = Warp(20, 0.1, 0.2, 0.1, 0.5, 0.5, 0.1, 0.0, 0.3, 0.5, 0.4, 0.2)
+    warp = Warp(20, 0.1, 0.2, 0.1, 0.5, 0.5, 0.1, 0.0, 0.3, 0.5, 0.4, 0.2, white=white)
     images, step = torch.rand(6, 1, 16, 16), torch.tensor(3)
     compiled = torch.compile(
         lambda x, n: warp(x, seed=1, step=n), fullgraph=True, backend="aot_eager"
