@@ -292,6 +292,8 @@ def parse_warp(text: str) -> Warp:
         most = {"rotate": 180.0, "shear": 2.0, "gamma": 3.0}.get(name, 1.0)
         if not 0 <= values[name] <= most or (name == "scale" and values[name] == 1):
             raise ValueError(f"{name}: expected 0 to {most:g}, got {number}")
+    if values.get("white", 0.0) not in (0.0, 1.0):
+        raise ValueError(f"white: expected 0 or 1, got {values['white']:g}")
     shifts = [name for name in ("shift", "shift_x", "place") if values.get(name)]
     if len(shifts) > 1:
         raise ValueError(f"{' and '.join(shifts)}: expected one of them")
