@@ -35,6 +35,7 @@ SHARPNESS = 10.0  # multiplies the logits
 LOGIT_STD = 2.0  # of standardised logits, over the batch and the categories
 BALANCE = 2.0  # weight of the categories' entropy; 1 is the mutual information itself
 _EPSILON = 1e-10
+_LEAST_STD = 1e-6  # of logits that are standardised: equal ones have finite gradients
 
 
 class Information(NamedTuple):
@@ -129,8 +130,8 @@ class Invariance(Term):
         if self.standardise:
             both = torch.cat((first, second))
             middle = both - both.mean(0)
-            std = middle.square().mean().sqrt()
-            first, second = (LOGIT_STD * middle / (std + _EPSILON)).chunk(2)
+            std = (middle.square().mean() + _LEAST_STD**2).sqrt()
+            first, second = (LOGIT_STD * middle / std).chunk(2)
         else:
             first, second = first * SHARPNESS, second * SHARPNESS
         objective, nats = mutual_information(first.softmax(1), second.softmax(1))

@@ -116,8 +116,9 @@ class Warp:
             whole = 1 + background
             wide = images.to(torch.promote_types(images.dtype, torch.float32))
             black = replace(self, white=0.0)
-            at = Address(seed, step, first_row)
-            copies, moves = black(whole - wide, **at._asdict(), background=background)
+            copies, moves = black(
+                whole - wide, seed=seed, step=step, first_row=first_row, background=background
+            )
             return Warped((whole - copies).to(images.dtype), moves)
         rows = images.shape[0]
         words = philox.words(
@@ -162,7 +163,8 @@ class Warp:
         grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
         warped = F.grid_sample(wide, grid, align_corners=False)
         if self.nod:
-            warped = _nod(warped, self.nod * (u[:, 17] * 2 - 1).to(wide.dtype))
+            nod = u[:, 17] * 2 - 1
+            warped = _nod(warped, self.nod * nod.to(wide.dtype))
         further: tuple[Tensor, ...] = ()
         whole = 1 - background
         if self.light:
@@ -188,7 +190,7 @@ class Warp:
         size, stretch = self._sizes(larger, scale_x, scale_y)
         if self.nod:
             none = torch.zeros_like(slant)
-            further = (*(further or (none, none)), u[:, 17] * 2 - 1)
+            further = (*(further or (none, none)), nod)
         change = (slant, thicker, x, y, size, stretch, *further)
         return Warped(warped.to(images.dtype), torch.stack([c.float() for c in change], 1))
 
@@ -296,7 +298,7 @@ def parse_warp(text: str) -> Warp:
         raise ValueError(f"white: expected 0 or 1, got {values['white']:g}")
     shifts = [name for name in ("shift", "shift_x", "place") if values.get(name)]
     if len(shifts) > 1:
-        raise ValueError(f"{' and '.join(shifts)}: expected one of them")
+        raise ValueError(f"{' and '.join(shifts[:2])}: expected one of them, got both")
     return Warp(**values)
 
 

@@ -141,6 +141,16 @@ def test_standardised_information_does_not_depend_on_how_sharp_the_logits_are():
     assert nats.item() == pytest.approx(mutual_information(first, second).nats.item(), abs=1e-9)
 
 
+def test_equal_logits_have_finite_gradients_when_they_are_standardised():
+    """Those of one image and a copy that no warp changed."""
+    q = torch.ones(1, 4, requires_grad=True)
+    term = Invariance(2.0, slice(1, 4), WARPED, standardise=True)
+    loss, _ = term.loss(cast(Seen, SimpleNamespace(q=q, q_extra=(q,))))
+    loss.backward()
+    assert q.grad is not None
+    assert q.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("spectral_norm", [False, True])
 def test_logits_are_standardised_under_spectral_normalisation_alone(spectral_norm):
     config = WITH.with_options(spectral_norm=spectral_norm)

@@ -360,8 +360,8 @@ def test_a_warp_reads_back_what_its_text_says(**values):
         ("nod=-1", "expected 0 to 1"),
         ("white=.5", "white: expected 0 or 1, got 0.5"),
         ("rotate=1,rotate=2", "once"),
-        ("shift=.1,place=.1", "shift and place: expected one of them"),
-        ("shift=.1,shift_x=.1", "shift and shift_x: expected one of them"),
+        ("shift=.1,place=.1", "shift and place: expected one of them, got both"),
+        ("shift=.1,shift_x=.1", "got both"),
     ],
 )
 def test_a_bad_warp_is_refused_in_one_line(text, reported):
