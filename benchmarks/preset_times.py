@@ -68,7 +68,9 @@ def measure(preset: str, config: TrainConfig, updates: int) -> dict[str, Any]:
         problems = step.prepare(data.to_range(batches(0), value_range))
         assert not problems, problems
         seconds = []
-        for n in range(1 + updates):
+        first = config.adversarial.gan_start
+        # Those before --gan-start cost less: they have no generator.
+        for n in range(first, first + 1 + updates):
             start = time.perf_counter()
             metrics.add(n + 1, *step(n, data.to_range(batches(n), value_range)))
             if ranks.device.type == "cuda":

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from fastinfogan.presets import PRESETS
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -40,9 +42,23 @@ def test_a_preset_is_timed_at_its_own_batch_and_gets_a_row(
 def test_noise_of_its_shape_stands_in_for_a_set_that_is_missing(tmp_path: Path) -> None:
     import preset_times
 
-    from fastinfogan.presets import PRESETS
-
     config = PRESETS["celeba"].with_options(data=f"folder:{tmp_path}/none")
     name, images = preset_times.images_of(config)
     assert name == "noise"
     assert images.shape == (10 * config.batch_size, 32, 32, 3)
+
+
+def test_the_updates_that_are_timed_have_a_generator(monkeypatch: pytest.MonkeyPatch) -> None:
+    import preset_times
+
+    config = PRESETS["mnist"].with_options(batch_size=4, gan_start=7)
+    numbers: list[int] = []
+
+    class Recorded(preset_times.Step):  # type: ignore[name-defined]
+        def __call__(self, n, real):
+            numbers.append(n)
+            return super().__call__(n, real)
+
+    monkeypatch.setattr(preset_times, "Step", Recorded)
+    preset_times.measure("mnist", config, updates=2)
+    assert numbers == [7, 8, 9]
