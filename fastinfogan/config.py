@@ -38,8 +38,10 @@ from .options import (
 )
 from .terms.contrastive import ContrastiveOptions
 from .terms.follow import FollowOptions
+from .terms.instances import InstancesOptions
 from .terms.invariance import InvarianceOptions
 from .terms.penalty import PenaltyOptions
+from .terms.photo import PhotoOptions
 from .terms.upright import UprightOptions
 from .terms.vat import VatOptions
 from .terms.warp import parse_changes, warp_text
@@ -319,9 +321,11 @@ class TrainConfig(Group):
     execution: ExecutionOptions = group(ExecutionOptions())
     logging: LoggingOptions = group(LoggingOptions())
     invariance: InvarianceOptions = group(InvarianceOptions())
+    photo: PhotoOptions = group(PhotoOptions())
     follow: FollowOptions = group(FollowOptions())
     vat: VatOptions = group(VatOptions())
     upright: UprightOptions = group(UprightOptions())
+    instances: InstancesOptions = group(InstancesOptions())
     contrastive: ContrastiveOptions = group(ContrastiveOptions())
     balance: BalanceOptions = group(BalanceOptions())
     penalty: PenaltyOptions = group(PenaltyOptions())
@@ -415,7 +419,7 @@ def _check_real(config: TrainConfig, spec: LatentSpec) -> None:
         raise UserError(
             f"--follow.changes: --warp {warp_text(warp)} changes no {' and no '.join(missing)}"
         )
-    terms = (config.invariance, config.vat, config.upright, config.follow)
+    terms = (config.invariance, config.vat, config.upright, config.follow, config.instances)
     active = [f"--{term.prefix}.weight" for term in terms if term.weight]
     if active and config.information.routing == "generator-step":
         raise UserError(f"{active[0]}: Q must learn in D's step; use --routing openai or head")
@@ -438,7 +442,7 @@ def _check_start(config: TrainConfig) -> None:
         raise UserError(f"--gan-start: expected less than --steps {config.steps}, got {start}")
     if config.information.routing == "generator-step":
         raise UserError("--gan-start: Q must learn in D's step; use --routing openai or head")
-    terms = (config.invariance, config.follow, config.upright, config.vat)
+    terms = (config.invariance, config.follow, config.instances, config.upright, config.vat)
     if not (config.term or any(term.weight for term in terms)):
         names = ", ".join(f"--{term.prefix}.weight" for term in terms)
         raise UserError(

@@ -47,6 +47,9 @@ class Rule:
         if low is not None and high is not None:
             if not low <= value < high:
                 expected = f"{low:g} ≤ {name} < {high:g}"
+        elif low is not None and self.at_most is not None:
+            if not low <= value <= self.at_most:
+                expected = f"{low:g} ≤ {name} ≤ {self.at_most:g}"
         elif self.above is not None and not self.above < value < math.inf:
             expected = f"a number > {self.above:g}"
         elif low is not None and not low <= value < math.inf:

@@ -36,6 +36,7 @@ class Stream(IntEnum):
     CHAIRS = 8
     STREET = 9
     GROUPS = 10
+    PHOTO = 11
     PAIR_LATENTS = 16
     PAIR_FACTORS = 17
 

@@ -101,12 +101,14 @@ class TestTerms:
             (["mnist", "--routing", "generator-step"], {"invariance", "vat", "follow"}),
             (["mnist", "--warp", "flip=0.5"], {"follow"}),
             (["own", "--codes", "uniform"], {"invariance"}),
+            (["svhn", "--codes", "cat5,uniform"], {"instances"}),
+            (["svhn", "--codes", "gaussian8"], {"invariance"}),
         ],
     )
     def test_those_that_cannot_act_are_switched_off_and_the_rest_stays(self, args, off):
         config, (line,) = read(*args)
         requested = parse(args)
-        for name in ("invariance", "vat", "upright", "follow"):
+        for name in ("invariance", "vat", "upright", "follow", "instances"):
             weight = getattr(config, name).weight
             assert weight == (0 if name in off else getattr(requested, name).weight)
             assert (f"--{name}.weight 0" in line) == (name in off)

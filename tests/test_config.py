@@ -54,6 +54,14 @@ OTHER: dict[str, tuple[str, Any]] = {
     "followed": ("size,x", "size,x"),
     "warp": ("rotate=5,flip=0.5", Warp(rotate=5, flip=0.5)),
     "upright": ("0.2", 0.2),
+    "invariance_logits": ("standard", "standard"),
+    "photo_surround": ("0.8", 0.8),
+    "photo_invert": ("0.5", 0.5),
+    "photo_contrast": ("0.4", 0.4),
+    "photo_brightness": ("0.25", 0.25),
+    "photo_tint": ("1", 1.0),
+    "instances_weight": ("0.4", 0.4),
+    "instances_temperature": ("0.7", 0.7),
     "vat": ("2", 2.0),
     "vat_start": ("7", 7),
     "vat_stop": ("9", 9),
@@ -119,7 +127,8 @@ FREE = {
 
 
 def typed(*names: str) -> list[str]:
-    words = ((f"--{name.replace('_', '-')}", OTHER[name][0]) for name in names)
+    items = ((name, NAMED[name]) for name in names)
+    words = ((f"--{item.rule.alias or item.spelling}", OTHER[name][0]) for name, item in items)
     return [word for pair in words for word in pair if word]
 
 
@@ -213,7 +222,7 @@ class TestCommandLine:
             parse(["--help"])
         assert caught.value.code == 0
         text = capsys.readouterr().out
-        assert all(f"--{name.replace('_', '-')}" in text for name in TYPED)
+        assert all(typed(name)[0] in text for name in TYPED)
         assert all(f"--{name}" in text for name in OPTIONS if name != "preset")
 
     @pytest.mark.parametrize("name", PRESETS)
@@ -258,6 +267,7 @@ class TestPresets:
             "real_info",
             "follow",
             "upright",
+            "instances_weight",
             "vat",
             "info_start",
             "info_ramp",
@@ -311,6 +321,9 @@ class TestCheck:
             ("keep", 0),
             ("threads", -1),
             ("gan_start", -1),
+            ("photo_surround", 1.1),
+            ("photo_brightness", 0.6),
+            ("instances_temperature", 0),
             ("lr_start_decay", -1),
             *(
                 (name, value)

@@ -83,7 +83,8 @@ class AdversarialOptions(Group):
         0,
         "Updates before the game begins. Until then no image is generated and G stays as it is: "
         "D's trunk and Q learn from the terms on real images alone (--invariance.weight, "
-        "--follow.weight, --upright.weight, --vat.weight), in updates that cost a fraction. "
+        "--follow.weight, --instances.weight, --upright.weight, --vat.weight), in updates that "
+        "cost a fraction. "
         "--info-start, --vat.start and --decay.start count these updates too.",
         at_least=0,
     )

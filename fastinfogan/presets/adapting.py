@@ -16,6 +16,7 @@ from ..errors import UserError
 from ..latents import Categorical
 from ..networks import TABLES, check_image_size
 from ..terms.follow import FollowOptions
+from ..terms.instances import InstancesOptions, embedding
 from ..terms.warp import parse_changes
 
 # Networks for a side that the preset's do not take, in order of choice.
@@ -131,7 +132,8 @@ class _Adapting:
         spec = config.spec()
         has_categories = any(isinstance(code, Categorical) for code in spec.codes)
         off: dict[str, list[str]] = {}  # terms by reason
-        for term in (config.invariance, config.vat, config.upright, config.follow):
+        of_categories = (config.invariance, config.vat, config.upright)
+        for term in (*of_categories, config.follow, config.instances):
             reason = ""
             if not term.weight or f"{term.prefix}.weight" in self.given:
                 continue
@@ -142,6 +144,9 @@ class _Adapting:
                     reason = "no uniform or gaussian code"
                 elif missing := self._missing_changes():
                     reason = f"the warp changes no {' and no '.join(missing)}"
+            elif isinstance(term, InstancesOptions):
+                if embedding(spec) is None:
+                    reason = "no last continuous code of two dims or more"
             elif not has_categories:
                 reason = "no categorical code"
             elif term is config.invariance and config.upright.weight:
@@ -161,7 +166,10 @@ class _Adapting:
             self._change("there is no --gan-start", rates)
         if not start or "gan-start" in self.given:
             return
-        terms = (config.invariance, config.follow, config.upright, config.vat)
+        terms = (
+            *(config.invariance, config.follow, config.instances),
+            *(config.upright, config.vat),
+        )
         if not (config.term or any(term.weight for term in terms)):
             self._change("no term acts on real images", {"gan-start": 0, **rates})
         elif config.steps <= start:

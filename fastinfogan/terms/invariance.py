@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,6 +36,9 @@ LOGIT_STD = 2.0  # of standardised logits, over the batch and the categories
 BALANCE = 2.0  # weight of the categories' entropy; 1 is the mutual information itself
 _EPSILON = 1e-10
 _LEAST_STD = 1e-6  # of logits that are standardised: equal ones have finite gradients
+
+
+Logits = Literal["auto", "sharp", "standard"]
 
 
 class Information(NamedTuple):
@@ -92,6 +95,16 @@ class InvarianceOptions(Group):
         alias="warp",
         parse=parse_warp,
     )
+    logits: Logits = option(
+        "auto",
+        "How the categories' logits are made apart before they are compared: sharp (times 10), "
+        "standard (standardised over the batch, to a standard deviation of 2), or auto: standard "
+        "with --spectral-norm, else sharp.",
+    )
+
+    def standardise(self, spectral_norm: bool) -> bool:
+        """Return whether the logits are standardised."""
+        return spectral_norm if self.logits == "auto" else self.logits == "standard"
 
     def check(self, spec: LatentSpec) -> None:
         """Raise UserError for values that no run with this spec can have."""
@@ -114,7 +127,8 @@ class Invariance(Term):
     """Mutual information of the categories of a real image and of its warped copy.
 
     Logs that information, in nats. `standardise`: the logits of both are standardised over the
-    batch. Spectral normalisation bounds D's slope, so that images start too much alike otherwise.
+    batch. Spectral normalisation bounds D's slope, so that images start too much alike otherwise;
+    and where `instances` has made images different, sharp logits would be sure of a poor partition.
     """
 
     weight: float

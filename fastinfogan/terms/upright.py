@@ -26,8 +26,8 @@ from ..latents import LatentSpec
 from ..options import Group, option
 from ..philox import Stream
 from .invariance import SHARPNESS, mutual_information, needs_categories
+from .pixels import centre, places
 from .protocol import Address, Extra, Seen, Term
-from .warp import centre, places
 
 NUMBERS = 7  # random numbers per copy
 AREA = 0.2  # of the image, which an upright shape covers

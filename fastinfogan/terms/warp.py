@@ -12,13 +12,14 @@ from torch import Tensor
 
 from .. import philox
 from ..philox import Stream
+from .photo import NO_CHANGE, PhotoOptions
+from .pixels import centre, places
 from .protocol import Address, Extra
 
 # The changes of a warp that a code may follow.
 CHANGES = ("slant", "width", "x", "y", "size", "stretch", "light_x", "light_y", "nod")
 NOD_RADIUS = 0.8  # of the disc that a nod moves, in halves of the side
 NOD_HEIGHT = -0.25  # of the disc's middle, from -1 at the image's top to 1 at its bottom
-_EPSILON = 1e-10
 
 
 class Warped(NamedTuple):
@@ -107,17 +108,25 @@ class Warp:
         step: int | Tensor,
         first_row: int = 0,
         background: float = 0.0,
+        photographs: bool = False,
     ) -> Warped:
         """Return warped copies of images [B, C, H, W]; what comes in from outside is `background`.
 
-        Row i's warp is a function of (seed, step, first_row + i): see `philox`.
+        Photographs have no dark ground: their maps are about the image's middle, not its centre of
+        brightness, and what comes in from outside is the image, mirrored. Row i's warp is a
+        function of (seed, step, first_row + i): see `philox`.
         """
         if self.white:
             whole = 1 + background
             wide = images.to(torch.promote_types(images.dtype, torch.float32))
             black = replace(self, white=0.0)
             copies, moves = black(
-                whole - wide, seed=seed, step=step, first_row=first_row, background=background
+                whole - wide,
+                seed=seed,
+                step=step,
+                first_row=first_row,
+                background=background,
+                photographs=photographs,
             )
             return Warped((whole - copies).to(images.dtype), moves)
         rows = images.shape[0]
@@ -150,6 +159,8 @@ class Warp:
         mirror = torch.ones(rows, 2, 1, device=images.device, dtype=wide.dtype)
         mirror[:, 0, 0] -= 2 * (u[:, 6] < self.flip)
         middle = mirror * centre(wide).unsqueeze(2)  # [B, 2, 1]
+        if photographs:
+            middle = torch.zeros_like(middle)
         moved = torch.stack((x, y), 1).to(wide.dtype).unsqueeze(2)
         if self.shift_x:
             moved = torch.cat((2 * self.shift_x * moved[:, :1], torch.zeros_like(middle[:, 1:])), 1)
@@ -161,7 +172,8 @@ class Warp:
         linear = linear.to(wide.dtype)
         matrix = mirror * torch.cat((linear, middle - linear @ moved), 2)
         grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
-        warped = F.grid_sample(wide, grid, align_corners=False)
+        outside = "reflection" if photographs else "zeros"
+        warped = F.grid_sample(wide, grid, padding_mode=outside, align_corners=False)
         if self.nod:
             nod = u[:, 17] * 2 - 1
             warped = _nod(warped, self.nod * nod.to(wide.dtype))
@@ -213,31 +225,22 @@ class WarpedCopies:
     """The recipe for one warped copy of each image, and for what the warp did to it.
 
     background: the value of a dark pixel; a bright pixel is 1.
+    photo: further changes, where images are photographs.
     """
 
     warp: Warp
     background: float
+    photo: PhotoOptions = NO_CHANGE
 
     def __call__(self, real: Tensor, at: Address) -> Extra:
         """Return the copies of `real` and `Warped.change`."""
-        images, change = self.warp(real, **at._asdict(), background=self.background)
+        photographs = self.photo.active
+        images, change = self.warp(
+            real, **at._asdict(), background=self.background, photographs=photographs
+        )
+        if photographs:
+            images = self.photo.change(images, real, at, self.background)
         return Extra((images,), (change,))
-
-
-def places(n: int, like: Tensor) -> Tensor:
-    """Return the middles of n pixels, from -1 to 1, with the device and dtype of `like`."""
-    return (2 * torch.arange(n, device=like.device, dtype=like.dtype) + 1) / n - 1
-
-
-def centre(bright: Tensor) -> Tensor:
-    """Return the centre of brightness (x, y) [B, 2] of images [B, C, H, W], from -1 to 1."""
-    maps = bright.sum(1)  # [B, H, W]
-    mass = maps.sum((1, 2)).clamp_min(_EPSILON)
-    parts = []
-    for dim in (1, 2):  # summed over rows, over columns
-        line = maps.sum(dim)
-        parts.append((line * places(line.shape[1], line)).sum(1) / mass)
-    return torch.stack(parts, 1)
 
 
 def _nod(images: Tensor, by: Tensor) -> Tensor:

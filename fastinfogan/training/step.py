@@ -24,6 +24,7 @@ from ..parallel import Ranks
 from ..philox import Stream
 from ..terms.contrastive import Contrastive, Critic, PairLatents, n_factors
 from ..terms.follow import Follow, followers
+from ..terms.instances import Instances, embedding
 from ..terms.invariance import Invariance, first_categories
 from ..terms.penalty import GradientPenalty
 from ..terms.protocol import Address, Extra, Recipe, Term, TermSet, check_names
@@ -192,14 +193,19 @@ def build_terms(config: TrainConfig, spec: LatentSpec, background: float) -> tup
     """
     terms: list[Term] = []
     categories = first_categories(spec) or slice(0)
-    warped = WarpedCopies(config.invariance.warp, background)
+    warped = WarpedCopies(config.invariance.warp, background, config.photo)
     if config.invariance.weight:
-        flat = config.adversarial.spectral_norm  # the logits
-        weight = config.invariance.weight
-        terms.append(Invariance(weight, categories, warped, standardise=flat))
+        standardise = config.invariance.standardise(config.adversarial.spectral_norm)
+        terms.append(
+            Invariance(config.invariance.weight, categories, warped, standardise=standardise)
+        )
     if config.follow.weight:
         columns, changes = followers(spec, parse_changes(config.follow.changes))
         terms.append(Follow(config.follow.weight, columns, changes, warped))
+    columns_of_images = embedding(spec)
+    if config.instances.weight and columns_of_images is not None:
+        temperature = config.instances.temperature
+        terms.append(Instances(config.instances.weight, temperature, columns_of_images, warped))
     if config.upright.weight:
         terms.append(Upright(config.upright.weight, categories, UprightCopies(background)))
     if config.vat.weight:

@@ -152,11 +152,14 @@ def test_equal_logits_have_finite_gradients_when_they_are_standardised():
 
 
 @pytest.mark.parametrize("spectral_norm", [False, True])
-def test_logits_are_standardised_under_spectral_normalisation_alone(spectral_norm):
-    config = WITH.with_options(spectral_norm=spectral_norm)
-    (term,) = build_terms(config, config.spec(), 0.0)
-    assert isinstance(term, Invariance)
-    assert term.standardise is spectral_norm
+def test_logits_are_standardised_under_spectral_normalisation_or_where_the_option_says_so(
+    spectral_norm,
+):
+    for logits, expected in {"auto": spectral_norm, "sharp": False, "standard": True}.items():
+        config = WITH.with_options(spectral_norm=spectral_norm, invariance_logits=logits)
+        (term,) = build_terms(config, config.spec(), 0.0)
+        assert isinstance(term, Invariance)
+        assert term.standardise is expected
 
 
 def test_the_first_categorical_code_has_the_term():

@@ -13,7 +13,8 @@ from fastinfogan.config import TrainConfig
 from fastinfogan.errors import UserError
 from fastinfogan.evaluation.digit_factors import slant
 from fastinfogan.philox import Stream
-from fastinfogan.terms.warp import NOD_HEIGHT, NOD_RADIUS, Warp, centre, parse_warp
+from fastinfogan.terms.pixels import centre
+from fastinfogan.terms.warp import NOD_HEIGHT, NOD_RADIUS, Warp, parse_warp
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -317,6 +318,18 @@ def test_pixels_from_outside_the_image_are_background():
     images = torch.full((16, 1, 8, 8), -1.0)
     out = Warp(rotate=45, shift=0.3)(images, seed=0, step=0, background=-1.0).images
     torch.testing.assert_close(out, images)
+
+
+def test_a_photograph_is_warped_about_its_middle_with_its_mirror_image_outside():
+    even = torch.full((16, 1, 8, 8), 0.5)
+    warp = Warp(rotate=45, shift=0.3)
+    torch.testing.assert_close(warp(even, seed=0, step=0, photographs=True).images, even)
+    side = 41
+    image = torch.zeros(100, 1, side, side)
+    image[..., 18:23, 18:23] = image[..., 30:35, 18:23] = 1  # in the middle, and far from it
+    turned = Warp(rotate=20)(image, seed=0, step=0, photographs=True).images[:, 0, 17:24, 17:24]
+    middle = turned.sum((1, 2)) / 25
+    torch.testing.assert_close(middle, torch.ones(100), atol=0.05, rtol=0)
 
 
 def test_no_other_draw_shares_the_warps_random_numbers():
