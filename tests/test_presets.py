@@ -61,11 +61,13 @@ FACES = {"codes", "info-weight", "spectral-norm", "lr-g", "batch-size", "decay.s
 FACES |= {"decay.steps", "steps", "follow.weight", "follow.changes"}
 FACES |= {f"invariance.warp.{field}" for field in ("rotate", "scale", "shear", "shift")}
 FACES |= {"invariance.warp.thickness", "invariance.warp.light"}
-WARPED = {"rotate", "scale", "shear", "shift", "thickness", "gamma"}
 DIFFERENT: dict[str, set[str]] = {
     "svhn": {
-        *{"data", "codes", "objective", "invariance.weight", "lr-d", "batch-size", "steps"},
-        *(f"invariance.warp.{field}" for field in WARPED),
+        *{"data", "codes", "noise", "objective", "invariance.weight", "invariance.logits"},
+        *{"instances.weight", "gan-start", "lr-start", "lr-start-decay", "lr-d", "steps"},
+        *{"decay.start", "decay.steps"},
+        *(f"invariance.warp.{field}" for field in ("rotate", "scale", "thickness")),
+        *(f"photo.{field}" for field in ("surround", "invert", "contrast", "brightness", "tint")),
     },
     "celeba": {"steps"},
     "faces": FACES,
@@ -313,7 +315,9 @@ LONG = [
 
 
 def small(name: str, mode: StepMode = "alternating") -> TrainConfig:
-    return PRESETS[name].with_options(batch_size=4, step=mode)
+    """Return the preset with few images, and the game from its first update on."""
+    at_once = {"gan_start": 0, "lr_start": 0.0, "lr_start_decay": 0}
+    return PRESETS[name].with_options(batch_size=4, step=mode, **at_once)
 
 
 class TestTraining:

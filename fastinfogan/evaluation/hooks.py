@@ -43,7 +43,9 @@ def evaluate(
 ) -> None:
     """Measure the networks, print the summary, and write eval.json."""
     result = measure.evaluate(networks, splits)
-    say(*measure.summary(result))
+    spec = networks.spec
+    free = [name for name, code in zip(spec.names, spec.codes, strict=True) if not code.weight]
+    say(*measure.summary(result, free))
     measure.write(run, measure.as_written(done, name, result), result["contingency"])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -410,8 +410,11 @@ def read_codes(q: Tensor, spec: LatentSpec) -> Tensor:
     return torch.cat(parts, 1)
 
 
-def summary(result: dict[str, Any]) -> list[str]:
-    """Return three lines for a newcomer; one more for MNIST's digits, one for known factors."""
+def summary(result: dict[str, Any], free: Collection[str] = ()) -> list[str]:
+    """Return three lines for a newcomer; one more for MNIST's digits, one for known factors.
+
+    free: names of codes of weight 0, which are not asked of G; their information is left out.
+    """
     accuracy, n = result["code_accuracy"], result["images"]["codes"]
     lines = []
     if accuracy is None:
@@ -422,7 +425,7 @@ def summary(result: dict[str, Any]) -> list[str]:
             f"codes:       {result['code_scored']} sorts {accuracy:.1%} of {n:,} test images by "
             "their class; no label was seen in training"
         )
-    lines += [_information_line(result), _images_line(result)]
+    lines += [_information_line(result, free), _images_line(result)]
     factors = result["factors"] or {}
     if result["obedience"] is not None:
         words = [
@@ -445,12 +448,15 @@ def summary(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _information_line(result: dict[str, Any]) -> str:
-    parts, conventions = [], result["information_convention"]
-    for name, nats in result["information_calibrated"].items():
+def _information_line(result: dict[str, Any], free: Collection[str]) -> str:
+    bounds = {n: nats for n, nats in result["information_calibrated"].items() if n not in free}
+    parts, conventions = [], {n: result["information_convention"][n] for n in bounds}
+    for name, nats in bounds.items():
         # Of a continuous code H(c) is differential, no maximum: so it is left out there.
         maximum = f" of {result['entropy'][name]:.2f}" if conventions[name] == "discrete" else ""
         parts.append(f"{name} {nats:.2f}{maximum}")
+    if not parts:
+        return "information: no code has a weight"
     used = ", ".join(sorted(set(conventions.values()) - {"discrete"}))
     line = f"information: at least {', '.join(parts)} nats can be read off a generated image"
     return f"{line} (continuous codes: {used})" if used else line

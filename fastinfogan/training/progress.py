@@ -35,7 +35,9 @@ class Progress:
         start: int,
         terms: Sequence[str] = (),
     ) -> None:
-        self._names, self._terms = spec.names, terms
+        # A code of weight 0 is not asked of G.
+        self._codes = [(n, i) for i, n in enumerate(spec.names) if spec.codes[i].weight]
+        self._terms = terms
         self._gan_start = config.adversarial.gan_start
         calibrated = any(map(is_calibrated, spec.codes))
         self._unit = f"nats ({CONVENTION})" if calibrated else "nats"
@@ -81,8 +83,8 @@ class Progress:
             text = f"{BEFORE_GAME} to update {self._gan_start}: {text}"
         else:
             information = record["information_calibrated"]
-            labels = [shorten(n, i) if short else n for i, n in enumerate(self._names)]
-            values = [f"{information[name]:.2f}" for name in self._names]
+            labels = [shorten(n, i) if short else n for n, i in self._codes]
+            values = [f"{information[name]:.2f}" for name, _ in self._codes]
             text = " ".join(map(" ".join, zip(labels, values, strict=True)))
             text = f"{'nats' if short else self._unit}: {text}"
         if "code_accuracy" in record:

@@ -132,6 +132,9 @@ class TestEvaluate:
             "c2_categorical": "discrete",
             "c3_uniform": "best fixed σ",
         }
+        line = summary(result, ["c1_categorical"])[1]
+        assert ("c1_" in line, "c2_" in line, "c3_" in line) == (False, True, True)
+        assert summary(result, list(bound))[1] == "information: no code has a weight"
         assert "(continuous codes: best fixed σ)" in summary(result)[1]
         assert "20.0%" in summary(result)[0]
         assert "2,000" in summary(result)[0]

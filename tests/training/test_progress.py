@@ -41,6 +41,13 @@ def test_the_bar_has_the_information_of_three_codes_in_80_columns(
     assert len(f"1050/4000| | 1:10:54<3:53:36, {text}") <= 80
 
 
+def test_the_bar_leaves_out_codes_that_are_not_asked_of_the_generator(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = CONFIG.with_options(codes="gaussian8*0,cat10,embedding=gaussian32*0,uniform")
+    assert bar_of(config, monkeypatch).endswith("nats: c2 -0.25 c4 -0.25")
+
+
 def test_the_bar_has_names_that_the_user_gave(monkeypatch: pytest.MonkeyPatch) -> None:
     codes = "digit=cat10,c2_slant=uniform"
     assert parse_codes(codes)[0].name == "digit"
