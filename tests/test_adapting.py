@@ -101,8 +101,6 @@ class TestTerms:
             (["mnist", "--routing", "generator-step"], {"invariance", "vat", "follow"}),
             (["mnist", "--warp", "flip=0.5"], {"follow"}),
             (["own", "--codes", "uniform"], {"invariance"}),
-            (["svhn", "--codes", "cat5,uniform"], {"instances"}),
-            (["svhn", "--codes", "gaussian8"], {"invariance"}),
         ],
     )
     def test_those_that_cannot_act_are_switched_off_and_the_rest_stays(self, args, off):
@@ -112,6 +110,16 @@ class TestTerms:
             weight = getattr(config, name).weight
             assert weight == (0 if name in off else getattr(requested, name).weight)
             assert (f"--{name}.weight 0" in line) == (name in off)
+
+    @pytest.mark.parametrize(
+        ("codes", "stays"),
+        [("cat5,gaussian8", True), ("gaussian8,uniform", False), ("cat5", False)],
+    )
+    def test_telling_images_apart_needs_a_last_code_of_two_dims(self, codes, stays):
+        preset = PRESETS["own"].with_options(codes=codes, instances_weight=1.0)
+        config, lines = adapt(preset, frozenset({"codes"}))
+        assert config.instances.weight == float(stays)
+        assert ("--instances.weight 0" in "".join(lines)) is not stays
 
     def test_a_term_that_is_given_is_refused_not_switched_off(self):
         with pytest.raises(UserError, match=r"^--vat.weight: needs a categorical code"):

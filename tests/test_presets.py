@@ -61,13 +61,11 @@ FACES = {"codes", "info-weight", "spectral-norm", "lr-g", "batch-size", "decay.s
 FACES |= {"decay.steps", "steps", "follow.weight", "follow.changes"}
 FACES |= {f"invariance.warp.{field}" for field in ("rotate", "scale", "shear", "shift")}
 FACES |= {"invariance.warp.thickness", "invariance.warp.light"}
+WARPED = {"rotate", "scale", "shear", "shift", "thickness", "gamma"}
 DIFFERENT: dict[str, set[str]] = {
     "svhn": {
-        *{"data", "codes", "noise", "objective", "invariance.weight", "invariance.logits"},
-        *{"instances.weight", "gan-start", "lr-start", "lr-start-decay", "lr-d", "steps"},
-        *{"decay.start", "decay.steps"},
-        *(f"invariance.warp.{field}" for field in ("rotate", "scale", "thickness")),
-        *(f"photo.{field}" for field in ("surround", "invert", "contrast", "brightness", "tint")),
+        *{"data", "codes", "objective", "invariance.weight", "lr-d", "batch-size", "steps"},
+        *(f"invariance.warp.{field}" for field in WARPED),
     },
     "celeba": {"steps"},
     "faces": FACES,

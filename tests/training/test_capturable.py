@@ -64,10 +64,18 @@ class Touched(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+PHOTOGRAPHS = CONFIG.with_options(
+    codes="cat3,gaussian2*0",
+    real_info=1.0,
+    invariance_logits="standard",
+    instances_weight=1.0,
+    photo_surround=0.5,
+    photo_invert=0.5,
+)
 UPRIGHT = RECIPE.with_options(real_info=0.0, upright=2.0)  # what comes of `dsprites` with shapes
 
 
-CASES = [(CONFIG, "reused"), (UPRIGHT, "alternating")]
+CASES = [(CONFIG, "reused"), (UPRIGHT, "alternating"), (PHOTOGRAPHS, "alternating")]
 CASES += [(c, m) for c in (CONFIG, RECIPE) for m in ("alternating", "shared")]
 
 
@@ -75,8 +83,8 @@ CASES += [(c, m) for c in (CONFIG, RECIPE) for m in ("alternating", "shared")]
 def warm(request, cpu_ranks) -> tuple[Step, Metrics, Tensor, Tensor]:
     """Return a step after two updates, with the inputs that a graph would have."""
     ranks, (config, mode) = cpu_ranks("bf16"), request.param
-    step = Step(config.with_options(step=mode), SPEC, ranks)
-    metrics = Metrics(SPEC, ranks, [term.name for term in step.terms])
+    step = Step(config.with_options(step=mode), config.spec(), ranks)
+    metrics = Metrics(config.spec(), ranks, [term.name for term in step.terms])
     real, number = batch(0), torch.zeros((), dtype=torch.int64)
     for _ in range(2):
         update(step, metrics, real, number)

@@ -25,6 +25,13 @@ CONFIG = TrainConfig().with_options(
     image_size=8, batch_size=8, noise=5, codes="cat3*0.5,uniform*2,bernoulli*1.5,gaussian2:learned"
 )
 SPEC = CONFIG.spec()
+PHOTOGRAPHS: dict[str, Any] = {
+    "real_info": 1.0,
+    "invariance_logits": "standard",
+    "instances_weight": 1.0,
+    "photo_surround": 0.5,
+    "photo_invert": 0.5,
+}
 # what the `mnist` preset adds, its schedules at work within a few updates
 RECIPE: dict[str, Any] = {
     "real_info": 3.0,
@@ -202,8 +209,9 @@ class TestStep:
             {"objective": "relativistic", "contrastive": 1.0, "balance_codes": 0.9},
             RECIPE,
             pytest.param({"upright": 1.0}, marks=pytest.mark.slow),
+            PHOTOGRAPHS,
         ],
-        ids=["plain", "more", "recipe", "upright"],
+        ids=["plain", "more", "recipe", "upright", "photographs"],
     )
     def test_step_by_step_it_agrees_with_the_eager_one(
         self, cpu_ranks, mode: StepMode, options: dict[str, Any], monkeypatch

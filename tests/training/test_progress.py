@@ -41,7 +41,7 @@ def test_the_bar_has_the_information_of_three_codes_in_80_columns(
     assert len(f"1050/4000| | 1:10:54<3:53:36, {text}") <= 80
 
 
-def test_the_bar_leaves_out_codes_that_are_not_asked_of_the_generator(
+def test_the_bar_leaves_out_codes_of_weight_0(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = CONFIG.with_options(codes="gaussian8*0,cat10,embedding=gaussian32*0,uniform")
