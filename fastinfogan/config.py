@@ -340,6 +340,13 @@ class TrainConfig(Group):
         return self.out or Path("runs") / self.preset
 
     @property
+    def real_terms(
+        self,
+    ) -> tuple[InvarianceOptions, FollowOptions, InstancesOptions, UprightOptions, VatOptions]:
+        """The groups of the terms on real images."""
+        return self.invariance, self.follow, self.instances, self.upright, self.vat
+
+    @property
     def groups(self) -> tuple[Group, ...]:
         """The groups of options."""
         values = (getattr(self, field.name) for field in dataclasses.fields(self))
@@ -419,8 +426,7 @@ def _check_real(config: TrainConfig, spec: LatentSpec) -> None:
         raise UserError(
             f"--follow.changes: --warp {warp_text(warp)} changes no {' and no '.join(missing)}"
         )
-    terms = (config.invariance, config.vat, config.upright, config.follow, config.instances)
-    active = [f"--{term.prefix}.weight" for term in terms if term.weight]
+    active = [f"--{term.prefix}.weight" for term in config.real_terms if term.weight]
     if active and config.information.routing == "generator-step":
         raise UserError(f"{active[0]}: Q must learn in D's step; use --routing openai or head")
 
@@ -442,9 +448,8 @@ def _check_start(config: TrainConfig) -> None:
         raise UserError(f"--gan-start: expected less than --steps {config.steps}, got {start}")
     if config.information.routing == "generator-step":
         raise UserError("--gan-start: Q must learn in D's step; use --routing openai or head")
-    terms = (config.invariance, config.follow, config.instances, config.upright, config.vat)
-    if not (config.term or any(term.weight for term in terms)):
-        names = ", ".join(f"--{term.prefix}.weight" for term in terms)
+    if not (config.term or any(term.weight for term in config.real_terms)):
+        names = ", ".join(f"--{term.prefix}.weight" for term in config.real_terms)
         raise UserError(
             f"--gan-start {start}: no term acts on real images; give one of {names} a value"
         )

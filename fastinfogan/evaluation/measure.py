@@ -413,7 +413,7 @@ def read_codes(q: Tensor, spec: LatentSpec) -> Tensor:
 def summary(result: dict[str, Any], free: Collection[str] = ()) -> list[str]:
     """Return three lines for a newcomer; one more for MNIST's digits, one for known factors.
 
-    free: names of codes of weight 0, which are not asked of G; their information is left out.
+    free: names of codes of weight 0, which the information loss does not bind; left out.
     """
     accuracy, n = result["code_accuracy"], result["images"]["codes"]
     lines = []

@@ -132,8 +132,7 @@ class _Adapting:
         spec = config.spec()
         has_categories = any(isinstance(code, Categorical) for code in spec.codes)
         off: dict[str, list[str]] = {}  # terms by reason
-        of_categories = (config.invariance, config.vat, config.upright)
-        for term in (*of_categories, config.follow, config.instances):
+        for term in config.real_terms:
             reason = ""
             if not term.weight or f"{term.prefix}.weight" in self.given:
                 continue
@@ -166,11 +165,7 @@ class _Adapting:
             self._change("there is no --gan-start", rates)
         if not start or "gan-start" in self.given:
             return
-        terms = (
-            *(config.invariance, config.follow, config.instances),
-            *(config.upright, config.vat),
-        )
-        if not (config.term or any(term.weight for term in terms)):
+        if not (config.term or any(term.weight for term in config.real_terms)):
             self._change("no term acts on real images", {"gan-start": 0, **rates})
         elif config.steps <= start:
             self._change(f"--steps {config.steps} are not more", {"gan-start": 0, **rates})

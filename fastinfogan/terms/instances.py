@@ -66,7 +66,7 @@ def embedding(spec: LatentSpec) -> slice | None:
     return last
 
 
-def told_apart(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+def info_nce(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     """Return how well images and their copies find each other: log B less a cross entropy, in nats.
 
     A lower bound of the mutual information of the two embeddings (InfoNCE: van den Oord et al.
@@ -101,7 +101,7 @@ class Instances(Term):
     real_only: ClassVar[bool] = True
 
     def loss(self, seen: Seen) -> tuple[Tensor, Tensor | None]:
-        """Return −weight · `told_apart`, and that."""
+        """Return −weight · `info_nce`, and that."""
         first, second = (x[:, self.columns] for x in (seen.q, seen.q_extra[0]))
-        nats = told_apart(first, second, self.temperature)
+        nats = info_nce(first, second, self.temperature)
         return -self.weight * nats, nats

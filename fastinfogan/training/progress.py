@@ -35,7 +35,7 @@ class Progress:
         start: int,
         terms: Sequence[str] = (),
     ) -> None:
-        # A code of weight 0 is not asked of G.
+        # The information loss does not bind a code of weight 0.
         self._codes = [(n, i) for i, n in enumerate(spec.names) if spec.codes[i].weight]
         self._terms = terms
         self._gan_start = config.adversarial.gan_start

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastinfogan import config as config_module
 from fastinfogan.errors import UserError
-from fastinfogan.terms.instances import Instances, embedding, told_apart
+from fastinfogan.terms.instances import Instances, embedding, info_nce
 from fastinfogan.terms.invariance import Invariance
 from fastinfogan.terms.photo import PhotoOptions
 from fastinfogan.terms.protocol import Address, Extra
@@ -42,26 +42,26 @@ def test_the_value_is_log_b_less_the_cross_entropy_of_a_search(rows, dim, temper
     cosine = cosine / temperature
     own = torch.arange(rows)
     entropy = (F.cross_entropy(cosine, own) + F.cross_entropy(cosine.T, own)) / 2
-    actual = told_apart(first, second, temperature)
+    actual = info_nce(first, second, temperature)
     torch.testing.assert_close(actual, math.log(rows) - entropy, atol=1e-9, rtol=1e-9)
 
 
 def test_the_most_there_is_is_log_b_and_equal_embeddings_tell_nothing():
     apart = torch.eye(16, dtype=torch.float64)
-    assert float(told_apart(apart, apart, 0.01)) == pytest.approx(math.log(16))
+    assert float(info_nce(apart, apart, 0.01)) == pytest.approx(math.log(16))
     equal = torch.ones(16, 4, dtype=torch.float64)
-    assert float(told_apart(equal, equal, 0.2)) == pytest.approx(0.0)
+    assert float(info_nce(equal, equal, 0.2)) == pytest.approx(0.0)
 
 
 def test_neither_the_embeddings_scale_nor_their_mean_matters():
     first, second = embeddings(9, 5, 0), embeddings(9, 5, 1)
-    moved = told_apart(1e-3 * first + 5, 1e-3 * second + 5, 0.3)
-    torch.testing.assert_close(moved, told_apart(first, second, 0.3))
+    moved = info_nce(1e-3 * first + 5, 1e-3 * second + 5, 0.3)
+    torch.testing.assert_close(moved, info_nce(first, second, 0.3))
 
 
 def test_an_embedding_of_zeros_has_a_finite_gradient():
     first = torch.zeros(4, 3, requires_grad=True)
-    told_apart(first, torch.zeros(4, 3), 0.2).backward()
+    info_nce(first, torch.zeros(4, 3), 0.2).backward()
     assert first.grad is not None
     assert first.grad.isfinite().all()
 
@@ -75,7 +75,7 @@ def test_instances_adds_its_weight_times_its_gradient_to_ds(mode):
 
     def loss(discriminator) -> Tensor:
         first, second = (discriminator(x, "batch")[1][:, 1:5] for x in (real, warped))
-        values.append(told_apart(first, second, 0.5))
+        values.append(info_nce(first, second, 0.5))
         return -3.0 * values[-1]
 
     record = assert_adds(mode, real, terms, [Extra((warped,), ())], loss)
@@ -116,7 +116,7 @@ def test_training_with_it_tells_images_apart():
     nats = []
     for step in range(200):
         copies = photo.change(images, images, Address(0, step, 0), 0.0)
-        value = told_apart(net(images), net(copies), 0.2)
+        value = info_nce(net(images), net(copies), 0.2)
         optimiser.zero_grad()
         (-value).backward()
         optimiser.step()

@@ -48,8 +48,8 @@ def test_the_kept_box_has_the_sizes_that_the_module_names():
     white = torch.ones(2000, 1, 64, 64)
     white[::2] = 0  # the others of white images are black
     kept = PhotoOptions(surround=1.0).change(white, white, AT, 0.0)[1::2, 0]
-    for dim, half in ((2, 0.55), (1, 0.75)):  # of the middle row and column
-        extent = kept[:, 32].sum(1) / 64 if dim == 2 else kept[:, :, 32].sum(1) / 64
+    for line, half in ((kept[:, 32], 0.55), (kept[:, :, 32], 0.75)):  # middle row and column
+        extent = line.sum(1) / 64
         assert extent.min() == pytest.approx(half - 0.12, abs=0.03)
         assert extent.max() == pytest.approx(half + 0.12, abs=0.03)
 
