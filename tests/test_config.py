@@ -72,6 +72,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "lr_start": ("1e-3", 1e-3),
     "lr_start_decay": ("20", 20),
     "spectral_norm": ("", True),  # a flag
+    "q_trunk": ("own", "own"),
     "r1": ("10", 10.0),
     "r2": ("0.5", 0.5),
     "contrastive": ("2", 2.0),

@@ -22,6 +22,7 @@ import fastinfogan
 from fastinfogan import atomic, evaluate, train
 from fastinfogan.networks.spectral import Spectral
 from fastinfogan.runs import checkpoint, loop
+from fastinfogan.sharing.card import save_run
 from fastinfogan.training import metrics
 from fastinfogan.training.step import DRecord, GRecord, Step
 
@@ -115,6 +116,21 @@ def test_a_run_with_spectral_norm_is_resumed_and_its_networks_are_found(
     generator, discriminator, _ = fastinfogan.load(tmp_path / "whole")
     assert not any(isinstance(m, Spectral) for m in generator.modules())
     assert any(isinstance(m, Spectral) for m in discriminator.modules())
+
+
+@pytest.mark.parametrize("step", ["alternating", pytest.param("shared", marks=pytest.mark.slow)])
+def test_a_run_whose_q_has_its_own_trunk_is_resumed_saved_and_loaded(
+    data: Path, tmp_path: Path, step: str
+) -> None:
+    options = ("--q-trunk", "own", "--step", step)
+    assert run(data, tmp_path / "whole", "--steps", "4", *options) == 0
+    assert run(data, tmp_path / "parts", "--steps", "2", *options) == 0
+    assert run(data, tmp_path / "parts", "--steps", "4", *options) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "parts", 4)
+    save_run(tmp_path / "parts", tmp_path / "saved")
+    for folder in (tmp_path / "parts", tmp_path / "saved"):
+        _, discriminator, _ = fastinfogan.load(folder)
+        assert discriminator.own_trunk
 
 
 @pytest.mark.slow

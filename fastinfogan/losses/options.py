@@ -11,6 +11,7 @@ from ..options import Group, option
 Adversarial = Literal["nonsaturating", "hinge", "lsgan", "wgan", "relativistic"]
 BackendName = Literal["auto", "reference", "compiled", "triton"]
 NetworksName = Literal["mnist", "svhn", "faces", "chairs", "dsprites"]
+QTrunk = Literal["shared", "own"]
 Routing = Literal["openai", "head", "generator-step"]
 
 
@@ -93,6 +94,12 @@ class AdversarialOptions(Group):
         "Normalise D's and Q's weights by their largest singular value, in place of BatchNorm "
         "(Miyato et al. 2018). dsprites' networks always do.",
     )
+    q_trunk: QTrunk = option(
+        "shared",
+        "Whose features Q reads. shared: D's, as in the paper. own: those of a trunk of its own, "
+        "built as D's, for codes that must not see what D must, such as colours. D then takes "
+        "about twice the work.",
+    )
 
     def check(self, spec: Any) -> None:
         """Raise UserError for values that no run can have."""
@@ -102,6 +109,10 @@ class AdversarialOptions(Group):
         if ":" in self.networks and self.spectral_norm:
             raise UserError(
                 f"--spectral-norm: a pair of your own ({self.networks}) normalises its own weights"
+            )
+        if ":" in self.networks and self.q_trunk != "shared":
+            raise UserError(
+                f"--q-trunk: the trunk of a pair of your own ({self.networks}) is its own matter"
             )
         if self.label_smoothing and self.objective != "nonsaturating":
             raise UserError(

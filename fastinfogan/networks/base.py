@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor, nn
 
 from .batchnorm import BatchStats, StatsPerPart
 
+QTrunk = Literal["shared", "own"]  # whose features Q reads: D's, or those of a trunk of its own
 MAX_SIDE = 128  # side of an image, where networks do not say another
 
 

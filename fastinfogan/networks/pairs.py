@@ -13,7 +13,7 @@ from torch import nn
 
 from . import mnist as networks_mnist
 from . import tables as networks_tables
-from .base import Discriminator, Generator, check_side
+from .base import Discriminator, Generator, QTrunk, check_side
 from .batchnorm import BatchNorm
 from .custom import UserDiscriminator, UserGenerator, user_pair
 from .drawing import GLOBAL_GENERATOR
@@ -99,6 +99,7 @@ def pair(
     channels: int,
     *,
     spectral_norm: bool = False,
+    q_trunk: QTrunk = "shared",
 ) -> tuple[Generator, Discriminator]:
     """Return the networks of a name, "mnist" or one of `TABLES`, their weights not yet drawn.
 
@@ -109,6 +110,7 @@ def pair(
         q_dim: width of Q's output.
         image_size, channels: of the images. Raises ValueError for a side that they do not take.
         spectral_norm: D and Q with spectral normalisation in the place of BatchNorm.
+        q_trunk: "own" gives Q convolutions and fully connected layers of its own, built as D's.
     """
     with GLOBAL_GENERATOR:
         if ":" in networks:
@@ -116,10 +118,12 @@ def pair(
         generator: Generator
         table = TABLES.get(networks, networks_tables.MNIST)
         if networks == "mnist":
-            if not spectral_norm:
+            if not spectral_norm and q_trunk == "shared":
                 return mnist_pair(input_dim, q_dim, image_size, channels)
             generator = MnistGenerator(input_dim, image_size, channels)
         else:
             generator = TableGenerator(table, input_dim, image_size, channels)
         of_d = table.with_spectral_norm() if spectral_norm else table
-        return generator, TableDiscriminator(of_d, q_dim, image_size, channels)
+        return generator, TableDiscriminator(
+            of_d, q_dim, image_size, channels, own_trunk=q_trunk == "own"
+        )

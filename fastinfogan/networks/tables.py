@@ -206,18 +206,30 @@ class TableDiscriminator(Discriminator):
         table: its rows.
         q_dim: width of Q's output.
         image_size, channels: of the images.
+        own_trunk: Q reads the features of a trunk of its own, built as D's. The shared features
+            are then both trunks' side by side, [B, 2F].
     """
 
-    def __init__(self, table: Table, q_dim: int, image_size: int, channels: int) -> None:
+    def __init__(
+        self, table: Table, q_dim: int, image_size: int, channels: int, *, own_trunk: bool = False
+    ) -> None:
         super().__init__()
         check_side(image_size, table.halvings, table.largest)
         linear: type[nn.Linear] = SpectralLinear if table.spectral else nn.Linear
         conv: type[Conv] = SpectralConv if table.spectral else Conv
         same: type[Same] = SpectralSame if table.spectral else Same
-        self.conv = Blocks(conv, channels, table.convs, table.slope, same)
         side = image_size // 2 ** _halvings(table.convs)
-        self.fc = Blocks(linear, side**2 * self.conv.outputs, table.d_fc, table.slope)
+
+        def trunk() -> tuple[Blocks, Blocks]:
+            conv_blocks = Blocks(conv, channels, table.convs, table.slope, same)
+            flat = side**2 * conv_blocks.outputs
+            return conv_blocks, Blocks(linear, flat, table.d_fc, table.slope)
+
+        self.conv, self.fc = trunk()
         self.head = linear(self.fc.outputs, 1)
+        if own_trunk:
+            self.q_conv, self.q_trunk_fc = trunk()
+        self.own_trunk = own_trunk
         self.q_fc = Blocks(linear, self.fc.outputs, table.q_fc, table.slope)
         self.q_head = linear(self.q_fc.outputs, q_dim)
 
@@ -231,17 +243,28 @@ class TableDiscriminator(Discriminator):
             for layer in self.modules():
                 if isinstance(layer, Spectral):
                     layer.iterate()
-        x = self.conv(images.to(self.head.weight.dtype), stats)
-        return self.fc(x.permute(0, 2, 3, 1).flatten(1), stats)
+        images = images.to(self.head.weight.dtype)
+        x = self.fc(self.conv(images, stats).permute(0, 2, 3, 1).flatten(1), stats)
+        if not self.own_trunk:
+            return x
+        y = self.q_conv(images, stats).permute(0, 2, 3, 1).flatten(1)
+        return torch.cat((x, self.q_trunk_fc(y, stats)), 1)
 
     def logit(self, features: Tensor) -> Tensor:
         """Map features to D's logit, [B]; positive means real."""
+        if self.own_trunk:
+            features = features[:, : self.head.in_features]
         return self.head(features).squeeze(1)
 
     def q(self, features: Tensor, stats: StatsPerPart | None = None) -> Tensor:
         """Map features to Q's output, [B, q_dim]."""
+        if self.own_trunk:
+            features = features[:, self.head.in_features :]
         return self.q_head(self.q_fc(features, stats))
 
     def q_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters of Q's own layers; all others are D's."""
+        """Return the parameters of Q's own layers, its trunk's not; all others are D's.
+
+        D's step trains Q's trunk too: the terms on real images are in that step.
+        """
         return [*self.q_fc.parameters(), *self.q_head.parameters()]

@@ -178,10 +178,11 @@ def networks_of(run_config: TrainConfig, saved: Checkpoint) -> Loaded:
     """Return the networks of a checkpoint."""
     spec = run_config.spec()
     sizes = (spec.input_dim, spec.q_dim, run_config.data.image_size, run_config.data.channels)
-    name = run_config.adversarial.networks
+    options = run_config.adversarial
+    name = options.networks
     try:
         generator, discriminator = pair(
-            name, *sizes, spectral_norm=run_config.adversarial.spectral_norm
+            name, *sizes, spectral_norm=options.spectral_norm, q_trunk=options.q_trunk
         )
     except UserError as error:
         raise UserError(

@@ -37,7 +37,7 @@ def save_networks(folder: Path, networks: Loaded, options: dict[str, Any]) -> No
         folder: created where it is missing.
         networks: the averaged generator, the discriminator, the latent spec.
         options: what rebuilds the networks: "networks" (their name), "image_size", "channels",
-            "spectral_norm"; further entries are kept as they are.
+            "spectral_norm", "q_trunk"; further entries are kept as they are.
     """
     generator, discriminator, spec = networks
     tensors = {
@@ -78,7 +78,10 @@ def load_saved(source: str | Path, networks: Networks | None = None) -> Loaded:
             raise ValueError(f"library {facts['library']!r}, format {facts['format']!r}")
         spec = LatentSpec.from_dict(facts["spec"])
         name, side, channels = facts["networks"], facts["image_size"], facts["channels"]
-        spectral_norm = bool(facts.get("spectral_norm", False))
+        norm_and_trunk = {
+            "spectral_norm": bool(facts.get("spectral_norm", False)),
+            "q_trunk": facts.get("q_trunk", "shared"),
+        }
         with open_regular(weights) as file:
             tensors = from_bytes(file.read())
     except (OSError, MemoryError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -97,9 +100,7 @@ def load_saved(source: str | Path, networks: Networks | None = None) -> Loaded:
         )
     else:
         try:
-            made = pair(
-                name, spec.input_dim, spec.q_dim, side, channels, spectral_norm=spectral_norm
-            )
+            made = pair(name, spec.input_dim, spec.q_dim, side, channels, **norm_and_trunk)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{source}: {error}") from None
         generator, discriminator = made

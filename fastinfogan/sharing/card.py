@@ -33,6 +33,7 @@ def save_run(run: Path, folder: Path, *, onnx: bool = False, with_page: bool = F
         "image_size": config.data.image_size,
         "channels": config.data.channels,
         "spectral_norm": config.adversarial.spectral_norm,
+        "q_trunk": config.adversarial.q_trunk,
         "preset": config.preset,
         "step": checkpoint.step,
         "matching": facts["matching"],

@@ -39,6 +39,7 @@ def flop_per_image(config: TrainConfig) -> tuple[int, int] | None:
             size.image_size,
             size.channels,
             spectral_norm=config.adversarial.spectral_norm,
+            q_trunk=config.adversarial.q_trunk,
         )
         generator.eval()
         discriminator.eval()

@@ -167,8 +167,11 @@ UPDATES = {"alternating": alternating, "reused": reused, "shared": shared}
 def build(config: TrainConfig, spec: LatentSpec) -> Networks:
     """Return the preset's networks with weights drawn from the seed, on the CPU."""
     sizes = (spec.input_dim, spec.q_dim, config.data.image_size, config.data.channels)
+    options = config.adversarial
     networks = Networks(
-        *pair(config.adversarial.networks, *sizes, spectral_norm=config.adversarial.spectral_norm)
+        *pair(
+            options.networks, *sizes, spectral_norm=options.spectral_norm, q_trunk=options.q_trunk
+        )
     )
     draw = torch.Generator().manual_seed(config.seed)
     for network in networks:

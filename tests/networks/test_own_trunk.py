@@ -1,0 +1,58 @@
+"""--q-trunk own: Q reads features that no loss of D's logit moves."""
+
+import pytest
+import torch
+
+from fastinfogan.config import check
+from fastinfogan.errors import UserError
+from fastinfogan.networks import initialise, pair
+from fastinfogan.presets import PRESETS
+
+NETWORKS = ("mnist", "svhn", "faces", "chairs", "dsprites")
+IMAGES = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def discriminator(networks, **options):
+    network = pair(networks, 10, 5, 32, 1, **options)[1]
+    initialise(network, torch.Generator().manual_seed(0))
+    return network
+
+
+@pytest.mark.parametrize("spectral_norm", [False, True])
+@pytest.mark.parametrize("networks", NETWORKS)
+class TestOwnTrunk:
+    def test_the_logit_moves_none_of_qs_weights_and_q_none_of_ds(self, networks, spectral_norm):
+        network = discriminator(networks, spectral_norm=spectral_norm, q_trunk="own")
+        features = network.trunk(IMAGES, "batch")
+        outputs = (network.logit(features).sum(), network.q(features, "batch").square().sum())
+        names = [name for name, _ in network.named_parameters()]
+        moved = []
+        for output in outputs:
+            grads = torch.autograd.grad(
+                output, list(network.parameters()), materialize_grads=True, retain_graph=True
+            )
+            moved.append({n for n, g in zip(names, grads, strict=True) if g.any()})
+        of_d, of_q = moved
+        assert not of_d & of_q
+        assert of_d | of_q == set(names)
+        assert {n.partition(".")[0] for n in of_d} <= {"conv", "fc", "head"}
+
+    def test_both_trunks_are_built_alike(self, networks, spectral_norm):
+        network = discriminator(networks, spectral_norm=spectral_norm, q_trunk="own")
+        for name, own in (("conv", "q_conv"), ("fc", "q_trunk_fc")):
+            one, other = ([p.shape for p in getattr(network, n).parameters()] for n in (name, own))
+            assert one == other
+
+    def test_only_qs_head_counts_as_its_own_layers(self, networks, spectral_norm):
+        """So D's step trains its trunk, where the terms on real images are, whatever --routing."""
+        options = {"spectral_norm": spectral_norm}
+        shared = discriminator(networks, **options)
+        own = discriminator(networks, **options, q_trunk="own")
+        one, other = ([p.shape for p in network.q_parameters()] for network in (shared, own))
+        assert one == other
+
+
+def test_a_users_pair_says_itself_what_q_reads():
+    config = PRESETS["mnist"].with_options(networks="mine:pair", q_trunk="own")
+    with pytest.raises(UserError, match="--q-trunk: the trunk of a pair of your own"):
+        check(config)
