@@ -31,6 +31,28 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the number
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Run the whole suite in as many processes as there are cores, four at most.
+
+    A run of chosen tests, of benchmarks, in a debugger or with a number (-n) of one's own stays as
+    it is: starting processes takes seconds.
+    """
+    options = config.option
+    chosen = (
+        config.args_source is not config.ArgsSource.TESTPATHS
+        or options.numprocesses is not None
+        or options.benchmark_only
+        or options.collectonly
+        or options.usepdb
+        or options.keyword
+        or options.lf
+    )
+    if not chosen:
+        options.numprocesses = min(4, os.cpu_count() or 1)
+        options.dist = "loadfile"
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Refuse names that change between processes; mark as slow all but n cases, evenly spaced, of

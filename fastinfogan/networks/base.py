@@ -82,6 +82,10 @@ class Discriminator(nn.Module):
         """Map images [B, C, H, W] in the generator's range to the shared features, [B, F]."""
         raise NotImplementedError
 
+    def q_trunk(self, images: Tensor, stats: StatsPerPart | None = None) -> Tensor:
+        """Map images to what `q` reads alone: `trunk`'s features, where these are shared."""
+        return self.trunk(images, stats)
+
     def logit(self, features: Tensor) -> Tensor:
         """Map features to D's logit, [B]; positive means real."""
         raise NotImplementedError

@@ -239,16 +239,30 @@ class TableDiscriminator(Discriminator):
         Where weights are spectrally normalised, D's and Q's, their vectors take one power
         iteration in a pass whose statistics (of a part of it) running buffers follow.
         """
+        self._iterate(stats)
+        of_d = self._features(self.conv, self.fc, images, stats)
+        if not self.own_trunk:
+            return of_d
+        return torch.cat((of_d, self._features(self.q_conv, self.q_trunk_fc, images, stats)), 1)
+
+    def q_trunk(self, images: Tensor, stats: StatsPerPart | None = None) -> Tensor:
+        """Map images to what `q` reads alone, [B, F], without D's trunk where Q has its own."""
+        if not self.own_trunk:
+            return self.trunk(images, stats)
+        self._iterate(stats)
+        return self._features(self.q_conv, self.q_trunk_fc, images, stats)
+
+    def _iterate(self, stats: StatsPerPart | None) -> None:
         if follows(stats, self.training):
             for layer in self.modules():
                 if isinstance(layer, Spectral):
                     layer.iterate()
-        images = images.to(self.head.weight.dtype)
-        x = self.fc(self.conv(images, stats).permute(0, 2, 3, 1).flatten(1), stats)
-        if not self.own_trunk:
-            return x
-        y = self.q_conv(images, stats).permute(0, 2, 3, 1).flatten(1)
-        return torch.cat((x, self.q_trunk_fc(y, stats)), 1)
+
+    def _features(
+        self, conv: Blocks, fc: Blocks, images: Tensor, stats: StatsPerPart | None
+    ) -> Tensor:
+        x = conv(images.to(self.head.weight.dtype), stats)
+        return fc(x.permute(0, 2, 3, 1).flatten(1), stats)
 
     def logit(self, features: Tensor) -> Tensor:
         """Map features to D's logit, [B]; positive means real."""
@@ -259,7 +273,7 @@ class TableDiscriminator(Discriminator):
     def q(self, features: Tensor, stats: StatsPerPart | None = None) -> Tensor:
         """Map features to Q's output, [B, q_dim]."""
         if self.own_trunk:
-            features = features[:, self.head.in_features :]
+            features = features[:, -self.fc.outputs :]  # of both trunks or of Q's alone
         return self.q_head(self.q_fc(features, stats))
 
     def q_parameters(self) -> list[nn.Parameter]:

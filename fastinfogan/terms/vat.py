@@ -132,7 +132,7 @@ class VirtualAdversarial(Term):
         return self._divergence(discriminator, target, copies)
 
     def _divergence(self, discriminator: Discriminator, target: Tensor, images: Tensor) -> Tensor:
-        q = discriminator.q(discriminator.trunk(images, "batch"), "batch")
+        q = discriminator.q(discriminator.q_trunk(images, "batch"), "batch")
         log_p, log_q = (
             (widen(x[:, self.categories]) * SHARPNESS).log_softmax(1) for x in (target, q)
         )

@@ -19,11 +19,11 @@ _PASSES: dict[StepMode, tuple[int, int]] = {
     "reused": (3, 6 + 2),
     "shared": (3, 6 + 1),
 }
-_REAL_PASSES = 3  # of D before --gan-start: forward and backward on a real image
+_REAL_PASSES = 3  # of Q on its trunk before --gan-start: forward and backward on a real image
 
 
-def flop_per_image(config: TrainConfig) -> tuple[int, int] | None:
-    """Return the FLOP of G and of D with Q for one image, forward.
+def flop_per_image(config: TrainConfig) -> tuple[int, int, int] | None:
+    """Return the FLOP of G, of D with Q, and of Q on its trunk for one image, forward.
 
     An addition and a multiplication count as two. Nothing is computed: the networks are built
     without memory. None for a user's networks, which may need more than that.
@@ -44,8 +44,11 @@ def flop_per_image(config: TrainConfig) -> tuple[int, int] | None:
         generator.eval()
         discriminator.eval()
         of_g, of_d = _Counter(generator), _Counter(discriminator)
-        discriminator(generator(torch.zeros(1, spec.input_dim)))
-    return of_g.flop, of_d.flop
+        image = generator(torch.zeros(1, spec.input_dim))
+        discriminator(image)
+        of_both = of_d.flop
+        discriminator.q(discriminator.q_trunk(image))
+    return of_g.flop, of_both, of_d.flop - of_both
 
 
 class _Counter:
@@ -72,11 +75,11 @@ def cost_line(config: TrainConfig, ranks: int = 1) -> str:
     if flop is None:
         return ""
     passes = _PASSES[config.execution.step]
-    image = sum(part * n for part, n in zip(flop, passes, strict=True))
+    image = sum(part * n for part, n in zip(flop[:2], passes, strict=True))
     update = image * config.batch_size * ranks
     start = ""
     if config.adversarial.gan_start:
-        part = _REAL_PASSES * flop[1] * config.batch_size * ranks
+        part = _REAL_PASSES * flop[2] * config.batch_size * ranks
         start = f" ({part / 1e9:,.3g} GFLOP before --gan-start)"
     return (
         f"an update takes about {update / 1e9:,.3g} GFLOP, {image / 1e9:,.3g} per image{start}, "

@@ -18,12 +18,14 @@ from ..latents import LatentBatch, LatentSpec
 from ..losses import adversarial_losses, head_loss, info_loss
 from ..losses.adversarial import Player as Side
 from ..networks import Discriminator, Generator
+from ..networks.batchnorm import BatchStats, StatsPerPart
 from ..networks.convolution import only_grads_of
 from ..terms.protocol import Extra, Seen, TermSet, widen
 from .balance import Balance
 
 Routing = Literal["openai", "head", "generator-step"]
 Gradients = tuple[Tensor, ...]
+Trunk = Callable[[Tensor, StatsPerPart], Tensor]
 Scale = Callable[[Tensor], Tensor]  # multiplies a loss, by fp16's loss scale
 # (D's loss of real and generated logits, G's loss of generated logits and, where its attribute
 # `needs_real` is true, of real ones), as `adversarial_losses` returns them.
@@ -165,7 +167,7 @@ def d_grads(
             fake = networks.generator(latents.input, "batch")
     fake = fake.detach()
     kinds = [x.to(fake.dtype) for x in (real, fake, *_images(extras))]
-    of_real, of_fake, *of_extra = _features(networks, kinds)
+    of_real, of_fake, *of_extra = _features(networks.discriminator.trunk, kinds)
     batch = Batch(kinds[0], fake, latents, of_real, of_fake, of_extra)
     total, record, _ = _d_loss(networks, objective, batch, terms, extras)
     with only_grads_of("weights"):
@@ -195,7 +197,8 @@ def real_grads(
             recipes made of the batch.
     """
     discriminator = networks.discriminator
-    of_real, *of_extra = _features(networks, [x.to(real.dtype) for x in (real, *_images(extras))])
+    kinds = [x.to(real.dtype) for x in (real, *_images(extras))]
+    of_real, *of_extra = _features(discriminator.q_trunk, kinds)
     q = widen(discriminator.q(of_real, "update"))
     q_extra = [widen(discriminator.q(x, "batch")) for x in of_extra]
     no_latents = LatentBatch(
@@ -273,7 +276,7 @@ def shared_grads(
     # itself, and torch before 2.13 cannot trace requires_grad_.
     leaf = fake if torch.compiler.is_compiling() else fake.detach().requires_grad_()
     kinds = [x.to(fake.dtype) for x in (real, *_images(d_extras))]
-    of_real, *of_extra = _features(networks, kinds)
+    of_real, *of_extra = _features(discriminator.trunk, kinds)
     of_fake = discriminator.trunk(leaf, "batch")
     batch = Batch(kinds[0], leaf, latents, of_real, of_fake, of_extra)
     total, d_record, real_logits = _d_loss(networks, objective, batch, d_terms, d_extras)
@@ -307,13 +310,12 @@ def _images(extras: Sequence[Extra]) -> list[Tensor]:
     return [image for extra in extras for image in extra.images]
 
 
-def _features(networks: Networks, kinds: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Return D's features of as many images of each kind; running buffers follow the first."""
-    trunk = networks.discriminator.trunk
+def _features(trunk: Trunk, kinds: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return features of as many images of each kind; running buffers follow the first."""
     if len(kinds) == 1:
         return (trunk(kinds[0], "update"),)
-    stats = ("update", *["batch" for _ in kinds[1:]])
-    return trunk(torch.cat(list(kinds)), stats).chunk(len(kinds))  # type: ignore[arg-type]
+    others: list[BatchStats] = ["batch" for _ in kinds[1:]]
+    return trunk(torch.cat(list(kinds)), ("update", *others)).chunk(len(kinds))
 
 
 def _d_loss(

@@ -43,6 +43,15 @@ class TestOwnTrunk:
             one, other = ([p.shape for p in getattr(network, n).parameters()] for n in (name, own))
             assert one == other
 
+    def test_q_reads_the_same_from_its_trunk_alone(self, networks, spectral_norm):
+        for q_trunk in ("own", "shared"):
+            network = discriminator(networks, spectral_norm=spectral_norm, q_trunk=q_trunk)
+            one, other = (
+                network.q(trunk(IMAGES, "batch"), "batch")
+                for trunk in (network.trunk, network.q_trunk)
+            )
+            assert torch.equal(one, other)
+
     def test_only_qs_head_counts_as_its_own_layers(self, networks, spectral_norm):
         """So D's step trains its trunk, where the terms on real images are, whatever --routing."""
         options = {"spectral_norm": spectral_norm}

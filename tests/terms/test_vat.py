@@ -21,7 +21,7 @@ class Linear(torch.nn.Module):
         super().__init__()
         self.weight = torch.nn.Parameter(weight)
 
-    def trunk(self, images: Tensor, stats: str) -> Tensor:
+    def q_trunk(self, images: Tensor, stats: str) -> Tensor:
         assert stats == "batch"
         return images.flatten(1)
 

@@ -9,31 +9,36 @@ from fastinfogan.training.cost import cost_line, flop_per_image
 from fastinfogan.training.step import build
 
 
+@pytest.mark.parametrize("q_trunk", ["shared", "own"])
 @pytest.mark.parametrize("name", ["mnist", "own", "faces", "dsprites"])
-def test_the_flop_are_those_that_torch_counts(name):
-    config = PRESETS[name]
+def test_the_flop_are_those_that_torch_counts(name, q_trunk):
+    config = PRESETS[name].with_options(q_trunk=q_trunk)
     generator, discriminator = (network.eval() for network in build(config, config.spec()))
     with torch.no_grad():
         with FlopCounterMode(display=False) as of_g:
             images = generator(torch.zeros(1, config.spec().input_dim))
         with FlopCounterMode(display=False) as of_d:
             discriminator(images)
-    assert flop_per_image(config) == (of_g.get_total_flops(), of_d.get_total_flops())
+        with FlopCounterMode(display=False) as of_q:
+            discriminator.q(discriminator.q_trunk(images))  # type: ignore[operator]
+    counted = tuple(mode.get_total_flops() for mode in (of_g, of_d, of_q))
+    assert flop_per_image(config) == counted
 
 
 def test_an_update_is_some_passes_of_each_network_for_every_image():
     config = PRESETS["mnist-paper"]
-    g, d = flop_per_image(config) or (0, 0)
+    g, d, _ = flop_per_image(config) or (0, 0, 0)
     for step, passes in (("alternating", 4 * g + 8 * d), ("shared", 3 * g + 7 * d)):
         line = cost_line(config.with_options(step=step), ranks=2)
         assert f"{passes / 1e9:.3g} per image" in line
         assert f"about {passes * 256 / 1e9:.3g} GFLOP" in line
 
 
-def test_an_update_before_the_game_is_three_passes_of_d():
-    config = PRESETS["mnist-paper"].with_options(gan_start=5)
-    _, d = flop_per_image(config) or (0, 0)
-    assert f" ({3 * d * 256 / 1e9:.3g} GFLOP before --gan-start), " in cost_line(config, ranks=2)
+@pytest.mark.parametrize("q_trunk", ["shared", "own"])
+def test_an_update_before_the_game_is_three_passes_of_q_on_its_trunk(q_trunk):
+    config = PRESETS["mnist-paper"].with_options(gan_start=5, q_trunk=q_trunk)
+    _, _, q = flop_per_image(config) or (0, 0, 0)
+    assert f" ({3 * q * 256 / 1e9:.3g} GFLOP before --gan-start), " in cost_line(config, ranks=2)
 
 
 def test_twice_the_side_is_about_four_times_the_arithmetic():

@@ -109,9 +109,8 @@ class TestPasses:
         start = buffers(one.discriminator)
         grads, terms = of_d(one, routing)
 
-        def apart(networks, kinds):
+        def apart(trunk, kinds):
             stats = ("update", *["batch" for _ in kinds[1:]])
-            trunk = networks.discriminator.trunk
             return tuple(trunk(x, s) for x, s in zip(kinds, stats, strict=True))
 
         monkeypatch.setattr(gradients, "_features", apart)
