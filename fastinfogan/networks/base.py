@@ -78,6 +78,8 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Images to D's logit and Q's output, from features that both share."""
 
+    own_trunk = False  # True: Q's half of the features comes from a trunk of its own
+
     def trunk(self, images: Tensor, stats: StatsPerPart | None = None) -> Tensor:
         """Map images [B, C, H, W] in the generator's range to the shared features, [B, F]."""
         raise NotImplementedError

@@ -167,7 +167,7 @@ def d_grads(
             fake = networks.generator(latents.input, "batch")
     fake = fake.detach()
     kinds = [x.to(fake.dtype) for x in (real, fake, *_images(extras))]
-    of_real, of_fake, *of_extra = _features(networks.discriminator.trunk, kinds)
+    of_real, of_fake, *of_extra = _features(networks.discriminator, kinds, 2)
     batch = Batch(kinds[0], fake, latents, of_real, of_fake, of_extra)
     total, record, _ = _d_loss(networks, objective, batch, terms, extras)
     with only_grads_of("weights"):
@@ -198,7 +198,7 @@ def real_grads(
     """
     discriminator = networks.discriminator
     kinds = [x.to(real.dtype) for x in (real, *_images(extras))]
-    of_real, *of_extra = _features(discriminator.q_trunk, kinds)
+    of_real, *of_extra = _features(discriminator, kinds, 0)
     q = widen(discriminator.q(of_real, "update"))
     q_extra = [widen(discriminator.q(x, "batch")) for x in of_extra]
     no_latents = LatentBatch(
@@ -276,7 +276,7 @@ def shared_grads(
     # itself, and torch before 2.13 cannot trace requires_grad_.
     leaf = fake if torch.compiler.is_compiling() else fake.detach().requires_grad_()
     kinds = [x.to(fake.dtype) for x in (real, *_images(d_extras))]
-    of_real, *of_extra = _features(discriminator.trunk, kinds)
+    of_real, *of_extra = _features(discriminator, kinds, 1)
     of_fake = discriminator.trunk(leaf, "batch")
     batch = Batch(kinds[0], leaf, latents, of_real, of_fake, of_extra)
     total, d_record, real_logits = _d_loss(networks, objective, batch, d_terms, d_extras)
@@ -310,12 +310,29 @@ def _images(extras: Sequence[Extra]) -> list[Tensor]:
     return [image for extra in extras for image in extra.images]
 
 
-def _features(trunk: Trunk, kinds: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Return features of as many images of each kind; running buffers follow the first."""
+def _features(
+    discriminator: Discriminator, kinds: Sequence[Tensor], of_d: int
+) -> tuple[Tensor, ...]:
+    """Return features of as many images of each kind; running buffers follow the first.
+
+    of_d: kinds of which D's logit is needed, the first ones. The others need Q's trunk alone, where
+        it is not D's.
+    """
+    stats: list[BatchStats] = ["update", *("batch" for _ in kinds[1:])]  # type: ignore[list-item]
+    of_d = of_d if discriminator.own_trunk else len(kinds)
+    return (
+        *_pass(discriminator.trunk, kinds[:of_d], stats[:of_d]),
+        *_pass(discriminator.q_trunk, kinds[of_d:], stats[of_d:]),
+    )
+
+
+def _pass(trunk: Trunk, kinds: Sequence[Tensor], stats: Sequence[BatchStats]) -> tuple[Tensor, ...]:
+    """Return a trunk's features of each kind, each normalised by its own statistics."""
+    if not kinds:
+        return ()
     if len(kinds) == 1:
-        return (trunk(kinds[0], "update"),)
-    others: list[BatchStats] = ["batch" for _ in kinds[1:]]
-    return trunk(torch.cat(list(kinds)), ("update", *others)).chunk(len(kinds))
+        return (trunk(kinds[0], stats[0]),)
+    return trunk(torch.cat(list(kinds)), tuple(stats)).chunk(len(kinds))
 
 
 def _d_loss(

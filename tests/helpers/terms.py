@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastinfogan.config import TrainConfig
+from fastinfogan.networks.base import QTrunk
 from fastinfogan.terms.protocol import Extra, Term, TermSet
 from fastinfogan.training.gradients import (
     DRecord,
@@ -24,8 +25,8 @@ SPEC = CONFIG.spec()
 MODES = ("alternating", "shared")
 
 
-def fp64_networks() -> Networks:
-    networks = build(CONFIG, SPEC)
+def fp64_networks(q_trunk: QTrunk = "shared") -> Networks:
+    networks = build(CONFIG.with_options(q_trunk=q_trunk), SPEC)
     draw = torch.Generator().manual_seed(1)
     for network in networks:
         network.double()
@@ -40,10 +41,14 @@ def random_images(n: int, seed: int = 2) -> tuple[Tensor, ...]:
 
 
 def d_gradients(
-    mode: str, real: Tensor, terms: Sequence[Term] = (), extras: Sequence[Extra] = ()
+    mode: str,
+    real: Tensor,
+    terms: Sequence[Term] = (),
+    extras: Sequence[Extra] = (),
+    q_trunk: QTrunk = "shared",
 ) -> tuple[Networks, Gradients, DRecord]:
     """Return gradients of D's loss with these terms, in all of D's parameters; λ is 0."""
-    networks = fp64_networks()
+    networks = fp64_networks(q_trunk)
     goal = Objective(SPEC, torch.zeros(3, dtype=torch.float64), "openai")
     d_params, g_params = networks.split("openai")
     latents = SPEC.sample(8, seed=0)

@@ -2,11 +2,16 @@
 
 import pytest
 import torch
+from helpers.terms import MODES, d_gradients, random_images
 
 from fastinfogan.config import check
 from fastinfogan.errors import UserError
 from fastinfogan.networks import initialise, pair
+from fastinfogan.networks.tables import TableDiscriminator
 from fastinfogan.presets import PRESETS
+from fastinfogan.terms.invariance import SHARPNESS, Invariance, mutual_information
+from fastinfogan.terms.protocol import Address
+from fastinfogan.terms.warp import Warp, WarpedCopies
 
 NETWORKS = ("mnist", "svhn", "faces", "chairs", "dsprites")
 IMAGES = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -59,6 +64,38 @@ class TestOwnTrunk:
         own = discriminator(networks, **options, q_trunk="own")
         one, other = ([p.shape for p in network.q_parameters()] for network in (shared, own))
         assert one == other
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_copies_of_real_images_pass_qs_trunk_alone_and_move_ds_weights_by_nothing(
+    mode, monkeypatch
+):
+    passed = {"d": 0, "q": 0}
+    features = TableDiscriminator._features
+
+    def count(self, conv, fc, images, stats):
+        passed["d" if conv is self.conv else "q"] += len(images)
+        return features(self, conv, fc, images, stats)
+
+    monkeypatch.setattr(TableDiscriminator, "_features", count)
+    (real,) = random_images(1)
+    real = real.float().double()
+    term = Invariance(3.0, slice(1, 4), WarpedCopies(Warp(rotate=20, scale=0.15), 0.0))
+    extras = [term.recipe(real, Address(0, 1, 0))]
+    networks, grads, _ = d_gradients(mode, real, [term], extras, q_trunk="own")
+    assert passed == {"d": 2 * len(real), "q": 3 * len(real)}  # real, generated; and copies
+    _, without, _ = d_gradients(mode, real, q_trunk="own")
+    network = networks.discriminator
+
+    both = network.trunk(torch.cat((real, *extras[0].images)), ("batch", "batch")).chunk(2)
+    q, of_copies = (SHARPNESS * network.q(x, "batch")[:, 1:4] for x in both)
+    total = -3.0 * mutual_information(q.softmax(1), of_copies.softmax(1)).objective
+    truth = torch.autograd.grad(total, list(network.parameters()), materialize_grads=True)
+    names = [name for name, _ in network.named_parameters()]
+    for name, actual, base, expected in zip(names, grads, without, truth, strict=True):
+        torch.testing.assert_close(actual - base, expected, atol=1e-9, rtol=1e-7, msg=name)
+        if name.startswith(("conv", "fc", "head")):
+            assert torch.equal(actual, base), name
 
 
 def test_a_users_pair_says_itself_what_q_reads():
