@@ -64,8 +64,11 @@ FACES |= {"invariance.warp.thickness", "invariance.warp.light"}
 WARPED = {"rotate", "scale", "shear", "shift", "thickness", "gamma"}
 DIFFERENT: dict[str, set[str]] = {
     "svhn": {
-        *{"data", "codes", "objective", "invariance.weight", "lr-d", "batch-size", "steps"},
-        *(f"invariance.warp.{field}" for field in WARPED),
+        *{"data", "codes", "noise", "objective", "invariance.weight", "invariance.logits"},
+        *{"instances.weight", "q-trunk", "gan-start", "lr-start", "lr-start-decay", "lr-d"},
+        *{"info-start", "info-ramp", "decay.start", "decay.steps", "steps"},
+        *(f"photo.{field}" for field in ("surround", "invert", "contrast", "brightness", "tint")),
+        *(f"invariance.warp.{field}" for field in ("rotate", "scale", "thickness")),
     },
     "celeba": {"steps"},
     "faces": FACES,

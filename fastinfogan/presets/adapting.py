@@ -93,8 +93,14 @@ class _Adapting:
         """Take networks for the images' side where the preset's do not take it."""
         networks, side = self.config.adversarial.networks, self.config.data.image_size
         if ":" in networks:
-            if self.config.adversarial.spectral_norm and "spectral-norm" not in self.given:
-                self._change("the networks are your own", {"spectral-norm": False})
+            standard = {"spectral-norm": False, "q-trunk": "shared"}
+            changed = {
+                name: value
+                for name, value in standard.items()
+                if name not in self.given and OPTIONS[name].get(self.config) != value
+            }
+            if changed:
+                self._change("the networks are your own", changed)
             return
         if _takes(networks, side):
             return

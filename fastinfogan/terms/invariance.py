@@ -38,7 +38,7 @@ _EPSILON = 1e-10
 _LEAST_STD = 1e-6  # of logits that are standardised: equal ones have finite gradients
 
 
-Logits = Literal["auto", "sharp", "standard"]
+Logits = Literal["auto", "sharp", "standard", "anchored"]
 
 
 class Information(NamedTuple):
@@ -98,13 +98,16 @@ class InvarianceOptions(Group):
     logits: Logits = option(
         "auto",
         "How the categories' logits are made apart before they are compared: sharp (times 10), "
-        "standard (standardised over the batch, to a standard deviation of 2), or auto: standard "
-        "with --spectral-norm, else sharp.",
+        "standard (standardised over the batch, to a standard deviation of 2), anchored (standard, "
+        "and Q's own logits are drawn to that deviation, so that the information loss reads sure "
+        "categories), or auto: standard with --spectral-norm, else sharp.",
     )
 
     def standardise(self, spectral_norm: bool) -> bool:
         """Return whether the logits are standardised."""
-        return spectral_norm if self.logits == "auto" else self.logits == "standard"
+        if self.logits == "auto":
+            return spectral_norm
+        return self.logits in ("standard", "anchored")
 
     def check(self, spec: LatentSpec) -> None:
         """Raise UserError for values that no run with this spec can have."""
@@ -129,27 +132,33 @@ class Invariance(Term):
     Logs that information, in nats. `standardise`: the logits of both are standardised over the
     batch. Spectral normalisation bounds D's slope, so that images start too much alike otherwise;
     and where `instances` has made images different, sharp logits would be sure of a poor partition.
+    Then nothing tells how large Q's logits are, which the information loss reads as they are.
+    `anchor` adds log²(their standard deviation / 2).
     """
 
     weight: float
     categories: slice  # columns of Q's output
     recipe: WarpedCopies
     standardise: bool = False
+    anchor: bool = False  # needs `standardise`
     name = "invariance"
     real_only: ClassVar[bool] = True
 
     def loss(self, seen: Seen) -> tuple[Tensor, Tensor | None]:
         """Return −weight · the objective of `mutual_information`, and the nats."""
         first, second = (x[:, self.categories] for x in (seen.q, seen.q_extra[0]))
+        apart = first.new_zeros(())
         if self.standardise:
             both = torch.cat((first, second))
             middle = both - both.mean(0)
             std = (middle.square().mean() + _LEAST_STD**2).sqrt()
             first, second = (LOGIT_STD * middle / std).chunk(2)
+            if self.anchor:
+                apart = (std / LOGIT_STD).log().square()
         else:
             first, second = first * SHARPNESS, second * SHARPNESS
         objective, nats = mutual_information(first.softmax(1), second.softmax(1))
-        return -self.weight * objective, nats
+        return apart - self.weight * objective, nats
 
 
 def first_categories(spec: LatentSpec) -> slice | None:

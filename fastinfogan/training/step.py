@@ -199,9 +199,8 @@ def build_terms(config: TrainConfig, spec: LatentSpec, background: float) -> tup
     warped = WarpedCopies(config.invariance.warp, background, config.photo)
     if config.invariance.weight:
         standardise = config.invariance.standardise(config.adversarial.spectral_norm)
-        terms.append(
-            Invariance(config.invariance.weight, categories, warped, standardise=standardise)
-        )
+        anchor = config.invariance.logits == "anchored"
+        terms.append(Invariance(config.invariance.weight, categories, warped, standardise, anchor))
     if config.follow.weight:
         columns, changes = followers(spec, parse_changes(config.follow.changes))
         terms.append(Follow(config.follow.weight, columns, changes, warped))

@@ -155,11 +155,31 @@ def test_equal_logits_have_finite_gradients_when_they_are_standardised():
 def test_logits_are_standardised_under_spectral_normalisation_or_where_the_option_says_so(
     spectral_norm,
 ):
-    for logits, expected in {"auto": spectral_norm, "sharp": False, "standard": True}.items():
+    expectations = {"auto": spectral_norm, "sharp": False, "standard": True, "anchored": True}
+    for logits, expected in expectations.items():
         config = WITH.with_options(spectral_norm=spectral_norm, invariance_logits=logits)
         (term,) = build_terms(config, config.spec(), 0.0)
         assert isinstance(term, Invariance)
         assert term.standardise is expected
+        assert term.anchor is (logits == "anchored")
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_anchored_logits_are_drawn_to_a_standard_deviation_of_two(scale):
+    draw = torch.Generator().manual_seed(0)
+    middle = torch.randn(16, 4, generator=draw, dtype=torch.float64)
+    middle = middle - middle.mean(0)
+    middle = scale * middle / middle[:, 1:4].square().mean().sqrt()
+    q = middle.requires_grad_()
+    seen = cast(Seen, SimpleNamespace(q=q, q_extra=(q,)))
+    with_anchor, without = (
+        Invariance(2.0, slice(1, 4), WARPED, standardise=True, anchor=anchor).loss(seen)[0]
+        for anchor in (True, False)
+    )
+    added = with_anchor - without
+    assert added.item() == pytest.approx(math.log(scale / 2) ** 2, abs=1e-6)
+    (slope,) = torch.autograd.grad(added, q)
+    assert math.copysign(1, (slope * q).sum().item()) == (1 if scale > 2 else -1)
 
 
 def test_the_first_categorical_code_has_the_term():
