@@ -66,7 +66,7 @@ CONFIG = PAPER.with_options(
     info_start=800,
     info_ramp=200,
     lr_d=5e-4,
-    decay_start=1200,
-    decay_steps=800,
+    decay_start=1300,
+    decay_steps=700,
     steps=2000,
 )

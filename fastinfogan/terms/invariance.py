@@ -21,6 +21,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ..errors import UserError
 from ..latents import Categorical, LatentSpec
@@ -99,8 +100,8 @@ class InvarianceOptions(Group):
         "auto",
         "How the categories' logits are made apart before they are compared: sharp (times 10), "
         "standard (standardised over the batch, to a standard deviation of 2), anchored (standard, "
-        "and Q's own logits are drawn to that deviation, so that the information loss reads sure "
-        "categories), or auto: standard with --spectral-norm, else sharp.",
+        "and in the game Q's own logits are drawn to that deviation, so that the information loss "
+        "reads sure categories), or auto: standard with --spectral-norm, else sharp.",
     )
 
     def standardise(self, spectral_norm: bool) -> bool:
@@ -132,33 +133,53 @@ class Invariance(Term):
     Logs that information, in nats. `standardise`: the logits of both are standardised over the
     batch. Spectral normalisation bounds D's slope, so that images start too much alike otherwise;
     and where `instances` has made images different, sharp logits would be sure of a poor partition.
-    Then nothing tells how large Q's logits are, which the information loss reads as they are.
-    `anchor` adds log²(their standard deviation / 2).
     """
 
     weight: float
     categories: slice  # columns of Q's output
     recipe: WarpedCopies
     standardise: bool = False
-    anchor: bool = False  # needs `standardise`
     name = "invariance"
     real_only: ClassVar[bool] = True
 
     def loss(self, seen: Seen) -> tuple[Tensor, Tensor | None]:
         """Return −weight · the objective of `mutual_information`, and the nats."""
         first, second = (x[:, self.categories] for x in (seen.q, seen.q_extra[0]))
-        apart = first.new_zeros(())
         if self.standardise:
-            both = torch.cat((first, second))
-            middle = both - both.mean(0)
-            std = (middle.square().mean() + _LEAST_STD**2).sqrt()
-            first, second = (LOGIT_STD * middle / std).chunk(2)
-            if self.anchor:
-                apart = (std / LOGIT_STD).log().square()
+            both = _centred(torch.cat((first, second)))
+            first, second = (LOGIT_STD * both / _deviation(both)).chunk(2)
         else:
             first, second = first * SHARPNESS, second * SHARPNESS
         objective, nats = mutual_information(first.softmax(1), second.softmax(1))
-        return apart - self.weight * objective, nats
+        return -self.weight * objective, nats
+
+
+@dataclass(frozen=True)
+class Anchor(Term):
+    """Draws the standard deviation of the categories' logits on real images to 2, in the game.
+
+    Standardised logits may be of any size, and the information loss reads them as they are: where
+    they are small it asks nothing of G. Adds |log(deviation / 2)|, below 1 its half square (Huber's
+    loss), and logs the deviation. Before the game it would outweigh a category at its start.
+    """
+
+    categories: slice  # columns of Q's output
+    name = "anchor"
+
+    def loss(self, seen: Seen) -> tuple[Tensor, Tensor | None]:
+        """Return Huber's loss of log(deviation / 2), and the deviation."""
+        std = _deviation(_centred(seen.q[:, self.categories]))
+        away = (std / LOGIT_STD).log()
+        return functional.huber_loss(away, torch.zeros_like(away)), std.detach()
+
+
+def _centred(logits: Tensor) -> Tensor:
+    return logits - logits.mean(0)
+
+
+def _deviation(centred: Tensor) -> Tensor:
+    """Return the standard deviation over the batch and the categories, above 0."""
+    return (centred.square().mean() + _LEAST_STD**2).sqrt()
 
 
 def first_categories(spec: LatentSpec) -> slice | None:

@@ -25,7 +25,7 @@ from ..philox import Stream
 from ..terms.contrastive import Contrastive, Critic, PairLatents, n_factors
 from ..terms.follow import Follow, followers
 from ..terms.instances import Instances, embedding
-from ..terms.invariance import Invariance, first_categories
+from ..terms.invariance import Anchor, Invariance, first_categories
 from ..terms.penalty import GradientPenalty
 from ..terms.protocol import Address, Extra, Recipe, Term, TermSet, check_names
 from ..terms.upright import Upright, UprightCopies
@@ -199,8 +199,11 @@ def build_terms(config: TrainConfig, spec: LatentSpec, background: float) -> tup
     warped = WarpedCopies(config.invariance.warp, background, config.photo)
     if config.invariance.weight:
         standardise = config.invariance.standardise(config.adversarial.spectral_norm)
-        anchor = config.invariance.logits == "anchored"
-        terms.append(Invariance(config.invariance.weight, categories, warped, standardise, anchor))
+        terms.append(
+            Invariance(config.invariance.weight, categories, warped, standardise=standardise)
+        )
+        if config.invariance.logits == "anchored":
+            terms.append(Anchor(categories))
     if config.follow.weight:
         columns, changes = followers(spec, parse_changes(config.follow.changes))
         terms.append(Follow(config.follow.weight, columns, changes, warped))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastinfogan import config as config_module
 from fastinfogan.errors import UserError
-from fastinfogan.terms.invariance import Invariance, mutual_information
+from fastinfogan.terms.invariance import Anchor, Invariance, mutual_information
 from fastinfogan.terms.protocol import Extra, Seen
 from fastinfogan.terms.warp import Warp, WarpedCopies
 from fastinfogan.training.step import Step, build_terms
@@ -158,28 +158,47 @@ def test_logits_are_standardised_under_spectral_normalisation_or_where_the_optio
     expectations = {"auto": spectral_norm, "sharp": False, "standard": True, "anchored": True}
     for logits, expected in expectations.items():
         config = WITH.with_options(spectral_norm=spectral_norm, invariance_logits=logits)
-        (term,) = build_terms(config, config.spec(), 0.0)
+        term, *others = build_terms(config, config.spec(), 0.0)
         assert isinstance(term, Invariance)
         assert term.standardise is expected
-        assert term.anchor is (logits == "anchored")
+        assert others == ([Anchor(term.categories)] if logits == "anchored" else [])
 
 
-@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
-def test_anchored_logits_are_drawn_to_a_standard_deviation_of_two(scale):
-    draw = torch.Generator().manual_seed(0)
-    middle = torch.randn(16, 4, generator=draw, dtype=torch.float64)
-    middle = middle - middle.mean(0)
-    middle = scale * middle / middle[:, 1:4].square().mean().sqrt()
-    q = middle.requires_grad_()
-    seen = cast(Seen, SimpleNamespace(q=q, q_extra=(q,)))
-    with_anchor, without = (
-        Invariance(2.0, slice(1, 4), WARPED, standardise=True, anchor=anchor).loss(seen)[0]
-        for anchor in (True, False)
-    )
-    added = with_anchor - without
-    assert added.item() == pytest.approx(math.log(scale / 2) ** 2, abs=1e-6)
-    (slope,) = torch.autograd.grad(added, q)
-    assert math.copysign(1, (slope * q).sum().item()) == (1 if scale > 2 else -1)
+class TestAnchor:
+    @staticmethod
+    def logits(scale):
+        draw = torch.Generator().manual_seed(0)
+        centred = torch.randn(16, 4, generator=draw, dtype=torch.float64)
+        centred = centred - centred.mean(0)
+        return (scale * centred / centred[:, 1:4].square().mean().sqrt()).requires_grad_()
+
+    @pytest.mark.parametrize("scale", [0.01, 1.0, 3.0, 100.0])
+    def test_the_deviation_on_real_images_is_drawn_to_two(self, scale):
+        q = self.logits(scale)
+        loss, logged = Anchor(slice(1, 4)).loss(cast(Seen, SimpleNamespace(q=q)))
+        away = abs(math.log(scale / 2))
+        assert loss.item() == pytest.approx(away**2 / 2 if away < 1 else away - 0.5, abs=1e-6)
+        assert logged is not None
+        assert logged.item() == pytest.approx(scale, rel=1e-6)
+        (slope,) = torch.autograd.grad(loss, q)
+        assert not slope[:, 0].any()
+        assert math.copysign(1, (slope * q).sum().item()) == (1 if scale > 2 else -1)
+
+    def test_equal_logits_have_finite_gradients(self):
+        q = torch.ones(2, 4, requires_grad=True)
+        loss, _ = Anchor(slice(1, 4)).loss(cast(Seen, SimpleNamespace(q=q)))
+        loss.backward()
+        assert q.grad is not None
+        assert q.grad.isfinite().all()
+
+    def test_it_acts_in_the_game_alone(self, cpu_ranks):
+        config = WITH.with_options(invariance_logits="anchored", gan_start=1)
+        step = Step(config, SPEC, cpu_ranks("no"))
+        images = torch.rand(8, 1, 8, 8)
+        assert [set(step(n, images).d.terms) for n in range(2)] == [
+            {"invariance"},
+            {"invariance", "anchor"},
+        ]
 
 
 def test_the_first_categorical_code_has_the_term():

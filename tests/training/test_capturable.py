@@ -67,7 +67,8 @@ class Touched(TorchDispatchMode):
 PHOTOGRAPHS = CONFIG.with_options(
     codes="cat3,gaussian2*0",
     real_info=1.0,
-    invariance_logits="standard",
+    invariance_logits="anchored",
+    q_trunk="own",
     instances_weight=1.0,
     photo_surround=0.5,
     photo_invert=0.5,

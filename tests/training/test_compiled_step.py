@@ -27,7 +27,8 @@ CONFIG = TrainConfig().with_options(
 SPEC = CONFIG.spec()
 PHOTOGRAPHS: dict[str, Any] = {
     "real_info": 1.0,
-    "invariance_logits": "standard",
+    "invariance_logits": "anchored",
+    "q_trunk": "own",
     "instances_weight": 1.0,
     "photo_surround": 0.5,
     "photo_invert": 0.5,
