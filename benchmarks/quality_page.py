@@ -108,8 +108,17 @@ def preset_of(record: Record) -> str:
     return (record.get("recipe") or {}).get("preset", "mnist")
 
 
-def section(preset: str, records: Sequence[Record]) -> str:
-    """Return a preset's part of the page."""
+def twin(preset: str) -> str | None:
+    """Return the first preset that has the same options under another name, None without one."""
+    if preset not in PRESETS:
+        return None
+    ours = PRESETS[preset]
+    others = [name for name in PRESETS if name != preset]
+    return next((n for n in others if PRESETS[n].with_options(preset=preset) == ours), None)
+
+
+def section(preset: str, records: Sequence[Record], of_twin: Sequence[Record] = ()) -> str:
+    """Return a preset's part of the page. `of_twin`: runs of `twin(preset)` as it ships."""
     sets: dict[str, dict[int, Record]] = {}
     for record in records:
         sets.setdefault(record["name"], {})[record["seed"]] = record
@@ -120,13 +129,20 @@ def section(preset: str, records: Sequence[Record]) -> str:
     if plan is not None:
         name = SAME_OPTIONS.get(preset, "")
         same = sets.get(name, {})
-        counted = [*own.values(), *same.values()]
-        missing = [str(seed) for seed in range(plan.seeds) if seed not in own | same]
+        of_other = {record["seed"]: record for record in of_twin if record["seed"] not in own}
+        counted = [*own.values(), *same.values(), *of_other.values()]
+        missing = [str(seed) for seed in range(plan.seeds) if seed not in own | same | of_other]
         if missing:
             lines += [f"Not run as it ships: seeds {', '.join(missing)}.", ""]
         if same:
             lines += [
                 f"The targets also count **{name}**, below: the same options, given by hand.",
+                "",
+            ]
+        if of_other:
+            lines += [
+                f"The targets count the runs of [{preset_of(of_twin[0])}](#{preset_of(of_twin[0])})"
+                ", which has the same options under another name.",
                 "",
             ]
         lines += ["| target | reached |", "|---|---|", *(t.line(counted) for t in plan.targets), ""]
@@ -146,7 +162,11 @@ def _updates(records: Mapping[int, Record]) -> str:
 
 def page(records: Sequence[Record], timed: Sequence[Record] = ()) -> str:
     """Return the page of all presets; `timed` are the lines of benchmarks/preset_times.py."""
-    parts = [section(name, [r for r in records if preset_of(r) == name]) for name in PRESETS]
+    parts = []
+    for name in PRESETS:
+        other = twin(name)
+        ships = [r for r in records if other and preset_of(r) == other and r["name"] == other]
+        parts.append(section(name, [r for r in records if preset_of(r) == name], ships))
     if timed:
         parts.append(times(timed))
     return "\n".join((INTRODUCTION, *parts)).rstrip() + "\n"

@@ -162,6 +162,12 @@ class TestSizes:
         assert not config.adversarial.spectral_norm
         assert "--no-spectral-norm" in line
 
+    def test_a_users_networks_have_the_trunk_that_they_have(self):
+        requested = PRESETS["svhn"].with_options(networks="mine:pair")
+        config, lines = adapt(requested, frozenset({"networks"}))
+        assert config.adversarial.q_trunk == "shared"
+        assert "--q-trunk shared" in lines[0]
+
     def test_image_files_are_resized_to_the_presets_size(self):
         assert read("own", "--data", "folder:pictures")[1] == ()
         assert read("own", "--data", "hf:some/set")[1] == ()

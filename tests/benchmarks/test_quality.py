@@ -133,10 +133,24 @@ def test_the_page_says_what_is_short_met_and_not_run():
     assert "| code accuracy, median ≥ 0.75 | 0.7400: short by 0.0100, 3 runs |" in text
     assert "![Images of fashion-mnist's codes](fashion-mnist.png)" in text
     assert "not measured |" in quality_page.section("faces", [])
+
     lower = quality_page.Target("frechet", "Fréchet", max, 6.0, at_most=True)
     assert "5.0000: met, 1 run " in lower.line([record(result={"frechet": 5.0})])
     records[0]["name"] = "fashion-mnist --warp none"
     assert "**fashion-mnist --warp none**: 7 updates." in quality_page.section("x", records)
+
+
+def test_a_preset_counts_the_runs_of_one_with_the_same_options():
+    import quality_page
+
+    assert quality_page.twin("faces-lighting") == "faces"
+    assert quality_page.twin("mnist") is None
+    records = map(json.loads, quality_page.FIGURES.read_text().splitlines())
+    run = next(r for r in records if (r["name"], r["seed"], r["updates"]) == ("faces", 0, 3000))
+    text = quality_page.section("faces-lighting", [], [run])
+    assert "the runs of [faces](#faces)" in text
+    assert "Not run as it ships: seeds 1, 2." in text
+    assert "light_azimuth, every seed ≥ 0.9 | 0.9649: met, 1 run |" in text
 
 
 def test_runs_that_count_for_a_preset_under_another_name_have_its_options():
