@@ -41,6 +41,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     options = config.option
     chosen = (
         config.args_source is not config.ArgsSource.TESTPATHS
+        or not config.pluginmanager.hasplugin("xdist")
         or options.numprocesses is not None
         or options.benchmark_only
         or options.collectonly
