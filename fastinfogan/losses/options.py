@@ -112,7 +112,7 @@ class AdversarialOptions(Group):
             )
         if ":" in self.networks and self.q_trunk != "shared":
             raise UserError(
-                f"--q-trunk: the trunk of a pair of your own ({self.networks}) is its own matter"
+                f"--q-trunk: what Q reads is up to a pair of your own ({self.networks}); leave it out"
             )
         if self.label_smoothing and self.objective != "nonsaturating":
             raise UserError(

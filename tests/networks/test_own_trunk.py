@@ -100,5 +100,8 @@ def test_copies_of_real_images_pass_qs_trunk_alone_and_move_ds_weights_by_nothin
 
 def test_a_users_pair_says_itself_what_q_reads():
     config = PRESETS["mnist"].with_options(networks="mine:pair", q_trunk="own")
-    with pytest.raises(UserError, match="--q-trunk: the trunk of a pair of your own"):
+    with pytest.raises(
+        UserError,
+        match="--q-trunk: what Q reads is up to a pair of your own .mine:pair.; leave it out",
+    ):
         check(config)
