@@ -112,7 +112,8 @@ class AdversarialOptions(Group):
             )
         if ":" in self.networks and self.q_trunk != "shared":
             raise UserError(
-                f"--q-trunk: what Q reads is up to a pair of your own ({self.networks}); leave it out"
+                f"--q-trunk: a pair of your own ({self.networks}) decides what Q reads; leave it "
+                "out"
             )
         if self.label_smoothing and self.objective != "nonsaturating":
             raise UserError(

@@ -102,6 +102,6 @@ def test_a_users_pair_says_itself_what_q_reads():
     config = PRESETS["mnist"].with_options(networks="mine:pair", q_trunk="own")
     with pytest.raises(
         UserError,
-        match="--q-trunk: what Q reads is up to a pair of your own .mine:pair.; leave it out",
+        match=r"--q-trunk: a pair of your own \(mine:pair\) decides .*; leave it out",
     ):
         check(config)
