@@ -36,11 +36,12 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     """Run the whole suite in as many processes as there are cores, four at most.
 
     A run of chosen tests, of benchmarks, in a debugger or with a number (-n) of one's own stays as
-    it is: starting processes takes seconds.
+    it is: starting processes takes seconds. These processes call this too, and start none.
     """
     options = config.option
     chosen = (
-        config.args_source is not config.ArgsSource.TESTPATHS
+        "PYTEST_XDIST_WORKER" in os.environ
+        or config.args_source is not config.ArgsSource.TESTPATHS
         or not config.pluginmanager.hasplugin("xdist")
         or options.numprocesses is not None
         or options.benchmark_only
