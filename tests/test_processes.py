@@ -1,45 +1,53 @@
 """The number of processes that `pytest` takes, as conftest decides."""
 
 import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
-import conftest
 import pytest
 
 WHOLE = {"benchmark_only": False, "collectonly": False, "usepdb": False, "keyword": "", "lf": False}
 
 
-def processes(args: str = "TESTPATHS", **options: object) -> int | None:
-    """Return the number of processes of a run with these options; None: this one."""
+@pytest.fixture
+def processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+    """Return a function of a run's options to its number of processes; None: its own alone."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    ours = str(Path(__file__).with_name("conftest.py"))
+    plugin = request.config.pluginmanager.get_plugin(ours)
+    assert plugin is not None
+    return partial(number, plugin.pytest_cmdline_main)
+
+
+def number(decide: Callable[..., None], args: str = "TESTPATHS", **options: object) -> int | None:
     config = SimpleNamespace(
         option=SimpleNamespace(**{"numprocesses": None, "dist": "no", **WHOLE, **options}),
         args_source=args,
         ArgsSource=SimpleNamespace(TESTPATHS="TESTPATHS"),
         pluginmanager=SimpleNamespace(hasplugin=lambda name: name == "xdist"),
     )
-    conftest.pytest_cmdline_main(config)  # type: ignore[arg-type]
+    decide(config)
     return config.option.numprocesses
 
 
-@pytest.fixture(autouse=True)
-def three_cores(monkeypatch):
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 3)
-
-
-def test_the_whole_suite_takes_as_many_processes_as_there_are_cores_four_at_most(monkeypatch):
+def test_the_whole_suite_takes_as_many_processes_as_there_are_cores_four_at_most(
+    processes, monkeypatch
+):
     assert processes() == 3
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     assert processes() == 4
 
 
-def test_a_process_of_such_a_run_starts_no_others(monkeypatch):
+def test_a_process_of_such_a_run_starts_no_others(processes, monkeypatch):
     """Each would start some in turn, until memory is full."""
     monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
     assert processes() is None
 
 
-def test_chosen_tests_benchmarks_and_the_debugger_stay_in_one_process():
+def test_chosen_tests_benchmarks_and_the_debugger_stay_in_one_process(processes):
     assert processes(args="ARGS") is None
     for option in WHOLE:
         assert processes(**{option: "x"}) is None
