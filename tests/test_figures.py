@@ -204,7 +204,8 @@ def test_each_section_names_the_updates_and_the_batch_of_its_preset() -> None:
     words = " ".join(text("results.md").split())
     command = r"train(?: ([\w-]+))?(?: --data \S+ --compile off)? --seed S`"
     named = re.findall(command + r" \(([\d,]+) updates at batch (\d+)", words)
-    assert [name for name, *_ in named] == ["", PAPER, "fashion-mnist", "dsprites", "faces"]
+    names = ["", PAPER, "fashion-mnist", "dsprites", "faces", "svhn"]
+    assert [name for name, *_ in named] == names
     for name, updates, batch in named:
         config = PRESETS[name or MNIST]
         assert (updates, batch) == (f"{config.steps:,}", str(config.batch_size))
