@@ -31,12 +31,24 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+QUICK = "not slow and not chaos"  # pyproject.toml's -m
+CHOSEN = (
+    "benchmark_only",
+    "collectonly",
+    "usepdb",
+    "trace",
+    "keyword",
+    "lf",
+)  # of pytest's options
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the number
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Run the whole suite in as many processes as there are cores, four at most.
 
-    A run of chosen tests, of benchmarks, in a debugger or with a number (-n) of one's own stays as
-    it is: starting processes takes seconds. These processes call this too, and start none.
+    A run of chosen tests (also by a marker: campaigns kill processes and fill memory), of
+    benchmarks, in a debugger, with its output shown (-s) or with a number (-n) of one's own stays
+    as it is. The processes of such a run call this too, and start none.
     """
     options = config.option
     chosen = (
@@ -44,11 +56,9 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         or config.args_source is not config.ArgsSource.TESTPATHS
         or not config.pluginmanager.hasplugin("xdist")
         or options.numprocesses is not None
-        or options.benchmark_only
-        or options.collectonly
-        or options.usepdb
-        or options.keyword
-        or options.lf
+        or options.markexpr != QUICK
+        or options.capture == "no"
+        or any(getattr(options, name, False) for name in CHOSEN)
     )
     if not chosen:
         options.numprocesses = min(4, os.cpu_count() or 1)

@@ -1,6 +1,7 @@
 """The number of processes that `pytest` takes, as conftest decides."""
 
 import os
+import tomllib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -8,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-WHOLE = {"benchmark_only": False, "collectonly": False, "usepdb": False, "keyword": "", "lf": False}
+# What `pytest` has alone. Without its cache it has no `lf`.
+WHOLE = {"numprocesses": None, "dist": "no", "markexpr": "not slow and not chaos", "capture": "fd"}
 
 
 @pytest.fixture
@@ -24,7 +26,7 @@ def processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
 
 def number(decide: Callable[..., None], args: str = "TESTPATHS", **options: object) -> int | None:
     config = SimpleNamespace(
-        option=SimpleNamespace(**{"numprocesses": None, "dist": "no", **WHOLE, **options}),
+        option=SimpleNamespace(**{**WHOLE, **options}),
         args_source=args,
         ArgsSource=SimpleNamespace(TESTPATHS="TESTPATHS"),
         pluginmanager=SimpleNamespace(hasplugin=lambda name: name == "xdist"),
@@ -49,6 +51,13 @@ def test_a_process_of_such_a_run_starts_no_others(processes, monkeypatch):
 
 def test_chosen_tests_benchmarks_and_the_debugger_stay_in_one_process(processes):
     assert processes(args="ARGS") is None
-    for option in WHOLE:
+    for option in ("benchmark_only", "collectonly", "usepdb", "trace", "keyword", "lf"):
         assert processes(**{option: "x"}) is None
+    assert processes(markexpr="chaos") is None
+    assert processes(capture="no") is None
     assert processes(numprocesses=0) == 0
+
+
+def test_the_marker_of_the_whole_suite_is_that_of_the_project(request):
+    options = tomllib.loads((request.config.rootpath / "pyproject.toml").read_text())
+    assert f"-m '{WHOLE['markexpr']}'" in options["tool"]["pytest"]["ini_options"]["addopts"]

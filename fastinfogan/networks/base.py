@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, Protocol
+from typing import Protocol
 
 from torch import Tensor, nn
 
 from .batchnorm import BatchStats, StatsPerPart
 
-QTrunk = Literal["shared", "own"]  # whose features Q reads: D's, or those of a trunk of its own
 MAX_SIDE = 128  # side of an image, where networks do not say another
 
 
@@ -76,9 +75,12 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images to D's logit and Q's output, from features that both share."""
+    """Images to D's logit and Q's output, from features that both share.
 
-    own_trunk = False  # True: Q's half of the features comes from a trunk of its own
+    Where `own_trunk` is true Q has a trunk of its own, and half of the features are for each.
+    """
+
+    own_trunk = False
 
     def trunk(self, images: Tensor, stats: StatsPerPart | None = None) -> Tensor:
         """Map images [B, C, H, W] in the generator's range to the shared features, [B, F]."""

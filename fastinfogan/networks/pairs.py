@@ -11,9 +11,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ..losses.options import QTrunk
 from . import mnist as networks_mnist
 from . import tables as networks_tables
-from .base import Discriminator, Generator, QTrunk, check_side
+from .base import Discriminator, Generator, check_side
 from .batchnorm import BatchNorm
 from .custom import UserDiscriminator, UserGenerator, user_pair
 from .drawing import GLOBAL_GENERATOR

@@ -158,6 +158,8 @@ class Invariance(Term):
 class Anchor(Term):
     """Draws the standard deviation of the categories' logits on real images to 2, in the game.
 
+    The deviation is that of a rank's own batch and of all categories, about each category's mean.
+
     Standardised logits may be of any size, and the information loss reads them as they are: where
     they are small it asks nothing of G. Adds |log(deviation / 2)|, below 1 its half square (Huber's
     loss), and logs the deviation. Before the game it would outweigh a category at its start.

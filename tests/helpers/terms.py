@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastinfogan.config import TrainConfig
-from fastinfogan.networks.base import QTrunk
+from fastinfogan.losses.options import QTrunk
 from fastinfogan.terms.protocol import Extra, Term, TermSet
 from fastinfogan.training.gradients import (
     DRecord,
