@@ -20,6 +20,7 @@ from .protocol import Address, Extra
 CHANGES = ("slant", "width", "x", "y", "size", "stretch", "light_x", "light_y", "nod")
 NOD_RADIUS = 0.8  # of the disc that a nod moves, in halves of the side
 NOD_HEIGHT = -0.25  # of the disc's middle, from -1 at the image's top to 1 at its bottom
+ERASED_BELOW = (0.4, 0.7)  # heights at which `erase_below` cuts, from 0 at the image's top to 1
 
 
 class Warped(NamedTuple):
@@ -47,6 +48,8 @@ WARP_HELP = {
     "light": "Light from one side: brightness grows by up to this part from the middle to the "
     "right, and to the bottom, and falls as much to the other side.",
     "nod": "Up and down of what lies about the middle, and of the top, in parts of the side.",
+    "erase_below": "Probability that what lies below a random height is erased, from 0.4 to 0.7 of "
+    "the side down from the top.",
     "white": "1: the images' ground is white, and what is darker is warped.",
 }
 
@@ -66,8 +69,11 @@ class Warp:
     `stroke` is the probability that a short bright line is drawn on the copy, of any direction, in
     the middle half of the image. `light`: see `WARP_HELP`. `nod` moves what lies in a disc about
     the image's middle down, by `nod` of the side in its middle and by less towards its edge, and
-    stretches heights above the image's bottom by exp(nod). With `white` 1, the images are warped
-    as negatives: the ground is white, and what is dark counts as bright.
+    stretches heights above the image's bottom by exp(nod). `erase_below` is the probability that
+    the copy becomes background below a height of 0.4 to 0.7 of its own, counted from the top (after
+    cutout, DeVries and Taylor 2017): what the lower part alone tells does not survive it. With
+    `white` 1, the images are warped as negatives: the ground is white, and what is dark counts as
+    bright.
     """
 
     rotate: float = 0.0
@@ -83,6 +89,7 @@ class Warp:
     light: float = 0.0
     nod: float = 0.0
     shift_x: float = 0.0
+    erase_below: float = 0.0
     white: float = 0.0
 
     def makes(self, change: str) -> bool:
@@ -132,7 +139,7 @@ class Warp:
         rows = images.shape[0]
         words = philox.words(
             rows,
-            18 if self.nod else 17 if self.light else 15 if self.stroke else 10,
+            self._draws(),
             seed=seed,
             step=step & 0xFFFFFFFF,
             stream=Stream.WARP,
@@ -177,6 +184,8 @@ class Warp:
         if self.nod:
             nod = u[:, 17] * 2 - 1
             warped = _nod(warped, self.nod * nod.to(wide.dtype))
+        if self.erase_below:
+            warped = warped * _above(u[:, 18:20].to(wide.dtype), warped.shape[2], self.erase_below)
         further: tuple[Tensor, ...] = ()
         whole = 1 - background
         if self.light:
@@ -205,6 +214,11 @@ class Warp:
             further = (*(further or (none, none)), nod)
         change = (slant, thicker, x, y, size, stretch, *further)
         return Warped(warped.to(images.dtype), torch.stack([c.float() for c in change], 1))
+
+    def _draws(self) -> int:
+        """Return how many random numbers an image takes; each has its place, whatever is on."""
+        last = ((self.erase_below, 20), (self.nod, 18), (self.light, 17), (self.stroke, 15))
+        return next((n for value, n in last if value), 10)
 
     def _sizes(self, larger: Tensor, scale_x: Tensor, scale_y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logarithms of size and of width over height, in parts of their largest values.
@@ -255,6 +269,16 @@ def _nod(images: Tensor, by: Tensor) -> Tensor:
     near = (1 - (across.square() + (y - NOD_HEIGHT).square()) / NOD_RADIUS**2).clamp_min(0)
     grid = torch.stack((x.expand_as(near), y - 2 * by * near), 3)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _above(u: Tensor, height: int, share: float) -> Tensor:
+    """Return 0 for rows to erase and 1 for others, [B, 1, height, 1], from uniform numbers [B, 2].
+
+    A share of the images is cut, at a height between the two of `ERASED_BELOW`.
+    """
+    high, low = ERASED_BELOW
+    cut = torch.where(u[:, 0] < share, high + (low - high) * u[:, 1], torch.ones_like(u[:, 1]))
+    return ((places(height, u) + 1) / 2 < cut.unsqueeze(1)).to(u.dtype).view(len(u), 1, height, 1)
 
 
 def _thicken(images: Tensor, by: Tensor) -> Tensor:

@@ -178,6 +178,26 @@ def test_gamma_bends_the_scale_of_brightness_and_leaves_its_ends():
         torch.testing.assert_close(bent, expected, atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("white", [0.0, 1.0])
+def test_what_lies_below_a_random_height_is_erased_on_the_requested_share_of_copies(white):
+    rows, side = 1000, 40
+    images = 0.2 + 0.6 * torch.rand(1, 1, side, side).expand(rows, 1, side, side)
+    copies = Warp(erase_below=0.7, white=white)(images, seed=2, step=5).images
+    kept = (copies - images).abs().amax((1, 3)) < 1e-5  # [rows, side]
+    height = kept.sum(1)
+    for row, copy in zip(height.tolist(), copies, strict=True):
+        assert kept[:, :16].all()
+        assert (copy[:, row:] - white).abs().max() < 1e-6 if row < side else True
+    cut = height < side
+    assert 0.65 < float(cut.float().mean()) < 0.75
+    assert set(height[cut].tolist()) == set(range(16, 29))
+    # No other change depends on it.
+    more = Warp(erase_below=0.7, rotate=20, shift=0.1)(images, seed=2, step=5)
+    less = Warp(rotate=20, shift=0.1)(images, seed=2, step=5)
+    assert torch.equal(more.images[..., :16, :], less.images[..., :16, :])
+    assert torch.equal(more.change, less.change)
+
+
 @pytest.mark.parametrize("side", [28, 32])
 def test_a_stroke_is_a_short_bright_line_on_the_requested_share_of_copies(side):
     rows, dark = 2000, -1.0
