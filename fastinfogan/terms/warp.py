@@ -34,23 +34,23 @@ class Warped(NamedTuple):
 
 # Help for Warp's fields on the command line.
 WARP_HELP = {
-    "rotate": "Rotation, up to so many degrees either way, at most 180.",
-    "scale": "Scale of each axis by itself, from 1 - scale to 1 + scale; under 1.",
+    "rotate": "Rotation, up to so many degrees either way, up to 180.",
+    "scale": "Scale of each axis, from 1 - scale to 1 + scale; under 1.",
     "shear": "Shear, up to this slope either way, at most 2.",
     "shift": "Shift, up to this part of the side either way.",
     "flip": "Probability of mirroring left and right.",
     "thickness": "Widening or thinning of bright strokes, in pixels on each side, at most 1.",
-    "zoom": "Scale of both axes alike, from 1/(1 + zoom) to 1 + zoom.",
+    "zoom": "Scale of both axes, from 1/(1 + zoom) to 1 + zoom.",
     "shift_x": "Instead of shift: to the left and right alone.",
     "place": "Instead of shift: distance from the image's middle, in parts of the side.",
     "gamma": "Brightness, to a power between exp(-gamma) and exp(gamma), at most 3.",
-    "stroke": "Probability that a short bright line is drawn on the image.",
-    "light": "Light from one side: brightness grows by up to this part from the middle to the "
-    "right, and to the bottom, and falls as much to the other side.",
+    "stroke": "Probability of a short bright line across the image.",
+    "light": "Light from one side: brightness grows by up to this part from the middle to an "
+    "edge, and falls as much to the other.",
     "nod": "Up and down of what lies about the middle, and of the top, in parts of the side.",
-    "erase_below": "Probability that what lies below a random height is erased, from 0.4 to 0.7 of "
-    "the side down from the top.",
-    "white": "1: the images' ground is white, and what is darker is warped.",
+    "erase_below": "Probability that all below a random height is erased, 0.4 to 0.7 of the side "
+    "from the top.",
+    "white": "1: the ground is white, and what is darker is warped.",
 }
 
 
@@ -67,13 +67,14 @@ class Warp:
     copy's place tells nothing of where the shape was. `gamma`: brightness, from 0 at the background
     to 1, is raised to a power between exp(-gamma) and exp(gamma), uniform in its logarithm.
     `stroke` is the probability that a short bright line is drawn on the copy, of any direction, in
-    the middle half of the image. `light`: see `WARP_HELP`. `nod` moves what lies in a disc about
-    the image's middle down, by `nod` of the side in its middle and by less towards its edge, and
-    stretches heights above the image's bottom by exp(nod). `erase_below` is the probability that
-    the copy becomes background below a height of 0.4 to 0.7 of its own, counted from the top (after
-    cutout, DeVries and Taylor 2017): what the lower part alone tells does not survive it. With
-    `white` 1, the images are warped as negatives: the ground is white, and what is dark counts as
-    bright.
+    the middle half of the image. `light`: brightness grows by up to this part from the middle to
+    the right, and to the bottom, and falls as much to the other side. `nod` moves what lies in a
+    disc about the image's middle down, by `nod` of the side in its middle and by less towards its
+    edge, and stretches heights above the image's bottom by exp(nod). `erase_below` is the
+    probability that the copy becomes background below a height of 0.4 to 0.7 of its own, counted
+    from the top (after cutout, DeVries and Taylor 2017): what the lower part alone tells does not
+    survive it. With `white` 1, the images are warped as negatives: the ground is white, and what is
+    dark counts as bright.
     """
 
     rotate: float = 0.0

@@ -179,7 +179,7 @@ def test_gamma_bends_the_scale_of_brightness_and_leaves_its_ends():
 
 
 @pytest.mark.parametrize("white", [0.0, 1.0])
-def test_what_lies_below_a_random_height_is_erased_on_the_requested_share_of_copies(white):
+def test_the_requested_share_of_copies_is_erased_below_a_random_height(white):
     rows, side = 1000, 40
     images = 0.2 + 0.6 * torch.rand(1, 1, side, side).expand(rows, 1, side, side)
     copies = Warp(erase_below=0.7, white=white)(images, seed=2, step=5).images
