@@ -433,7 +433,8 @@ def test_the_table_of_svhn_is_that_of_the_record() -> None:
     expected = [[str(run["seed"]), *shown(row)] for run, row in zip(of_svhn, values, strict=True)]
     medians = [median(column) for column in zip(*values, strict=True)]
     assert table == [*expected, ["median", *shown(medians)]]
-    assert_says("results.md", f"real against real {of_svhn[0]['result']['frechet_floor']:.1f}); no")
+    floor = of_svhn[0]["result"]["frechet_floor"]
+    assert_says("results.md", f"random features (real against real {floor:.1f}; the recipe")
 
 
 def test_the_table_of_faces_is_that_of_the_record() -> None:
