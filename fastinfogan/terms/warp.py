@@ -34,7 +34,7 @@ class Warped(NamedTuple):
 
 # Help for Warp's fields on the command line.
 WARP_HELP = {
-    "rotate": "Rotation, up to so many degrees either way, up to 180.",
+    "rotate": "Rotation, so many degrees either way, at most 180.",
     "scale": "Scale of each axis, from 1 - scale to 1 + scale; under 1.",
     "shear": "Shear, up to this slope either way, at most 2.",
     "shift": "Shift, up to this part of the side either way.",
@@ -44,7 +44,7 @@ WARP_HELP = {
     "shift_x": "Instead of shift: to the left and right alone.",
     "place": "Instead of shift: distance from the image's middle, in parts of the side.",
     "gamma": "Brightness, to a power between exp(-gamma) and exp(gamma), at most 3.",
-    "stroke": "Probability of a short bright line across the image.",
+    "stroke": "Probability of a short bright line on the image.",
     "light": "Light from one side: brightness grows by up to this part from the middle to an "
     "edge, and falls as much to the other.",
     "nod": "Up and down of what lies about the middle, and of the top, in parts of the side.",
