@@ -1,9 +1,10 @@
 """Time per update of every preset: `python benchmarks/preset_times.py --out FILE`.
 
 Each preset makes a few updates of its own batch, in the precision and on the threads that `train`
-takes, with the reading or drawing of its images and the metrics. An update's arithmetic does not
-depend on what the images show, so a set that is missing is replaced by noise of its shape, which
-the line says. The times mean something on an idle machine only.
+takes, with the reading or drawing of its images and the metrics, and as many before --gan-start
+where it has one. An update's arithmetic does not depend on what the images show, so a set that is
+missing is replaced by noise of its shape, which the line says. The times mean something on an idle
+machine only.
 """
 
 from __future__ import annotations
@@ -67,26 +68,28 @@ def measure(preset: str, config: TrainConfig, updates: int) -> dict[str, Any]:
         value_range = step.networks.generator.image_range
         problems = step.prepare(data.to_range(batches(0), value_range))
         assert not problems, problems
-        seconds = []
-        first = config.adversarial.gan_start
-        # Those before --gan-start cost less: they have no generator.
-        for n in range(first, first + 1 + updates):
-            start = time.perf_counter()
-            metrics.add(n + 1, *step(n, data.to_range(batches(n), value_range)))
-            if ranks.device.type == "cuda":
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - start)
+        alone = config.adversarial.gan_start  # updates without a generator: they cost less
+        times: dict[int, list[float]] = {}
+        for first in sorted({0, alone}):
+            for n in range(first, first + 1 + updates):
+                start = time.perf_counter()
+                metrics.add(n + 1, *step(n, data.to_range(batches(n), value_range)))
+                if ranks.device.type == "cuda":
+                    torch.cuda.synchronize()
+                times.setdefault(first, []).append(time.perf_counter() - start)
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
-    each = median(seconds[1:])
+    seconds = times[alone][1:]
+    each = median(seconds)
+    total = alone * median(times[0][1:]) + (config.steps - alone) * each
     return {
         "preset": preset,
         "data": kind,
         "batch": config.batch_size,
         "updates": config.steps,
-        "seconds": [round(s, 4) for s in seconds[1:]],
+        "seconds": [round(s, 4) for s in seconds],
         "images_per_second": round(config.batch_size / each, 1),
-        "minutes": round(config.steps * each / 60, 1),
+        "minutes": round(total / 60, 1),
         "environment": device.environment(ranks.device, precision, reason, 1),
     }
 

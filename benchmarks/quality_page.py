@@ -182,6 +182,7 @@ def times(lines: Sequence[Record]) -> str:
             f"| {min(each):.3f}–{max(each):.3f} | {r['images_per_second']:,.0f} "
             f"| {r['updates']:,} | {r['minutes']:,.0f} |"
         )
+    counts = dict.fromkeys(str(len(line["seconds"])) for line in lines)
     machines = []
     for e in (line["environment"] for line in lines):
         machines.append(
@@ -194,8 +195,9 @@ def times(lines: Sequence[Record]) -> str:
             "",
             f"`python benchmarks/preset_times.py --out docs/{TIMES.name}` on an idle machine: "
             f"{'; '.join(dict.fromkeys(machines))}. Seconds are the median and the range of "
-            f"{len(lines[0]['seconds'])} updates; minutes are this median times the preset's "
-            "updates: the training alone, by estimate. Where a set is missing noise or a stand-in "
+            f"{' or '.join(counts)} updates; minutes are this median times the preset's "
+            "updates, those before --gan-start with a median of their own: the training alone, by "
+            "estimate. Where a set is missing noise or a stand-in "
             "takes its place, which changes no arithmetic.",
             "",
             "| preset | images | batch | s per update | range | images/s | updates | minutes |",

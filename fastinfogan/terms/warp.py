@@ -20,6 +20,7 @@ from .protocol import Address, Extra
 CHANGES = ("slant", "width", "x", "y", "size", "stretch", "light_x", "light_y", "nod")
 NOD_RADIUS = 0.8  # of the disc that a nod moves, in halves of the side
 NOD_HEIGHT = -0.25  # of the disc's middle, from -1 at the image's top to 1 at its bottom
+SHAPE = 0.04  # from 0 at the background to 1: what is brighter is the shape that nods
 ERASED_BELOW = (0.4, 0.7)  # heights at which `erase_below` cuts, from 0 at the image's top to 1
 
 
@@ -35,19 +36,21 @@ class Warped(NamedTuple):
 # Help for Warp's fields on the command line.
 WARP_HELP = {
     "rotate": "Rotation, so many degrees either way, at most 180.",
-    "scale": "Scale of each axis, from 1 - scale to 1 + scale; under 1.",
+    "scale": "Scale of each axis, 1 ± scale; under 1.",
     "shear": "Shear, up to this slope either way, at most 2.",
     "shift": "Shift, up to this part of the side either way.",
     "flip": "Probability of mirroring left and right.",
-    "thickness": "Widening or thinning of bright strokes, in pixels on each side, at most 1.",
+    "thickness": "Pixels a side by which strokes widen or thin, at most 1.",
     "zoom": "Scale of both axes, from 1/(1 + zoom) to 1 + zoom.",
     "shift_x": "Instead of shift: to the left and right alone.",
     "place": "Instead of shift: distance from the image's middle, in parts of the side.",
-    "gamma": "Brightness, to a power between exp(-gamma) and exp(gamma), at most 3.",
+    "gamma": "Brightness, to a power of exp(±gamma), at most 3.",
     "stroke": "Probability of a short bright line on the image.",
     "light": "Light from one side: brightness grows by up to this part from the middle to an "
     "edge, and falls as much to the other.",
     "nod": "Up and down of what lies about the middle, and of the top, in parts of the side.",
+    "aside": "A shape so far from the image's middle, in halves of the side, does not nod; one "
+    "between nods less. 0: all do.",
     "erase_below": "Probability that all below a random height is erased, 0.4 to 0.7 of the side "
     "from the top.",
     "white": "1: the ground is white, and what is darker is warped.",
@@ -69,8 +72,10 @@ class Warp:
     `stroke` is the probability that a short bright line is drawn on the copy, of any direction, in
     the middle half of the image. `light`: brightness grows by up to this part from the middle to
     the right, and to the bottom, and falls as much to the other side. `nod` moves what lies in a
-    disc about the image's middle down, by `nod` of the side in its middle and by less towards its
-    edge, and stretches heights above the image's bottom by exp(nod). `erase_below` is the
+    disc about the bright shape's middle down, by `nod` of the side in its middle and by less
+    towards its edge, and stretches heights above the image's bottom by exp(nod). With `aside` both
+    fall with the distance d of that middle from the image's, in halves of the side, by a factor of
+    1 - (d / aside)²: features of a face that looks aside lie near its outline. `erase_below` is the
     probability that the copy becomes background below a height of 0.4 to 0.7 of its own, counted
     from the top (after cutout, DeVries and Taylor 2017): what the lower part alone tells does not
     survive it. With `white` 1, the images are warped as negatives: the ground is white, and what is
@@ -90,6 +95,7 @@ class Warp:
     light: float = 0.0
     nod: float = 0.0
     shift_x: float = 0.0
+    aside: float = 0.0
     erase_below: float = 0.0
     white: float = 0.0
 
@@ -184,7 +190,7 @@ class Warp:
         warped = F.grid_sample(wide, grid, padding_mode=outside, align_corners=False)
         if self.nod:
             nod = u[:, 17] * 2 - 1
-            warped = _nod(warped, self.nod * nod.to(wide.dtype))
+            warped = _nod(warped, self.nod * nod.to(wide.dtype), self.aside)
         if self.erase_below:
             warped = warped * _above(u[:, 18:20].to(wide.dtype), warped.shape[2], self.erase_below)
         further: tuple[Tensor, ...] = ()
@@ -258,15 +264,19 @@ class WarpedCopies:
         return Extra((images,), (change,))
 
 
-def _nod(images: Tensor, by: Tensor) -> Tensor:
-    """Return images [B, C, H, W] whose middle moved down by `by` [B] of the side, and higher.
+def _nod(images: Tensor, by: Tensor, aside: float) -> Tensor:
+    """Return images [B, C, H, W] with the shape's middle lower, by `by` [B] of the side.
 
     Heights above the bottom edge grow by exp(by); where rows are missing the top one is repeated.
     """
-    by = by.view(-1, 1, 1)
+    middle = centre((images > SHAPE).to(images.dtype))[:, :1]  # [B, 1]
+    by = by.view(-1, 1)
+    if aside:
+        by = by * (1 - (middle / aside).square()).clamp_min(0)
+    by = by.unsqueeze(2)
     x = places(images.shape[3], images).view(1, 1, -1)
     y = 1 - (1 - places(images.shape[2], images).view(1, -1, 1)) * (-by).exp()
-    across = x - centre(images)[:, 0].view(-1, 1, 1)
+    across = x - middle.unsqueeze(2)
     near = (1 - (across.square() + (y - NOD_HEIGHT).square()) / NOD_RADIUS**2).clamp_min(0)
     grid = torch.stack((x.expand_as(near), y - 2 * by * near), 3)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
@@ -324,6 +334,8 @@ def parse_warp(text: str) -> Warp:
             raise ValueError(f"{name}: expected 0 to {most:g}, got {number}")
     if values.get("white", 0.0) not in (0.0, 1.0):
         raise ValueError(f"white: expected 0 or 1, got {values['white']:g}")
+    if values.get("aside") and not values.get("nod"):
+        raise ValueError("aside: there is no nod to take from; give nod a value")
     shifts = [name for name in ("shift", "shift_x", "place") if values.get(name)]
     if len(shifts) > 1:
         raise ValueError(f"{' and '.join(shifts[:2])}: expected one of them, got both")

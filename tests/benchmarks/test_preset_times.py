@@ -48,17 +48,24 @@ def test_noise_of_its_shape_stands_in_for_a_set_that_is_missing(tmp_path: Path) 
     assert images.shape == (10 * config.batch_size, 32, 32, 3)
 
 
-def test_the_updates_that_are_timed_have_a_generator(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_updates_with_and_without_a_generator_are_timed_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     import preset_times
 
-    config = PRESETS["mnist"].with_options(batch_size=4, gan_start=7)
+    config = PRESETS["mnist"].with_options(batch_size=4, gan_start=7, steps=100)
     numbers: list[int] = []
+    clock = [0.0]
 
     class Recorded(preset_times.Step):  # type: ignore[name-defined]
         def __call__(self, n, real):
             numbers.append(n)
+            clock[0] += 1.0 if n < 7 else 10.0
             return super().__call__(n, real)
 
     monkeypatch.setattr(preset_times, "Step", Recorded)
-    preset_times.measure("mnist", config, updates=2)
-    assert numbers == [7, 8, 9]
+    monkeypatch.setattr(preset_times.time, "perf_counter", lambda: clock[0])
+    line = preset_times.measure("mnist", config, updates=2)
+    assert numbers == [0, 1, 2, 7, 8, 9]
+    assert line["seconds"] == [10, 10]
+    assert line["minutes"] == round((7 * 1 + 93 * 10) / 60, 1)

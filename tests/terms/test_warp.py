@@ -178,6 +178,29 @@ def test_gamma_bends_the_scale_of_brightness_and_leaves_its_ends():
         torch.testing.assert_close(bent, expected, atol=1e-3, rtol=0)
 
 
+def test_a_nod_moves_the_middle_of_a_shape_but_less_where_it_stands_aside():
+    """On a bright disc with a dark band, at three places, the band moves with the nod."""
+    rows, side = 300, 64
+    y, x = torch.meshgrid(*[(2 * torch.arange(side) + 1) / side - 1] * 2, indexing="ij")
+    images = []
+    for middle in (0.0, 0.2, -0.4):
+        disc = ((x - middle).square() + (y + 0.25).square() < 0.25).float()
+        images.append(disc * (1 - 0.5 * ((y + 0.25).abs() < 0.1)))
+    for aside, factors in ((0.0, (1, 1, 1)), (0.4, (1, 0.75, 0))):
+        warp = Warp(nod=0.05, aside=aside)
+        for image, middle, factor in zip(images, (0.0, 0.2, -0.4), factors, strict=True):
+            batch = image.expand(rows, 1, side, side)
+            copies = warp(batch, seed=0, step=0)
+            column = copies.images[:, 0, :, int((middle + 1) * side / 2)]
+            inside = (y[:, 0] + 0.25).abs() < 0.4
+            dark = (1 - column) * inside
+            band = (dark * y[:, 0]).sum(1) / dark.sum(1)
+            nod = copies.change[:, 8]
+            slope = ((band - band.mean()) * nod).mean() / nod.square().mean()
+            # Down by 2 · 0.05 halves of the side, less the stretch upwards of 1.25 · 0.05.
+            assert slope == pytest.approx((0.1 - 1.25 * 0.05) * factor, abs=0.006)
+
+
 @pytest.mark.parametrize("white", [0.0, 1.0])
 def test_the_requested_share_of_copies_is_erased_below_a_random_height(white):
     rows, side = 1000, 40
@@ -394,6 +417,7 @@ def test_a_warp_reads_back_what_its_text_says(**values):
         ("white=.5", "white: expected 0 or 1, got 0.5"),
         ("rotate=1,rotate=2", "once"),
         ("shift=.1,place=.1", "shift and place: expected one of them, got both"),
+        ("aside=.4", "aside: there is no nod to take from"),
         ("shift=.1,shift_x=.1", "got both"),
     ],
 )
