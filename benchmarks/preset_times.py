@@ -70,7 +70,7 @@ def measure(preset: str, config: TrainConfig, updates: int) -> dict[str, Any]:
         assert not problems, problems
         alone = config.adversarial.gan_start  # updates without a generator: they cost less
         times: dict[int, list[float]] = {}
-        for first in sorted({0, alone}):
+        for first in sorted({0, alone} if alone > updates else {alone}):
             for n in range(first, first + 1 + updates):
                 start = time.perf_counter()
                 metrics.add(n + 1, *step(n, data.to_range(batches(n), value_range)))
@@ -81,7 +81,8 @@ def measure(preset: str, config: TrainConfig, updates: int) -> dict[str, Any]:
         AcceleratorState._reset_state(reset_partial_state=True)
     seconds = times[alone][1:]
     each = median(seconds)
-    total = alone * median(times[0][1:]) + (config.steps - alone) * each
+    before = median(times.get(0, times[alone])[1:])
+    total = alone * before + (config.steps - alone) * each
     return {
         "preset": preset,
         "data": kind,

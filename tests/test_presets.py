@@ -74,7 +74,7 @@ DIFFERENT: dict[str, set[str]] = {
     "faces": FACES,
     "faces-elevation": {
         *{*FACES, "lr-d", "gan-start", "lr-start", "lr-start-decay"},
-        *{"invariance.warp.shift-x", "invariance.warp.nod"},
+        *{"invariance.warp.shift-x", "invariance.warp.nod", "invariance.warp.aside", "routing"},
     },
     "faces-lighting": {*FACES, "lr-d"},
     "chairs": {

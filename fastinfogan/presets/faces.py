@@ -21,9 +21,10 @@ such run has codes for azimuth and light, so `faces-lighting` is the same recipe
 
 Elevation stays at .65 there. In `faces-elevation` a third code follows a nod: the face moves up or
 down within its outline, and the head grows higher or lower with it. Shifts are to the side alone,
-since these heads stand where they are and a nod moves them up and down. The three codes are learned
-on real images alone first, for 100 updates: else a code that follows nothing takes a part of them.
-1,500 updates are enough for elevation.
+since these heads stand where they are and a nod moves them up and down. A head that lies to a side
+looks there; its features are near its outline and a nod moves them less (`aside`). The three codes
+are learned on real images alone first, for 300 updates: else a code that follows nothing takes a
+part of them. Generated images do not move Q's trunk (`routing` head), which would unlearn a part.
 """
 
 from fastinfogan.config import TrainConfig
@@ -70,12 +71,13 @@ ELEVATION = CONFIG.with_options(
     preset="faces-elevation",
     follow=10.0,
     followed="x,light_x,nod",
-    warp="shift_x=0.13,light=0.6,nod=0.075",
-    gan_start=100,
-    lr_start=4e-4,
-    lr_start_decay=50,
-    decay_start=750,
-    decay_steps=750,
-    steps=1500,
+    warp="shift_x=0.13,light=0.6,nod=0.05,aside=0.42",
+    routing="head",
+    gan_start=300,
+    lr_start=1e-3,
+    lr_start_decay=150,
+    decay_start=1250,
+    decay_steps=1250,
+    steps=2500,
 )
 LIGHTING = CONFIG.with_options(preset="faces-lighting")
