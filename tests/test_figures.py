@@ -205,7 +205,7 @@ def test_each_section_names_the_updates_and_the_batch_of_its_preset() -> None:
     words = " ".join(text("results.md").split())
     command = r"train(?: ([\w-]+))?(?: --data \S+ --compile off)? --seed S`"
     named = re.findall(command + r" \(([\d,]+) updates at batch (\d+)", words)
-    names = ["", PAPER, "fashion-mnist", "dsprites", "faces", "svhn"]
+    names = ["", PAPER, "fashion-mnist", "dsprites", "faces", "svhn", "chairs"]
     assert [name for name, *_ in named] == names
     for name, updates, batch in named:
         config = PRESETS[name or MNIST]
@@ -435,6 +435,27 @@ def test_the_table_of_svhn_is_that_of_the_record() -> None:
     assert table == [*expected, ["median", *shown(medians)]]
     floor = of_svhn[0]["result"]["frechet_floor"]
     assert_says("results.md", f"random features (real against real {floor:.1f}; the recipe")
+
+
+def test_the_table_of_chairs_is_that_of_the_record() -> None:
+    def row(run: dict[str, Any]) -> list[str]:
+        result = run["result"]
+        turned = result["factors"]["azimuth"]["codes"]["c1_categorical"]
+        nats = result["information_calibrated"]["c1_categorical"]
+        shown = [bare(result["rotation_fit"]), bare(turned), f"{nats:.2f}", f"{frechet(run):.1f}"]
+        return [str(run["seed"]), *shown, bare(result["recall"], 2)]
+
+    of_chairs = runs("chairs")
+    (table,) = tables("results.md", "seed | R, all codes")
+    assert [[cell.strip("*") for cell in line] for line in table] == [row(r) for r in of_chairs]
+    result = of_chairs[0]["result"]
+    assert_says(
+        "results.md",
+        f"on the {result['images']['factors']:,} images of chairs that training never saw",
+        f"Real against real the Fréchet distance is {result['frechet_floor']:.1f}, recall "
+        f"{bare(result['recall_floor'], 2)}. Width is not found: "
+        f"{bare(result['factors']['width']['correlation'])} by the best code",
+    )
 
 
 def test_the_table_of_faces_is_that_of_the_record() -> None:
