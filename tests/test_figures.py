@@ -487,6 +487,21 @@ def test_the_table_of_faces_is_that_of_the_record() -> None:
             assert row[1:] == of_faces(runs(name)[0])
 
 
+def test_the_table_of_elevation_is_that_of_the_record() -> None:
+    names = {
+        "as it ships": "faces-elevation",
+        "before": "faces-elevation, no aside, 1,500 updates",
+    }
+    expected = []
+    for words, name in names.items():
+        for run in runs(name):
+            scores = bare(score(run, "factorvae")), bare(score(run, "mig"), 2)
+            images = f"{frechet(run):.1f}", bare(run["result"]["recall"], 2)
+            expected.append([words, str(run["seed"]), *of_faces(run)[:-1], *scores, *images])
+    (table,) = tables("results.md", "recipe | seed | azimuth")
+    assert [[cell.strip("*") for cell in row] for row in table] == expected
+
+
 # The other pages
 
 
