@@ -77,14 +77,26 @@ def from_words(run: Run, words: Tensor) -> Tensor:
         case Bernoulli() as code:
             return (words < code.threshold()).long()
         case Uniform(low=low, high=high):
-            return philox.uniform(words) * (high - low) + low
+            return _affine(philox.uniform(words), high - low, low)
         case Angle():
-            return philox.uniform(words) * (2 * PI) - PI
+            return _affine(philox.uniform(words), 2 * PI, -PI)
         case Gaussian(mean=mean, std=std, dim=dim):
             normals = philox.normal(words)
             if dim % 2:  # each code's last word belongs to nothing
                 normals = normals.unflatten(1, (run.n_codes, dim + 1))[:, :, :dim].flatten(1)
-            return normals * std + mean
+            return _affine(normals, std, mean)
+
+
+def _affine(values: Tensor, scale: float, shift: float) -> Tensor:
+    """Return values·scale + shift, fp32, both operations rounded.
+
+    A GPU's compiler fuses an fp32 product with its sum, which rounds once: near 0 the sum is then
+    off by more than the contract of `LatentSpec.sample`. So a compiled draw multiplies in fp64,
+    where the product of two fp32 numbers is exact, and converts it to fp32 before the sum.
+    """
+    if not torch.compiler.is_compiling():
+        return values * scale + shift
+    return (values.double() * values.new_full((), scale).double()).float() + shift
 
 
 def from_generator(

@@ -389,8 +389,9 @@ def sample_kernel(
         shift = shift_bits.to(tl.int32).to(tl.float32, bitcast=True)
         value = value * scale + shift
         tl.store(into, value, mask=inside)
-        to_value = continuous + row * continuous_stride + target + j
-        tl.store(to_value, value, mask=inside & (target >= 0))
+        if target >= 0:  # noise has none
+            to_value = continuous + row * continuous_stride + target + j
+            tl.store(to_value, value, mask=inside)
 
 
 INTERPRETED = not isinstance(sample_kernel, triton.JITFunction)
