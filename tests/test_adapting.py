@@ -57,6 +57,31 @@ def test_a_preset_alone_is_not_changed(preset):
     assert adapt(PRESETS[preset], frozenset()) == (PRESETS[preset], ())
 
 
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("mnist-paper --vat.start 50", ["without effect: --vat.start (--vat.weight is 0)"]),
+        (
+            "mnist-paper --photo.tint 0.5 --warp rotate=20 --contrastive-start 9",
+            [
+                "without effect: --contrastive.start (--contrastive.weight is 0)",
+                "without effect: --invariance.warp, --photo.tint (--invariance.weight, "
+                "--follow.weight and --instances.weight are 0)",
+            ],
+        ),
+        (
+            "mnist --invariance.weight 0 --invariance.logits standard --invariance.warp.rotate 9",
+            ["without effect: --invariance.logits (--invariance.weight is 0)"],
+        ),
+        ("mnist --vat 0 --vat-start 0 --vat-stop 0", []),
+        ("mnist-paper --warp= --photo.invert 0 --balance.decay .9 --lr-d 1e-3", []),
+        ("svhn --photo.tint 0.5 --warp rotate=20", []),
+    ],
+)
+def test_a_given_option_of_a_term_that_is_off_is_named_with_the_weight_to_give(command, expected):
+    assert list(read(*command.split())[1]) == expected
+
+
 @pytest.mark.quick_cases(6)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_any_codes_and_any_side_that_networks_take_are_trained_without_a_correction(preset, sets):

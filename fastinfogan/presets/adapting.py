@@ -2,7 +2,8 @@
 
 Options that are given count. What the preset itself says and these rule out is changed: a term that
 has no code to act on is switched off, and sides, channels and networks are those of the images. A
-contradiction between given options is refused, once and with what works.
+contradiction between given options is refused, once and with what works. An option of a term that
+is off has no effect, which a line says.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ..latents import Categorical
 from ..networks import TABLES, check_image_size
 from ..terms.follow import FollowOptions
 from ..terms.instances import InstancesOptions, embedding
-from ..terms.warp import parse_changes
+from ..terms.warp import Warp, parse_changes
 
 # Networks for a side that the preset's do not take, in order of choice.
 _OTHERS = ("svhn", "mnist")
@@ -25,7 +26,7 @@ _START_RATES = ("lr-start", "lr-start-decay")
 
 
 def adapt(config: TrainConfig, given: frozenset[str]) -> tuple[TrainConfig, tuple[str, ...]]:
-    """Return the configuration that can be trained, and a line that says what is changed, if any.
+    """Return the configuration that can be trained, and lines on what is changed or has no effect.
 
     Args:
         config: a preset's, with the given options set.
@@ -38,9 +39,34 @@ def adapt(config: TrainConfig, given: frozenset[str]) -> tuple[TrainConfig, tupl
     adapting.take_networks()
     adapting.switch_off_terms()
     adapting.switch_off_start()
-    if not adapting.changes:
-        return config, ()
-    return adapting.config, (f"{config.preset} is changed: {'; '.join(adapting.changes)}",)
+    notes = _idle_options(adapting.config, given)
+    if adapting.changes:
+        notes.insert(0, f"{config.preset} is changed: {'; '.join(adapting.changes)}")
+    return adapting.config, tuple(notes)
+
+
+def _idle_options(config: TrainConfig, given: frozenset[str]) -> list[str]:
+    """Return a line per reason for which given options have no effect."""
+    names: dict[str, list[str]] = {}  # by reason
+    for name in sorted(given):
+        reason = _idle_reason(config, name)
+        if reason and OPTIONS[name].get(config) not in (0, "", Warp()):
+            names.setdefault(reason, []).append(f"--{name}")
+    return [f"without effect: {', '.join(some)} ({reason})" for reason, some in names.items()]
+
+
+def _idle_reason(config: TrainConfig, name: str) -> str | None:
+    """Return which weight of 0 takes an option's effect away, if one does."""
+    part = next((part for part in config.groups if name.startswith(f"{part.prefix}.")), None)
+    if part is None or name.endswith(".weight"):
+        return None
+    if name.startswith(("invariance.warp", "photo.")):
+        copying = config.invariance, config.follow, config.instances
+        if any(term.weight for term in copying):
+            return None
+        first, *others = (f"--{term.prefix}.weight" for term in copying)
+        return f"{first}, {' and '.join(others)} are 0"
+    return f"--{part.prefix}.weight is 0" if getattr(part, "weight", None) == 0 else None
 
 
 class _Adapting:
