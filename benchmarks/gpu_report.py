@@ -74,7 +74,7 @@ from gpu_timing import (  # noqa: E402
 )
 
 import fastinfogan.training.capture  # noqa: E402
-import fastinfogan.training.step  # noqa: E402
+import fastinfogan.training.compiler  # noqa: E402
 from fastinfogan.losses import compiled  # noqa: E402
 
 SECONDS = 420.0  # --seconds: after which what is optional is left out
@@ -281,7 +281,7 @@ def main() -> int:
     if dry:
         torch.set_num_threads(1)
         compiled.COMPILER = "aot_eager"  # Inductor takes longer than all the rest
-        fastinfogan.training.step.COMPILER = "aot_eager"
+        fastinfogan.training.compiler.COMPILER = "aot_eager"
         fastinfogan.training.capture.CudaGraphs = PlainGraphs  # type: ignore[assignment,misc]
     late = options.seconds + 150
     faulthandler.dump_traceback_later(late, exit=True)  # says where a kernel hangs

@@ -16,7 +16,7 @@ from fastinfogan.latents import Categorical, LatentSpec, Uniform
 from fastinfogan.losses import functional
 from fastinfogan.networks import TABLES, pair
 from fastinfogan.presets import PRESETS
-from fastinfogan.training import step
+from fastinfogan.training import compiler
 from fastinfogan.training.step import Step, build
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -406,7 +406,7 @@ class TestTraining:
 @pytest.fixture
 def _compiler(monkeypatch):
     """Trace as for Inductor, and run by PyTorch's own operators."""
-    monkeypatch.setattr(step, "COMPILER", "aot_eager")
+    monkeypatch.setattr(compiler, "COMPILER", "aot_eager")
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()

@@ -6,13 +6,11 @@ loss terms, and runs one of the three eagerly, compiled or as a captured graph.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-import torch._dynamo
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
@@ -34,6 +32,7 @@ from ..terms.vat import VirtualAdversarial
 from ..terms.warp import WarpedCopies, parse_changes
 from .balance import Balance
 from .capture import Captured, CaptureFailed, restore
+from .compiler import compile_whole, without_warnings
 from .ema import Ema
 from .gradients import (
     AdversarialPair,
@@ -224,20 +223,6 @@ def build_terms(config: TrainConfig, spec: LatentSpec, background: float) -> tup
             Contrastive(config.contrastive.weight, critic, pairs, config.contrastive.start)
         )
     return tuple(terms)
-
-
-COMPILER = "inductor"  # of torch.compile; tests take one that only traces
-# Inductor's warnings, of which no user can make use.
-_NOT_FOR_USERS = (r"TensorFloat32 tensor cores", r"\s*Online softmax is disabled")
-
-
-def compile_whole(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `function`, which calls `autograd.grad`, as one graph without a break."""
-    config = torch._dynamo.config
-    if not hasattr(config, "trace_autograd_ops"):
-        raise UserError("--compile on: this torch cannot trace autograd.grad; use --compile off")
-    config.trace_autograd_ops = True
-    return torch.compile(function, fullgraph=True, dynamic=False, backend=COMPILER)
 
 
 class Step:
@@ -445,9 +430,7 @@ class Step:
     def _compile(self, real: Tensor) -> list[str]:
         """Run a first update, for which the compiler runs; go on without it where it fails."""
         try:
-            with restore(self._state()), warnings.catch_warnings():
-                for words in _NOT_FOR_USERS:
-                    warnings.filterwarnings("ignore", words)
+            with restore(self._state()), without_warnings():
                 for active, first in self._active_sets().items():
                     self._update(first, real, active)
         except TorchDynamoException as error:

@@ -14,10 +14,11 @@ from fastinfogan.errors import UserError
 from fastinfogan.latents import LatentBatch
 from fastinfogan.losses import functional
 from fastinfogan.networks import convolution as layers
-from fastinfogan.training import step
+from fastinfogan.training import compiler
+from fastinfogan.training.compiler import compile_whole
 from fastinfogan.training.gradients import Networks, Objective, d_grads, g_grads, shared_grads
 from fastinfogan.training.policy import Policy
-from fastinfogan.training.step import Step, build, compile_whole
+from fastinfogan.training.step import Step, build
 
 pytestmark = pytest.mark.usefixtures("one_thread", "_compiler")
 
@@ -50,7 +51,7 @@ WEIGHTS = torch.tensor([0.5, 2.0, 1.5, 0.25], dtype=torch.float64)
 @pytest.fixture
 def _compiler(monkeypatch):
     """Trace as for Inductor, and run by PyTorch's own operators."""
-    monkeypatch.setattr(step, "COMPILER", "aot_eager")
+    monkeypatch.setattr(compiler, "COMPILER", "aot_eager")
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
@@ -121,7 +122,7 @@ class TestGradients:
     @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of PyTorch's own compiler
     def test_by_inductor_they_agree_in_fp64(self, monkeypatch):
-        monkeypatch.setattr(step, "COMPILER", "inductor")
+        monkeypatch.setattr(compiler, "COMPILER", "inductor")
         networks, real, c = problem()
         for eager in functions(networks, "openai"):
             for a, b in zip(flat(compile_whole(eager)(real, c)), flat(eager(real, c)), strict=True):
@@ -141,7 +142,7 @@ class TestStep:
     def test_a_compiler_that_fails_under_auto_leaves_the_step_eager_and_says_so(
         self, cpu_ranks, monkeypatch
     ):
-        monkeypatch.setattr(step, "COMPILER", broken)
+        monkeypatch.setattr(compiler, "COMPILER", broken)
         ranks = cpu_ranks("no")
         s = Step(CONFIG, SPEC, ranks, Policy(compile=True))
         before = everything(s)
@@ -160,7 +161,7 @@ class TestStep:
     def test_a_requested_compilation_that_fails_is_an_error_of_one_line(
         self, cpu_ranks, monkeypatch
     ):
-        monkeypatch.setattr(step, "COMPILER", broken)
+        monkeypatch.setattr(compiler, "COMPILER", broken)
         s = Step(CONFIG.with_options(compile="on"), SPEC, cpu_ranks("no"))
         with pytest.raises(UserError, match=r"^torch.compile failed, use --compile off: .+$"):
             s.prepare(batch(0))
@@ -230,7 +231,7 @@ class TestStep:
     @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of PyTorch's own compiler
     def test_it_takes_either_memory_format(self, cpu_ranks, monkeypatch):
-        monkeypatch.setattr(step, "COMPILER", "inductor")
+        monkeypatch.setattr(compiler, "COMPILER", "inductor")
         config = CONFIG.with_options(compile="on", memory_format="contiguous")
         s = Step(config, SPEC, cpu_ranks("bf16"))
         s(0, batch(0))

@@ -195,9 +195,9 @@ def test_nothing_is_read_back_to_the_host_and_the_number_may_be_a_tensor(
 @pytest.mark.parametrize("mode", MODES)
 def test_compiled_it_is_the_eager_run(cpu_ranks, mode, monkeypatch):
     from fastinfogan.losses import functional
-    from fastinfogan.training import step as step_module
+    from fastinfogan.training import compiler
 
-    monkeypatch.setattr(step_module, "COMPILER", "aot_eager")
+    monkeypatch.setattr(compiler, "COMPILER", "aot_eager")
     monkeypatch.setattr(functional, "applies", lambda *args: False)
     torch._dynamo.reset()
     config, ranks = with_start(mode, steps=6), cpu_ranks("no")
