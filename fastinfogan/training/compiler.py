@@ -31,7 +31,7 @@ def compile_whole(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _keep_code(folder: Path) -> None:
-    """Have Inductor keep its code in a folder, from which later runs take it.
+    """Let Inductor keep its code in a folder, from which later runs take it.
 
     Its own is a temporary one, which a restart empties. TORCHINDUCTOR_CACHE_DIR, where it is set
     (by the user, or by Inductor at its first use), stays as it is.
