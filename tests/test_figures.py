@@ -490,6 +490,7 @@ def test_the_table_of_faces_is_that_of_the_record() -> None:
 def test_the_table_of_elevation_is_that_of_the_record() -> None:
     names = {
         "as it ships": "faces-elevation",
+        "with `--q-trunk own`": "faces-elevation, a trunk for Q",
         "before": "faces-elevation, no aside, 1,500 updates",
     }
     expected = []
@@ -500,6 +501,14 @@ def test_the_table_of_elevation_is_that_of_the_record() -> None:
             expected.append([words, str(run["seed"]), *of_faces(run)[:-1], *scores, *images])
     (table,) = tables("results.md", "recipe | seed | azimuth")
     assert [[cell.strip("*") for cell in row] for row in table] == expected
+    (own,) = runs(names["with `--q-trunk own`"])
+    (shared,) = (run for run in runs("faces-elevation") if run["seed"] == own["seed"])
+    distances = f"{frechet(own):.1f} in place of {frechet(shared):.1f}"
+    recalls = [bare(run["result"]["recall"], 2) for run in (own, shared)]
+    assert_says(
+        "results.md",
+        f"Fréchet distance {distances}, recall {' in place of '.join(recalls)}",
+    )
 
 
 # The other pages
