@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from ..errors import UserError
 COMPILER = "inductor"  # of torch.compile; tests take one that only traces
 # Inductor's warnings, of which no user can make use.
 _NOT_FOR_USERS = (r"TensorFloat32 tensor cores", r"\s*Online softmax is disabled")
+_PLACE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 def compile_whole(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -33,15 +35,23 @@ def compile_whole(function: Callable[..., Any]) -> Callable[..., Any]:
 def _keep_code(folder: Path) -> None:
     """Let Inductor keep its code in a folder, from which later runs take it.
 
-    Its own is a temporary one, which a restart empties. TORCHINDUCTOR_CACHE_DIR, where it is set
-    (by the user, or by Inductor at its first use), stays as it is.
+    Its own is a temporary one, which a restart empties. It is in TORCHINDUCTOR_CACHE_DIR once
+    torch's compiler is imported; another place, which the user has named, stays.
     """
+    place = Path(os.environ.get(_PLACE, _temporary()))
+    if place.parent != _temporary().parent or not place.name.startswith(_temporary().name):
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return
     if os.access(folder, os.W_OK):
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+        os.environ[_PLACE] = str(folder)
+
+
+def _temporary() -> Path:
+    """Return what the path of Inductor's own folder begins with; the user's name follows."""
+    return Path(tempfile.gettempdir(), "torchinductor_")
 
 
 @contextmanager
