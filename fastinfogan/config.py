@@ -434,6 +434,11 @@ def _check_real(config: TrainConfig, spec: LatentSpec) -> None:
 def _check_start(config: TrainConfig) -> None:
     """Check --gan-start against the terms on real images. `Step` checks terms of a user's own."""
     start, rates = config.adversarial.gan_start, config.optimiser
+    if config.adversarial.q_trunk == "fixed" and not start:
+        raise UserError(
+            "--q-trunk fixed: expected --gan-start of 1 or more, before which that trunk learns; "
+            "got 0"
+        )
     if rates.lr_start and not start:
         raise UserError("--lr-start is D's rate before --gan-start, which is 0; give it a value")
     if rates.lr_start_decay and not rates.lr_start:

@@ -241,6 +241,21 @@ def test_a_start_s_rate_goes_with_the_start(options, given, note):
     assert note is None or notes[0].endswith(note)
 
 
+def test_a_trunk_that_only_a_start_trains_is_trained_throughout_without_one():
+    preset = PRESETS["mnist"].with_options(gan_start=40, q_trunk="fixed")
+    for options, given in (({"gan_start": 0}, ("gan-start",)), ({"steps": 40}, ())):
+        config, notes = adapt(preset.with_options(**options), frozenset(given))
+        assert config.adversarial.q_trunk == "own"
+        assert "--q-trunk own" in notes[0]
+        check(config)
+    config, _ = adapt(preset, frozenset())
+    assert config.adversarial.q_trunk == "fixed"
+    asked = preset.with_options(gan_start=0)
+    config, _ = adapt(asked, frozenset({"gan-start", "q-trunk"}))
+    with pytest.raises(UserError, match=r"--q-trunk fixed: expected --gan-start of 1 or more"):
+        check(config)
+
+
 class TestOwnSize:
     def test_it_is_that_of_the_images_read(self, tmp_path):
         rng = np.random.default_rng(0)

@@ -11,7 +11,7 @@ from ..options import Group, option
 Adversarial = Literal["nonsaturating", "hinge", "lsgan", "wgan", "relativistic"]
 BackendName = Literal["auto", "reference", "compiled", "triton"]
 NetworksName = Literal["mnist", "svhn", "faces", "chairs", "dsprites"]
-QTrunk = Literal["shared", "own"]
+QTrunk = Literal["shared", "own", "fixed"]
 Routing = Literal["openai", "head", "generator-step"]
 
 
@@ -98,7 +98,8 @@ class AdversarialOptions(Group):
         "shared",
         "Whose features Q reads. shared: D's, as in the paper. own: those of a trunk of its own, "
         "built as D's, for codes that must not see what D must, such as colours. D then takes "
-        "about twice the work.",
+        "about twice the work. fixed: as own, and the game leaves that trunk as it is at "
+        "--gan-start.",
     )
 
     def check(self, spec: Any) -> None:

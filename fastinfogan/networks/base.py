@@ -102,6 +102,10 @@ class Discriminator(nn.Module):
         """Return the parameters of Q's own layers; all others are D's."""
         raise NotImplementedError
 
+    def fixed_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that learn before the game alone: by default none."""
+        return []
+
     def forward(self, images: Tensor, stats: StatsPerPart | None = None) -> tuple[Tensor, Tensor]:
         """Map images to (D's logit [B], Q's output [B, q_dim])."""
         features = self.trunk(images, stats)

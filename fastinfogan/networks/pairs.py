@@ -111,7 +111,8 @@ def pair(
         q_dim: width of Q's output.
         image_size, channels: of the images. Raises ValueError for a side that they do not take.
         spectral_norm: D and Q with spectral normalisation in the place of BatchNorm.
-        q_trunk: "own" gives Q convolutions and fully connected layers of its own, built as D's.
+        q_trunk: "own" gives Q convolutions and fully connected layers of its own, built as D's;
+            "fixed" too, and these learn before the game alone.
     """
     with GLOBAL_GENERATOR:
         if ":" in networks:
@@ -126,5 +127,10 @@ def pair(
             generator = TableGenerator(table, input_dim, image_size, channels)
         of_d = table.with_spectral_norm() if spectral_norm else table
         return generator, TableDiscriminator(
-            of_d, q_dim, image_size, channels, own_trunk=q_trunk == "own"
+            of_d,
+            q_dim,
+            image_size,
+            channels,
+            own_trunk=q_trunk != "shared",
+            fixed_trunk=q_trunk == "fixed",
         )

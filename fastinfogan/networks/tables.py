@@ -208,10 +208,18 @@ class TableDiscriminator(Discriminator):
         image_size, channels: of the images.
         own_trunk: Q reads the features of a trunk of its own, built as D's. The shared features
             are then both trunks' side by side, [B, 2F].
+        fixed_trunk: that trunk learns before the game alone.
     """
 
     def __init__(
-        self, table: Table, q_dim: int, image_size: int, channels: int, *, own_trunk: bool = False
+        self,
+        table: Table,
+        q_dim: int,
+        image_size: int,
+        channels: int,
+        *,
+        own_trunk: bool = False,
+        fixed_trunk: bool = False,
     ) -> None:
         super().__init__()
         check_side(image_size, table.halvings, table.largest)
@@ -229,7 +237,7 @@ class TableDiscriminator(Discriminator):
         self.head = linear(self.fc.outputs, 1)
         if own_trunk:
             self.q_conv, self.q_trunk_fc = trunk()
-        self.own_trunk = own_trunk
+        self.own_trunk, self._fixed_trunk = own_trunk, own_trunk and fixed_trunk
         self.q_fc = Blocks(linear, self.fc.outputs, table.q_fc, table.slope)
         self.q_head = linear(self.q_fc.outputs, q_dim)
 
@@ -282,3 +290,9 @@ class TableDiscriminator(Discriminator):
         D's step trains Q's trunk too: the terms on real images are in that step.
         """
         return [*self.q_fc.parameters(), *self.q_head.parameters()]
+
+    def fixed_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of Q's trunk, where it is fixed."""
+        if not self._fixed_trunk:
+            return []
+        return [*self.q_conv.parameters(), *self.q_trunk_fc.parameters()]

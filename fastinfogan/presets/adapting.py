@@ -192,7 +192,9 @@ class _Adapting:
     def switch_off_start(self) -> None:
         """Switch off the preset's updates before the game where none of them could be taken."""
         config, start = self.config, self.config.adversarial.gan_start
-        rates = {name: 0 for name in _START_RATES if OPTIONS[name].get(config)}
+        rates: dict[str, Any] = {name: 0 for name in _START_RATES if OPTIONS[name].get(config)}
+        if config.adversarial.q_trunk == "fixed":  # it learns before the game alone
+            rates["q-trunk"] = "own"
         if not start and rates and not self.given & rates.keys():
             self._change("there is no --gan-start", rates)
         if not start or "gan-start" in self.given:

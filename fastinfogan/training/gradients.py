@@ -170,8 +170,7 @@ def d_grads(
     of_real, of_fake, *of_extra = _features(networks.discriminator, kinds, 2)
     batch = Batch(kinds[0], fake, latents, of_real, of_fake, of_extra)
     total, record, _ = _d_loss(networks, objective, batch, terms, extras)
-    with only_grads_of("weights"):
-        return torch.autograd.grad(scale(total), params, materialize_grads=True), record
+    return _of_d(networks.discriminator, scale(total), params), record
 
 
 def real_grads(
@@ -280,10 +279,7 @@ def shared_grads(
     of_fake = discriminator.trunk(leaf, "batch")
     batch = Batch(kinds[0], leaf, latents, of_real, of_fake, of_extra)
     total, d_record, real_logits = _d_loss(networks, objective, batch, d_terms, d_extras)
-    with only_grads_of("weights"):
-        of_d = torch.autograd.grad(
-            scale(total), d_params, retain_graph=True, materialize_grads=True
-        )
+    of_d = _of_d(discriminator, scale(total), d_params, retain_graph=True)
     of_g, g_record = _g_grads(
         networks, objective, g_params, batch, fake, scale, g_terms, g_extras, real_logits
     )
@@ -372,6 +368,23 @@ def _d_loss(
         loss.detach(), _probability(real_logits), _probability(fake_logits.detach()), nll, logged
     )
     return total, record, real_logits
+
+
+def _of_d(
+    discriminator: Discriminator,
+    loss: Tensor,
+    params: Sequence[nn.Parameter],
+    *,
+    retain_graph: bool = False,
+) -> Gradients:
+    """Return the gradients of D's loss in the game, 0 where a parameter is fixed by then."""
+    fixed = {id(p) for p in discriminator.fixed_parameters()}
+    learning = [p for p in params if id(p) not in fixed]
+    with only_grads_of("weights"):
+        found = iter(
+            torch.autograd.grad(loss, learning, retain_graph=retain_graph, materialize_grads=True)
+        )
+    return tuple(torch.zeros_like(p) if id(p) in fixed else next(found) for p in params)
 
 
 def _g_grads(

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.terms import MODES, d_gradients, random_images
+from helpers.terms import MODES, SPEC, d_gradients, fp64_networks, random_images
 
 from fastinfogan.config import check
 from fastinfogan.errors import UserError
@@ -10,8 +10,9 @@ from fastinfogan.networks import initialise, pair
 from fastinfogan.networks.tables import TableDiscriminator
 from fastinfogan.presets import PRESETS
 from fastinfogan.terms.invariance import SHARPNESS, Invariance, mutual_information
-from fastinfogan.terms.protocol import Address
+from fastinfogan.terms.protocol import Address, TermSet
 from fastinfogan.terms.warp import Warp, WarpedCopies
+from fastinfogan.training.gradients import Objective, d_grads, g_grads, shared_grads
 
 NETWORKS = ("mnist", "svhn", "faces", "chairs", "dsprites")
 IMAGES = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -96,6 +97,43 @@ def test_copies_of_real_images_pass_qs_trunk_alone_and_move_ds_weights_by_nothin
         torch.testing.assert_close(actual - base, expected, atol=1e-9, rtol=1e-7, msg=name)
         if name.startswith(("conv", "fc", "head")):
             assert torch.equal(actual, base), name
+
+
+@pytest.mark.parametrize("routing", ["openai", "head"])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_fixed_trunk_has_no_gradient_in_the_game_and_all_else_the_same(mode, routing):
+    """Also not by the information loss, which --routing openai sends to D's trunk."""
+    (real,) = random_images(1)
+    real = real.float().double()
+    term = Invariance(3.0, slice(1, 4), WarpedCopies(Warp(rotate=20, scale=0.15), 0.0))
+    extras = [term.recipe(real, Address(0, 1, 0))]
+    latents = SPEC.sample(8, seed=0)
+    latents = latents._replace(input=latents.input.double(), continuous=latents.continuous.double())
+    found = []
+    for q_trunk in ("own", "fixed"):
+        networks = fp64_networks(q_trunk)
+        goal = Objective(SPEC, torch.ones(3, dtype=torch.float64), routing)
+        of_d, of_g = networks.split(routing)
+        terms = TermSet([term])
+        if mode == "shared":
+            found.append(
+                shared_grads(
+                    *(networks, goal, of_d, of_g, real, latents), d_terms=terms, d_extras=extras
+                )
+            )
+        else:
+            by_d = d_grads(networks, goal, of_d, real, latents, terms=terms, extras=extras)
+            found.append((*by_d, *g_grads(networks, goal, of_g, latents)))
+    (d_own, record, g_own, _), (d_fixed, record_fixed, g_fixed, _) = found
+    names = {id(p): name for name, p in networks.discriminator.named_parameters()}
+    for p, a, b in zip(of_d, d_own, d_fixed, strict=True):
+        if names[id(p)].startswith(("q_conv", "q_trunk_fc")):
+            assert a.any()
+            assert not b.any()
+        else:
+            assert torch.equal(a, b), names[id(p)]
+    assert all(torch.equal(a, b) for a, b in zip(g_own, g_fixed, strict=True))
+    assert torch.equal(record.terms["invariance"], record_fixed.terms["invariance"])
 
 
 def test_a_users_pair_says_itself_what_q_reads():

@@ -9,7 +9,7 @@ from fastinfogan.training.cost import cost_line, flop_per_image
 from fastinfogan.training.step import build
 
 
-@pytest.mark.parametrize("q_trunk", ["shared", "own"])
+@pytest.mark.parametrize("q_trunk", ["shared", "own", "fixed"])
 @pytest.mark.parametrize("name", ["mnist", "own", "faces", "dsprites"])
 def test_the_flop_are_those_that_torch_counts(name, q_trunk):
     config = PRESETS[name].with_options(q_trunk=q_trunk)

@@ -125,6 +125,30 @@ def test_from_then_on_an_update_is_the_one_of_a_run_without_such_a_start(
     assert step.optimizer_tensors()["adam_d.step"] == 3
 
 
+@pytest.mark.quick_cases(3)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("mode", MODES)
+def test_a_fixed_trunk_of_q_learns_until_then_and_never_after(cpu_ranks, mode, precision):
+    step = Step(with_start(mode, q_trunk="fixed"), SPEC, cpu_ranks(precision))
+    trunk = ("discriminator.q_conv.", "discriminator.q_trunk_fc.")
+    weights = {
+        name
+        for name, _ in step.networks.discriminator.named_parameters(prefix="discriminator")
+        if name.startswith(trunk)
+    }
+    before = everything(step)
+    for n in range(START):
+        step(n, batch(n))
+    assert weights <= differing(before, everything(step))
+    before = everything(step)
+    for n in range(START, START + 3):
+        step(n, batch(n))
+    moved = differing(before, everything(step))
+    assert not weights & moved
+    others = {n for n in before if n.startswith("discriminator.") and not n.startswith(trunk)}
+    assert others <= moved
+
+
 @pytest.mark.parametrize(
     ("changes", "rates"),
     [

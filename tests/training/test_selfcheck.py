@@ -26,6 +26,7 @@ CONFIGS = {
     "spectral": CONFIG.with_options(spectral_norm=True, contrastive_weight=0.1),
     "svhn": CONFIG.with_options(networks="svhn", image_size=32, channels=3, batch_size=4),
     "own trunk": MNIST.with_options(q_trunk="own"),
+    "fixed trunk": MNIST.with_options(q_trunk="fixed", gan_start=1),
 }
 
 
