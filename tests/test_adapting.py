@@ -250,8 +250,7 @@ def test_a_trunk_that_only_a_start_trains_is_trained_throughout_without_one():
         check(config)
     config, _ = adapt(preset, frozenset())
     assert config.adversarial.q_trunk == "fixed"
-    asked = preset.with_options(gan_start=0)
-    config, _ = adapt(asked, frozenset({"gan-start", "q-trunk"}))
+    config, _ = adapt(preset.with_options(gan_start=0), frozenset({"gan-start", "q-trunk"}))
     with pytest.raises(UserError, match=r"--q-trunk fixed: expected --gan-start of 1 or more"):
         check(config)
 

@@ -381,10 +381,10 @@ def _of_d(
     fixed = {id(p) for p in discriminator.fixed_parameters()}
     learning = [p for p in params if id(p) not in fixed]
     with only_grads_of("weights"):
-        found = iter(
+        grads = iter(
             torch.autograd.grad(loss, learning, retain_graph=retain_graph, materialize_grads=True)
         )
-    return tuple(torch.zeros_like(p) if id(p) in fixed else next(found) for p in params)
+    return tuple(torch.zeros_like(p) if id(p) in fixed else next(grads) for p in params)
 
 
 def _g_grads(

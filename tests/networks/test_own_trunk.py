@@ -109,22 +109,22 @@ def test_a_fixed_trunk_has_no_gradient_in_the_game_and_all_else_the_same(mode, r
     extras = [term.recipe(real, Address(0, 1, 0))]
     latents = SPEC.sample(8, seed=0)
     latents = latents._replace(input=latents.input.double(), continuous=latents.continuous.double())
-    found = []
+    results = []
     for q_trunk in ("own", "fixed"):
         networks = fp64_networks(q_trunk)
         goal = Objective(SPEC, torch.ones(3, dtype=torch.float64), routing)
         of_d, of_g = networks.split(routing)
         terms = TermSet([term])
         if mode == "shared":
-            found.append(
+            results.append(
                 shared_grads(
                     *(networks, goal, of_d, of_g, real, latents), d_terms=terms, d_extras=extras
                 )
             )
         else:
             by_d = d_grads(networks, goal, of_d, real, latents, terms=terms, extras=extras)
-            found.append((*by_d, *g_grads(networks, goal, of_g, latents)))
-    (d_own, record, g_own, _), (d_fixed, record_fixed, g_fixed, _) = found
+            results.append((*by_d, *g_grads(networks, goal, of_g, latents)))
+    (d_own, record, g_own, _), (d_fixed, record_fixed, g_fixed, _) = results
     names = {id(p): name for name, p in networks.discriminator.named_parameters()}
     for p, a, b in zip(of_d, d_own, d_fixed, strict=True):
         if names[id(p)].startswith(("q_conv", "q_trunk_fc")):
