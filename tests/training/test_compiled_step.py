@@ -212,8 +212,9 @@ class TestStep:
             RECIPE,
             pytest.param({"upright": 1.0}, marks=pytest.mark.slow),
             PHOTOGRAPHS,
+            {"follow": 3.0, "gan_start": 2, "q_trunk": "fixed"},
         ],
-        ids=["plain", "more", "recipe", "upright", "photographs"],
+        ids=["plain", "more", "recipe", "upright", "photographs", "fixed trunk"],
     )
     def test_step_by_step_it_agrees_with_the_eager_one(
         self, cpu_ranks, mode: StepMode, options: dict[str, Any], monkeypatch
