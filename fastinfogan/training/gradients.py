@@ -347,7 +347,7 @@ def _d_loss(
     loss, information, nll = objective.losses("discriminator", logits, q_fake, batch.latents)
     total = loss if objective.routing == "generator-step" else loss + information
     # Without a term Q has no loss on real images, but its running statistics are theirs.
-    with torch.set_grad_enabled(bool(terms.terms) and torch.is_grad_enabled()):
+    with torch.set_grad_enabled(len(terms.terms) > 0 and torch.is_grad_enabled()):
         q = discriminator.q(batch.of_real, "update")
     real_logits, fake_logits = logits.chunk(2)
     logged: dict[str, Tensor] = {}

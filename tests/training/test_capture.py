@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -220,7 +221,7 @@ class TestStep:
     @pytest.mark.parametrize("mode", ["alternating", "reused", "shared"])
     @pytest.mark.parametrize("precision", ["no", "bf16"])
     def test_a_captured_run_is_the_eager_run_bit_for_bit(self, captured_step, mode, precision):
-        copies = {"vat": 1.0, "vat_start": 2, "vat_stop": 4, "upright": 1.0}
+        copies: dict[str, Any] = {"vat": 1.0, "vat_start": 2, "vat_stop": 4, "upright": 1.0}
         copies |= {"gan_start": 3, "lr_start": 2**-7, "lr_start_decay": 1}  # upright has it too
         copies |= {"q_trunk": "fixed"}
         captured, eager = captured_step(Recorded, step=mode, precision=precision, **copies)

@@ -6,6 +6,8 @@ import pytest
 import torch
 import torch._dynamo
 from torch import Tensor
+from torch._dynamo.variables.builtin import BuiltinVariable
+from torch._dynamo.variables.lists import BaseListVariable
 from torch._dynamo.variables.tensor import TensorVariable
 from torch.utils._pytree import tree_leaves
 
@@ -237,6 +239,20 @@ class TestStep:
         s = Step(config, SPEC, cpu_ranks("bf16"))
         s(0, batch(0))
         assert s.working.discriminator.get_parameter("conv2.weight").is_contiguous()
+
+    def test_no_graph_takes_a_list_s_truth_which_torch_2_11_cannot_trace(
+        self, cpu_ranks, monkeypatch
+    ):
+        call = BuiltinVariable.call_function
+
+        def refuse(self, tx, args, kwargs):
+            if self.fn is bool and isinstance(args[0], BaseListVariable):
+                raise NotImplementedError("bool of a list or tuple within a graph")
+            return call(self, tx, args, kwargs)
+
+        monkeypatch.setattr(BuiltinVariable, "call_function", refuse)
+        config = CONFIG.with_options(compile="on", **RECIPE)
+        assert Step(config, SPEC, cpu_ranks("no")).prepare(batch(0)) == []
 
     @pytest.mark.slow
     def test_no_graph_sets_requires_grad_which_torch_before_2_13_cannot_trace(
