@@ -73,7 +73,7 @@ DIFFERENT: dict[str, set[str]] = {
     "celeba": {"steps"},
     "faces": FACES,
     "faces-elevation": {
-        *{*FACES, "lr-d", "gan-start", "lr-start", "lr-start-decay"},
+        *{*FACES, "lr-d", "gan-start", "lr-start", "lr-start-decay", "q-trunk"},
         *{"invariance.warp.shift-x", "invariance.warp.nod", "invariance.warp.aside", "routing"},
     },
     "faces-lighting": {*FACES, "lr-d"},

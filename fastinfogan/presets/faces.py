@@ -24,7 +24,8 @@ down within its outline, and the head grows higher or lower with it. Shifts are 
 since these heads stand where they are and a nod moves them up and down. A head that lies to a side
 looks there; its features are near its outline and a nod moves them less (`aside`). The three codes
 are learned on real images alone first, for 300 updates: else a code that follows nothing takes a
-part of them. Generated images do not move Q's trunk (`routing` head), which would unlearn a part.
+part of them. By a trunk of its own (`q_trunk`), which stays as it is from then on: more training,
+on generated or on real images, wears elevation down, and D judges better by itself.
 """
 
 from fastinfogan.config import TrainConfig
@@ -73,6 +74,7 @@ ELEVATION = CONFIG.with_options(
     followed="x,light_x,nod",
     warp="shift_x=0.13,light=0.6,nod=0.05,aside=0.42",
     routing="head",
+    q_trunk="fixed",
     gan_start=300,
     lr_start=1e-3,
     lr_start_decay=150,
