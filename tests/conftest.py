@@ -31,6 +31,12 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# The processes of one run share the cores: with all cores for each, threads wait for one another.
+PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if PROCESSES > 1:
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // PROCESSES))
+
+
 QUICK = "not slow and not chaos"  # pyproject.toml's -m
 CHOSEN = (
     "benchmark_only",

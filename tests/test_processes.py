@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 # What `pytest` has alone. Without its cache it has no `lf`.
 WHOLE = {"numprocesses": None, "dist": "no", "markexpr": "not slow and not chaos", "capture": "fd"}
@@ -61,3 +62,9 @@ def test_chosen_tests_benchmarks_and_the_debugger_stay_in_one_process(processes)
 def test_the_marker_of_the_whole_suite_is_that_of_the_project(request):
     options = tomllib.loads((request.config.rootpath / "pyproject.toml").read_text())
     assert f"-m '{WHOLE['markexpr']}'" in options["tool"]["pytest"]["ini_options"]["addopts"]
+
+
+def test_the_processes_of_a_run_share_the_cores():
+    """So that together they have one thread per core, and in a run of one process all."""
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    assert torch.get_num_threads() <= max(1, (os.cpu_count() or 1) // count)
