@@ -24,8 +24,8 @@ down within its outline, and the head grows higher or lower with it. Shifts are 
 since these heads stand where they are and a nod moves them up and down. A head that lies to a side
 looks there; its features are near its outline and a nod moves them less (`aside`). The three codes
 are learned on real images alone first, for 300 updates: else a code that follows nothing takes a
-part of them. By a trunk of its own (`q_trunk`), which stays as it is from then on: more training,
-on generated or on real images, wears elevation down, and D judges better by itself.
+part of them. Q learns them by a trunk of its own (`q_trunk`), which stays as it is from then on:
+more training wore elevation down, and D judges better without them.
 """
 
 from fastinfogan.config import TrainConfig
