@@ -126,11 +126,4 @@ def pair(
         else:
             generator = TableGenerator(table, input_dim, image_size, channels)
         of_d = table.with_spectral_norm() if spectral_norm else table
-        return generator, TableDiscriminator(
-            of_d,
-            q_dim,
-            image_size,
-            channels,
-            own_trunk=q_trunk != "shared",
-            fixed_trunk=q_trunk == "fixed",
-        )
+        return generator, TableDiscriminator(of_d, q_dim, image_size, channels, q_trunk=q_trunk)

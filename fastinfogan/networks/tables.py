@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..losses.options import QTrunk
 from .base import MAX_SIDE, Discriminator, Generator, check_side
 from .batchnorm import BatchNorm, BatchStats, StatsPerPart, follows
 from .convolution import Conv, Same, Up
@@ -206,9 +207,9 @@ class TableDiscriminator(Discriminator):
         table: its rows.
         q_dim: width of Q's output.
         image_size, channels: of the images.
-        own_trunk: Q reads the features of a trunk of its own, built as D's. The shared features
-            are then both trunks' side by side, [B, 2F].
-        fixed_trunk: that trunk learns before the game alone.
+        q_trunk: "own": Q reads the features of a trunk of its own, built as D's. The shared
+            features are then both trunks' side by side, [B, 2F]. "fixed": that trunk learns before
+            the game alone.
     """
 
     def __init__(
@@ -218,8 +219,7 @@ class TableDiscriminator(Discriminator):
         image_size: int,
         channels: int,
         *,
-        own_trunk: bool = False,
-        fixed_trunk: bool = False,
+        q_trunk: QTrunk = "shared",
     ) -> None:
         super().__init__()
         check_side(image_size, table.halvings, table.largest)
@@ -235,9 +235,9 @@ class TableDiscriminator(Discriminator):
 
         self.conv, self.fc = trunk()
         self.head = linear(self.fc.outputs, 1)
-        if own_trunk:
+        self.own_trunk, self._fixed_trunk = q_trunk != "shared", q_trunk == "fixed"
+        if self.own_trunk:
             self.q_conv, self.q_trunk_fc = trunk()
-        self.own_trunk, self._fixed_trunk = own_trunk, own_trunk and fixed_trunk
         self.q_fc = Blocks(linear, self.fc.outputs, table.q_fc, table.slope)
         self.q_head = linear(self.q_fc.outputs, q_dim)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +20,22 @@ _PASSES: dict[StepMode, tuple[int, int]] = {
     "shared": (3, 6 + 1),
 }
 _REAL_PASSES = 3  # of Q on its trunk before --gan-start: forward and backward on a real image
+_FIXED_PASSES = 4  # of D's that a fixed trunk of Q's does without: D's step does not train it
 
 
-def flop_per_image(config: TrainConfig) -> tuple[int, int, int] | None:
-    """Return the FLOP of G, of D with Q, and of Q on its trunk for one image, forward.
+class Flop(NamedTuple):
+    """FLOP of one image, forward; an addition and a multiplication count as two."""
 
-    An addition and a multiplication count as two. Nothing is computed: the networks are built
-    without memory. None for a user's networks, which may need more than that.
+    generator: int
+    discriminator: int  # with Q
+    q: int  # on its trunk
+    fixed: int  # of Q's trunk, where the game leaves it as it is
+
+
+def flop_per_image(config: TrainConfig) -> Flop | None:
+    """Return the FLOP of one image, or None for a user's networks, which may need more than that.
+
+    Nothing is computed: the networks are built without memory.
     """
     if ":" in config.adversarial.networks:
         return None
@@ -47,8 +56,11 @@ def flop_per_image(config: TrainConfig) -> tuple[int, int, int] | None:
         image = generator(torch.zeros(1, spec.input_dim))
         discriminator(image)
         of_both = of_d.flop
-        discriminator.q(discriminator.q_trunk(image))
-    return of_g.flop, of_both, of_d.flop - of_both
+        features = discriminator.q_trunk(image)
+        of_trunk = of_d.flop - of_both
+        discriminator.q(features)
+    fixed = of_trunk if config.adversarial.q_trunk == "fixed" else 0
+    return Flop(of_g.flop, of_both, of_d.flop - of_both, fixed)
 
 
 class _Counter:
@@ -74,12 +86,12 @@ def cost_line(config: TrainConfig, ranks: int = 1) -> str:
     flop = flop_per_image(config)
     if flop is None:
         return ""
-    passes = _PASSES[config.execution.step]
-    image = sum(part * n for part, n in zip(flop[:2], passes, strict=True))
+    of_g, of_d = _PASSES[config.execution.step]
+    image = of_g * flop.generator + of_d * flop.discriminator - _FIXED_PASSES * flop.fixed
     update = image * config.batch_size * ranks
     start = ""
     if config.adversarial.gan_start:
-        part = _REAL_PASSES * flop[2] * config.batch_size * ranks
+        part = _REAL_PASSES * flop.q * config.batch_size * ranks
         start = f" ({part / 1e9:,.3g} GFLOP before --gan-start)"
     return (
         f"an update takes about {update / 1e9:,.3g} GFLOP, {image / 1e9:,.3g} per image{start}, "

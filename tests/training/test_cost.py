@@ -1,5 +1,7 @@
 """The arithmetic of an update, in the line that a run begins with."""
 
+import re
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -21,13 +23,16 @@ def test_the_flop_are_those_that_torch_counts(name, q_trunk):
             discriminator(images)
         with FlopCounterMode(display=False) as of_q:
             discriminator.q(discriminator.q_trunk(images))  # type: ignore[operator]
-    counted = tuple(mode.get_total_flops() for mode in (of_g, of_d, of_q))
-    assert flop_per_image(config) == counted
+        with FlopCounterMode(display=False) as of_trunk:
+            discriminator.q_trunk(images)  # type: ignore[operator]
+    counted = [mode.get_total_flops() for mode in (of_g, of_d, of_q)]
+    fixed = of_trunk.get_total_flops() if q_trunk == "fixed" else 0
+    assert flop_per_image(config) == (*counted, fixed)
 
 
 def test_an_update_is_some_passes_of_each_network_for_every_image():
     config = PRESETS["mnist-paper"]
-    g, d, _ = flop_per_image(config) or (0, 0, 0)
+    g, d, *_ = _flop(config)
     for step, passes in (("alternating", 4 * g + 8 * d), ("shared", 3 * g + 7 * d)):
         line = cost_line(config.with_options(step=step), ranks=2)
         assert f"{passes / 1e9:.3g} per image" in line
@@ -37,8 +42,29 @@ def test_an_update_is_some_passes_of_each_network_for_every_image():
 @pytest.mark.parametrize("q_trunk", ["shared", "own"])
 def test_an_update_before_the_game_is_three_passes_of_q_on_its_trunk(q_trunk):
     config = PRESETS["mnist-paper"].with_options(gan_start=5, q_trunk=q_trunk)
-    _, _, q = flop_per_image(config) or (0, 0, 0)
+    q = _flop(config).q
     assert f" ({3 * q * 256 / 1e9:.3g} GFLOP before --gan-start), " in cost_line(config, ranks=2)
+
+
+def test_the_game_passes_a_fixed_trunk_four_times_less():
+    own, fixed = (
+        PRESETS["faces"].with_options(gan_start=5, q_trunk=trunk) for trunk in ("own", "fixed")
+    )
+    trunk = _flop(fixed).fixed
+    saved = _gflop_per_image(own) - _gflop_per_image(fixed)
+    assert saved == pytest.approx(4 * trunk / 1e9, abs=0.01)
+
+
+def _flop(config):
+    flop = flop_per_image(config)
+    assert flop is not None
+    return flop
+
+
+def _gflop_per_image(config):
+    match = re.search(r"([\d.]+) per image", cost_line(config))
+    assert match is not None
+    return float(match[1])
 
 
 def test_twice_the_side_is_about_four_times_the_arithmetic():
