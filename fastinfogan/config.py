@@ -42,6 +42,7 @@ from .terms.instances import InstancesOptions
 from .terms.invariance import InvarianceOptions
 from .terms.penalty import PenaltyOptions
 from .terms.photo import PhotoOptions
+from .terms.pseudo_labels import PseudoLabelsOptions
 from .terms.upright import UprightOptions
 from .terms.vat import VatOptions
 from .terms.warp import parse_changes, warp_text
@@ -324,6 +325,7 @@ class TrainConfig(Group):
     photo: PhotoOptions = group(PhotoOptions())
     follow: FollowOptions = group(FollowOptions())
     vat: VatOptions = group(VatOptions())
+    pseudo_labels: PseudoLabelsOptions = group(PseudoLabelsOptions())
     upright: UprightOptions = group(UprightOptions())
     instances: InstancesOptions = group(InstancesOptions())
     contrastive: ContrastiveOptions = group(ContrastiveOptions())
@@ -342,9 +344,17 @@ class TrainConfig(Group):
     @property
     def real_terms(
         self,
-    ) -> tuple[InvarianceOptions, FollowOptions, InstancesOptions, UprightOptions, VatOptions]:
+    ) -> tuple[
+        InvarianceOptions,
+        FollowOptions,
+        InstancesOptions,
+        UprightOptions,
+        VatOptions,
+        PseudoLabelsOptions,
+    ]:
         """The groups of the terms on real images."""
-        return self.invariance, self.follow, self.instances, self.upright, self.vat
+        first = (self.invariance, self.follow, self.instances, self.upright)
+        return *first, self.vat, self.pseudo_labels
 
     @property
     def groups(self) -> tuple[Group, ...]:

@@ -62,6 +62,9 @@ OTHER: dict[str, tuple[str, Any]] = {
     "photo_tint": ("1", 1.0),
     "instances_weight": ("0.4", 0.4),
     "instances_temperature": ("0.7", 0.7),
+    "pseudo_labels_weight": ("2", 2.0),
+    "pseudo_labels_start": ("7", 7),
+    "pseudo_labels_threshold": ("0.6", 0.6),
     "vat": ("2", 2.0),
     "vat_start": ("7", 7),
     "vat_stop": ("9", 9),
@@ -243,7 +246,8 @@ class TestCommandLine:
             parse(["--help"])
         text = re.sub(r"[│|\s]+", " ", capsys.readouterr().out)  # | where UTF-8 cannot be shown
         groups = [f.name for f in dataclasses.fields(TrainConfig) if hasattr(f.default, "check")]
-        for name in (*groups, "optimiser.decay", "invariance.warp"):
+        names = [name.replace("_", "-") for name in groups]
+        for name in (*names, "optimiser.decay", "invariance.warp"):
             _, title, rest = text.partition(f" {name} options ")
             assert title
             assert name == "invariance.warp" or "Example: --" in rest.partition(" options ")[0]
@@ -270,6 +274,7 @@ class TestPresets:
             "upright",
             "instances_weight",
             "vat",
+            "pseudo_labels_weight",
             "info_start",
             "info_ramp",
             "decay_steps",

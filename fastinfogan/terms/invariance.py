@@ -66,6 +66,18 @@ def mutual_information(first: Tensor, second: Tensor, balance: float = BALANCE) 
     return Information(2 * balance * entropy - together, 2 * entropy - together)
 
 
+def apart(first: Tensor, second: Tensor, *, standardise: bool) -> tuple[Tensor, Tensor]:
+    """Return the logits [B, K] of images and of their copies made apart, as `Logits` says.
+
+    standardise: over both batches, to a deviation of `LOGIT_STD`; else times `SHARPNESS`.
+    """
+    if not standardise:
+        return first * SHARPNESS, second * SHARPNESS
+    both = _centred(torch.cat((first, second)))
+    first, second = (LOGIT_STD * both / _deviation(both)).chunk(2)
+    return first, second
+
+
 def needs_categories(group: Group, spec: LatentSpec) -> None:
     """Raise UserError where the spec has no categorical code, naming the group's weight."""
     if not any(isinstance(code, Categorical) for code in spec.codes):
@@ -144,12 +156,8 @@ class Invariance(Term):
 
     def loss(self, seen: Seen) -> tuple[Tensor, Tensor | None]:
         """Return −weight · the objective of `mutual_information`, and the nats."""
-        first, second = (x[:, self.categories] for x in (seen.q, seen.q_extra[0]))
-        if self.standardise:
-            both = _centred(torch.cat((first, second)))
-            first, second = (LOGIT_STD * both / _deviation(both)).chunk(2)
-        else:
-            first, second = first * SHARPNESS, second * SHARPNESS
+        logits = (x[:, self.categories] for x in (seen.q, seen.q_extra[0]))
+        first, second = apart(*logits, standardise=self.standardise)
         objective, nats = mutual_information(first.softmax(1), second.softmax(1))
         return -self.weight * objective, nats
 

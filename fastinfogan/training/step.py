@@ -26,6 +26,7 @@ from ..terms.instances import Instances, embedding
 from ..terms.invariance import Anchor, Invariance, first_categories
 from ..terms.penalty import GradientPenalty
 from ..terms.protocol import Address, Extra, Recipe, Term, TermSet, check_names
+from ..terms.pseudo_labels import PseudoLabels
 from ..terms.upright import Upright, UprightCopies
 from ..terms.user import load_objective, load_terms
 from ..terms.vat import VirtualAdversarial
@@ -196,13 +197,20 @@ def build_terms(config: TrainConfig, spec: LatentSpec, background: float) -> tup
     terms: list[Term] = []
     categories = first_categories(spec) or slice(0)
     warped = WarpedCopies(config.invariance.warp, background, config.photo)
+    standardise = config.invariance.standardise(config.adversarial.spectral_norm)
     if config.invariance.weight:
-        standardise = config.invariance.standardise(config.adversarial.spectral_norm)
         terms.append(
             Invariance(config.invariance.weight, categories, warped, standardise=standardise)
         )
         if config.invariance.logits == "anchored":
             terms.append(Anchor(categories))
+    pseudo = config.pseudo_labels
+    if pseudo.weight:
+        terms.append(
+            PseudoLabels(
+                pseudo.weight, categories, warped, standardise, pseudo.threshold, pseudo.start
+            )
+        )
     if config.follow.weight:
         columns, changes = followers(spec, parse_changes(config.follow.changes))
         terms.append(Follow(config.follow.weight, columns, changes, warped))

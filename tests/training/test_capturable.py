@@ -73,6 +73,8 @@ PHOTOGRAPHS = CONFIG.with_options(
     invariance_logits="anchored",
     q_trunk="own",
     instances_weight=1.0,
+    pseudo_labels_weight=1.0,
+    pseudo_labels_threshold=0.5,
     photo_surround=0.5,
     photo_invert=0.5,
 )

@@ -33,6 +33,8 @@ PHOTOGRAPHS: dict[str, Any] = {
     "invariance_logits": "anchored",
     "q_trunk": "own",
     "instances_weight": 1.0,
+    "pseudo_labels_weight": 1.0,
+    "pseudo_labels_threshold": 0.5,
     "photo_surround": 0.5,
     "photo_invert": 0.5,
 }
