@@ -66,12 +66,15 @@ def test_a_preset_alone_is_not_changed(preset):
             [
                 "without effect: --contrastive.start (--contrastive.weight is 0)",
                 "without effect: --invariance.warp, --photo.tint (--invariance.weight, "
-                "--follow.weight and --instances.weight are 0)",
+                "--follow.weight, --instances.weight and --pseudo-labels.weight are 0)",
             ],
         ),
         (
             "mnist --invariance.weight 0 --invariance.logits standard --invariance.warp.rotate 9",
-            ["without effect: --invariance.logits (--invariance.weight is 0)"],
+            [
+                "without effect: --invariance.logits (--invariance.weight and "
+                "--pseudo-labels.weight are 0)"
+            ],
         ),
         ("mnist --vat 0 --vat-start 0 --vat-stop 0", []),
         ("mnist-paper --warp= --photo.invert 0 --balance.decay .9 --lr-d 1e-3", []),

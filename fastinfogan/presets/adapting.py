@@ -61,12 +61,18 @@ def _idle_reason(config: TrainConfig, name: str) -> str | None:
     if part is None or name.endswith(".weight"):
         return None
     if name.startswith(("invariance.warp", "photo.")):
-        copying = config.invariance, config.follow, config.instances
-        if any(term.weight for term in copying):
-            return None
-        first, *others = (f"--{term.prefix}.weight" for term in copying)
-        return f"{first}, {' and '.join(others)} are 0"
+        return _all_off(config.invariance, config.follow, config.instances, config.pseudo_labels)
+    if name == "invariance.logits":
+        return _all_off(config.invariance, config.pseudo_labels)
     return f"--{part.prefix}.weight is 0" if getattr(part, "weight", None) == 0 else None
+
+
+def _all_off(*terms: Any) -> str | None:
+    """Return that the terms' weights are 0, or None where one is not."""
+    if any(term.weight for term in terms):
+        return None
+    *names, last = (f"--{term.prefix}.weight" for term in terms)
+    return f"{', '.join(names)} and {last} are 0"
 
 
 class _Adapting:
