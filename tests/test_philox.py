@@ -216,15 +216,15 @@ def test_the_operator_s_fake_has_the_shapes_of_the_rounds():
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 @pytest.mark.usefixtures("dynamo")
 @pytest.mark.parametrize("seed", [0, 1, 2**40 + 3, 2**64 - 1])
-def test_inductor_gives_the_words_of_eager_for_every_number_per_row(seed):
+def test_inductor_gives_the_words_of_eager_for_widths_about_those_of_counters_and_vectors(seed):
+    widths = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 68]
+
     def words(step: int | torch.Tensor) -> list[torch.Tensor]:
-        return [philox.words(64, n, seed=seed, step=step, stream=3) for n in range(1, 69)]
+        return [philox.words(64, n, seed=seed, step=step, stream=3) for n in widths]
 
     compiled = torch.compile(words, fullgraph=True)
     for step in (torch.tensor(3), torch.tensor(2**32 - 1), 3):
-        for n, (actual, expected) in enumerate(
-            zip(compiled(step), words(step), strict=True), start=1
-        ):
+        for n, actual, expected in zip(widths, compiled(step), words(step), strict=True):
             assert torch.equal(actual, expected), (n, step)
 
 
