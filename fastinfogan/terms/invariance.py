@@ -39,7 +39,7 @@ _EPSILON = 1e-10
 _LEAST_STD = 1e-6  # of logits that are standardised: equal ones have finite gradients
 
 
-Logits = Literal["auto", "sharp", "standard", "anchored"]
+Logits = Literal["auto", "sharp", "standard", "anchored", "centred"]
 
 
 class Information(NamedTuple):
@@ -113,14 +113,26 @@ class InvarianceOptions(Group):
         "How the categories' logits are made apart before they are compared: sharp (times 10), "
         "standard (standardised over the batch, to a standard deviation of 2), anchored (standard, "
         "and in the game Q's own logits are drawn to that deviation, so that the information loss "
-        "reads sure categories), or auto: standard with --spectral-norm, else sharp.",
+        "reads sure categories), centred (anchored, and from the first update on the categories' "
+        "means are drawn together, so that Q's greatest logit is the category that was compared), "
+        "or auto: standard with --spectral-norm, else sharp.",
     )
 
     def standardise(self, spectral_norm: bool) -> bool:
         """Return whether the logits are standardised."""
         if self.logits == "auto":
             return spectral_norm
-        return self.logits in ("standard", "anchored")
+        return self.logits in ("standard", "anchored", "centred")
+
+    @property
+    def anchor(self) -> bool:
+        """Return whether Q's logits are drawn to a deviation of 2 in the game."""
+        return self.logits in ("anchored", "centred")
+
+    @property
+    def centre(self) -> bool:
+        """Return whether the means of Q's logits are drawn to 0."""
+        return self.logits == "centred"
 
     def check(self, spec: LatentSpec) -> None:
         """Raise UserError for values that no run with this spec can have."""
@@ -181,6 +193,29 @@ class Anchor(Term):
         std = _deviation(_centred(seen.q[:, self.categories]))
         away = (std / LOGIT_STD).log()
         return functional.huber_loss(away, torch.zeros_like(away)), std.detach()
+
+
+@dataclass(frozen=True)
+class Centre(Term):
+    """Draws each category's mean logit on real images to that of all categories.
+
+    Standardised logits have no mean, so their information leaves it free. But Q's own have one, and
+    the greatest of them is an image's category for the evaluation and for users. Where the means
+    differ by as much as an image's logits do, some categories take images of others. Adds the
+    variance of the means over that of the logits, which has no gradient, and logs its square root.
+    """
+
+    categories: slice  # columns of Q's output
+    name = "centre"
+    real_only: ClassVar[bool] = True
+
+    def loss(self, seen: Seen) -> tuple[Tensor, Tensor | None]:
+        """Return the ratio of the variances, and its square root."""
+        logits = seen.q[:, self.categories]
+        means = logits.mean(0)
+        std = _deviation(logits - means).detach()
+        away = ((means - means.mean()) / std).square().mean()
+        return away, away.detach().sqrt()
 
 
 def _centred(logits: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from ..philox import Stream
 from ..terms.contrastive import Contrastive, Critic, PairLatents, n_factors
 from ..terms.follow import Follow, followers
 from ..terms.instances import Instances, embedding
-from ..terms.invariance import Anchor, Invariance, first_categories
+from ..terms.invariance import Anchor, Centre, Invariance, first_categories
 from ..terms.penalty import GradientPenalty
 from ..terms.protocol import Address, Extra, Recipe, Term, TermSet, check_names
 from ..terms.pseudo_labels import PseudoLabels
@@ -202,8 +202,10 @@ def build_terms(config: TrainConfig, spec: LatentSpec, background: float) -> tup
         terms.append(
             Invariance(config.invariance.weight, categories, warped, standardise=standardise)
         )
-        if config.invariance.logits == "anchored":
+        if config.invariance.anchor:
             terms.append(Anchor(categories))
+        if config.invariance.centre:
+            terms.append(Centre(categories))
     pseudo = config.pseudo_labels
     if pseudo.weight:
         terms.append(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastinfogan import config as config_module
 from fastinfogan.errors import UserError
-from fastinfogan.terms.invariance import Anchor, Invariance, mutual_information
+from fastinfogan.terms.invariance import Anchor, Centre, Invariance, mutual_information
 from fastinfogan.terms.protocol import Extra, Seen
 from fastinfogan.terms.warp import Warp, WarpedCopies
 from fastinfogan.training.step import Step, build_terms
@@ -155,13 +155,15 @@ def test_equal_logits_have_finite_gradients_when_they_are_standardised():
 def test_logits_are_standardised_under_spectral_normalisation_or_where_the_option_says_so(
     spectral_norm,
 ):
-    expectations = {"auto": spectral_norm, "sharp": False, "standard": True, "anchored": True}
+    expectations = {"auto": spectral_norm, "sharp": False, "standard": True}
+    expectations |= {"anchored": True, "centred": True}
     for logits, expected in expectations.items():
         config = WITH.with_options(spectral_norm=spectral_norm, invariance_logits=logits)
         term, *others = build_terms(config, config.spec(), 0.0)
         assert isinstance(term, Invariance)
         assert term.standardise is expected
-        assert others == ([Anchor(term.categories)] if logits == "anchored" else [])
+        more: dict[str, list[type]] = {"anchored": [Anchor], "centred": [Anchor, Centre]}
+        assert others == [kind(term.categories) for kind in more.get(logits, [])]
 
 
 class TestAnchor:
@@ -198,6 +200,51 @@ class TestAnchor:
         assert [set(step(n, images).d.terms) for n in range(2)] == [
             {"invariance"},
             {"invariance", "anchor"},
+        ]
+
+
+class TestCentre:
+    def test_the_means_of_categories_are_drawn_together_whatever_the_logits_scale(self):
+        draw = torch.Generator().manual_seed(0)
+        q = torch.randn(16, 4, generator=draw, dtype=torch.float64)
+        q = q + torch.tensor([9.0, 0.5, 0.0, -1.0], dtype=torch.float64)
+        of_three = q[:, 1:4]
+        means = of_three.mean(0)
+        expected = means.var(correction=0) / (of_three - means).square().mean()
+        for scale in (0.01, 1.0, 100.0):
+            scaled = (scale * q).requires_grad_()
+            loss, logged = Centre(slice(1, 4)).loss(cast(Seen, SimpleNamespace(q=scaled)))
+            assert loss.item() == pytest.approx(expected.item(), rel=1e-3)
+            assert logged is not None
+            assert logged.item() == pytest.approx(expected.sqrt().item(), rel=1e-3)
+            (slope,) = torch.autograd.grad(loss, scaled)
+            assert not slope[:, 0].any()
+            assert torch.equal(slope, slope[:1].expand_as(slope))  # no image moves by itself
+            assert slope[0, 1] > 0
+            assert slope[0, 3] < 0
+
+    def test_a_mean_that_all_categories_share_counts_for_nothing(self):
+        """The softmax does not see it."""
+        q = (torch.eye(4) + 7).requires_grad_()
+        loss, _ = Centre(slice(0, 4)).loss(cast(Seen, SimpleNamespace(q=q)))
+        assert loss.item() == pytest.approx(0.0, abs=1e-6)
+
+    def test_equal_logits_have_finite_gradients(self):
+        q = torch.ones(2, 4, requires_grad=True)
+        loss, logged = Centre(slice(1, 4)).loss(cast(Seen, SimpleNamespace(q=q)))
+        loss.backward()
+        assert logged is not None
+        assert logged.isfinite()
+        assert q.grad is not None
+        assert q.grad.isfinite().all()
+
+    def test_it_acts_from_the_first_update_on(self, cpu_ranks):
+        config = WITH.with_options(invariance_logits="centred", gan_start=1)
+        step = Step(config, SPEC, cpu_ranks("no"))
+        images = torch.rand(8, 1, 8, 8)
+        assert [set(step(n, images).d.terms) for n in range(2)] == [
+            {"invariance", "centre"},
+            {"invariance", "centre", "anchor"},
         ]
 
 

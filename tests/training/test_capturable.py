@@ -70,7 +70,7 @@ class Touched(TorchDispatchMode):
 PHOTOGRAPHS = CONFIG.with_options(
     codes="cat3,gaussian2*0",
     real_info=1.0,
-    invariance_logits="anchored",
+    invariance_logits="centred",
     q_trunk="own",
     instances_weight=1.0,
     pseudo_labels_weight=1.0,

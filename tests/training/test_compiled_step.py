@@ -30,7 +30,7 @@ CONFIG = TrainConfig().with_options(
 SPEC = CONFIG.spec()
 PHOTOGRAPHS: dict[str, Any] = {
     "real_info": 1.0,
-    "invariance_logits": "anchored",
+    "invariance_logits": "centred",
     "q_trunk": "own",
     "instances_weight": 1.0,
     "pseudo_labels_weight": 1.0,
