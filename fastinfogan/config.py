@@ -330,7 +330,7 @@ class TrainConfig(Group):
     instances: InstancesOptions = group(InstancesOptions())
     contrastive: ContrastiveOptions = group(ContrastiveOptions())
     balance: BalanceOptions = group(BalanceOptions())
-    penalty: PenaltyOptions = group(PenaltyOptions())
+    penalty: PenaltyOptions = group(PenaltyOptions())  # stays the last: see `_built`
 
     def spec(self) -> LatentSpec:
         """Return the latent spec. Raises UserError where `codes` cannot be read."""
@@ -519,9 +519,9 @@ def from_yaml(text: str, where: object) -> TrainConfig:
 def _built(cls: type[T], content: Any, where: str) -> T:
     """Return a dataclass from nested plain values. Raises TypeError with one line.
 
-    An option that a group lacks has its default, as in a run of a version that did not have it:
-    what is added later does nothing by default. A file without a whole group, or without an option
-    of no group, is torn.
+    A group, or an option that a group lacks, has its default, as in a run of a version that did not
+    have it: what is added later does nothing by default. A file without the last group, or without
+    an option of no group, is torn.
     """
     hints = get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
@@ -532,7 +532,8 @@ def _built(cls: type[T], content: Any, where: str) -> T:
     for name in names:
         kind = hints[name]
         if name not in content:
-            if where and not dataclasses.is_dataclass(kind):
+            in_group, is_group = bool(where), dataclasses.is_dataclass(kind)
+            if in_group != is_group and (in_group or names[-1] in content):
                 continue
             raise TypeError(f"{where}{name} is missing")
         value = content[name]

@@ -593,8 +593,23 @@ class TestYaml:
         config = from_yaml(yaml.safe_dump(content), "run/config.yaml")
         assert config == TrainConfig().with_options(keep=7)
 
-    @pytest.mark.parametrize("missing", ["seed", "logging"])
-    def test_a_file_that_lacks_a_group_or_an_option_of_none_is_torn(self, missing):
+    @pytest.mark.parametrize("missing", ["pseudo_labels", "logging"])
+    def test_a_group_that_an_older_file_lacks_has_its_defaults(self, missing):
+        content = yaml.safe_load(to_yaml(TrainConfig().with_options(lr_d=7e-4, keep=7)))
+        del content[missing]
+        config = from_yaml(yaml.safe_dump(content, sort_keys=False), "run/config.yaml")
+        kept = {} if missing == "logging" else {"keep": 7}
+        assert config == TrainConfig().with_options(lr_d=7e-4, **kept)
+
+    def test_a_file_that_ends_too_early_is_torn_wherever_it_ends(self):
+        lines = to_yaml(TrainConfig()).splitlines(keepends=True)
+        first_of_the_last_group = lines.index("penalty:\n") + 1
+        for n in range(first_of_the_last_group):
+            with pytest.raises(UserError, match=r"is missing|expected options|is not a conf"):
+                from_yaml("".join(lines[:n]), "run/config.yaml")
+
+    @pytest.mark.parametrize("missing", ["seed", "penalty"])
+    def test_a_file_that_lacks_the_last_group_or_an_option_of_none_is_torn(self, missing):
         content = yaml.safe_load(to_yaml(TrainConfig()))
         del content[missing]
         with pytest.raises(UserError, match=f"{missing} is missing"):
