@@ -113,9 +113,9 @@ class InvarianceOptions(Group):
         "How the categories' logits are made apart before they are compared: sharp (times 10), "
         "standard (standardised over the batch, to a standard deviation of 2), anchored (standard, "
         "and in the game Q's own logits are drawn to that deviation, so that the information loss "
-        "reads sure categories), centred (anchored, and from the first update on the categories' "
-        "means are drawn together, so that Q's greatest logit is the category that was compared), "
-        "or auto: standard with --spectral-norm, else sharp.",
+        "reads sure categories), centred (anchored, and in the game the categories' means are "
+        "drawn together, so that Q's greatest logit is the category that was compared), or auto: "
+        "standard with --spectral-norm, else sharp.",
     )
 
     def standardise(self, spectral_norm: bool) -> bool:
@@ -197,17 +197,17 @@ class Anchor(Term):
 
 @dataclass(frozen=True)
 class Centre(Term):
-    """Draws each category's mean logit on real images to that of all categories.
+    """Draws each category's mean logit on real images to that of all categories, in the game.
 
     Standardised logits have no mean, so their information leaves it free. But Q's own have one, and
     the greatest of them is an image's category for the evaluation and for users. Where the means
     differ by as much as an image's logits do, some categories take images of others. Adds the
     variance of the means over that of the logits, which has no gradient, and logs its square root.
+    Before the game it would hold categories at their start, as `Anchor` would.
     """
 
     categories: slice  # columns of Q's output
     name = "centre"
-    real_only: ClassVar[bool] = True
 
     def loss(self, seen: Seen) -> tuple[Tensor, Tensor | None]:
         """Return the ratio of the variances, and its square root."""
