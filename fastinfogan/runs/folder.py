@@ -30,6 +30,14 @@ LOCK_SECONDS = 10.0
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
+def _lock_of_the_system(path: Path) -> filelock.BaseFileLock:
+    """Return a lock that no file stands for: filelock 3.30 and newer else turns to one, unsaid."""
+    try:
+        return filelock.FileLock(path, fallback_to_soft=False)
+    except TypeError:  # an older filelock
+        return filelock.FileLock(path)
+
+
 class RunDir:
     """The paths of a run's files; ~ and ~user are folders."""
 
@@ -57,7 +65,7 @@ class RunDir:
         """
         with writing(self.path):
             try:
-                lock = self._acquire(filelock.FileLock(self.path / ".lock"))
+                lock = self._acquire(_lock_of_the_system(self.path / ".lock"))
             except (NotImplementedError, OSError) as error:
                 if getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
                     raise
