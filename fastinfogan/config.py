@@ -519,9 +519,9 @@ def from_yaml(text: str, where: object) -> TrainConfig:
 def _built(cls: type[T], content: Any, where: str) -> T:
     """Return a dataclass from nested plain values. Raises TypeError with one line.
 
-    A group, or an option that a group lacks, has its default, as in a run of a version that did not
-    have it: what is added later does nothing by default. A file without the last group, or without
-    an option of no group, is torn.
+    A group that the file lacks, and an option that a group lacks, have their defaults, as in a run
+    of a version without them: what is added later does nothing by default. A file without the last
+    group, or without an option of no group, is torn.
     """
     hints = get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]

@@ -78,20 +78,6 @@ def test_pseudo_labels_are_active_from_their_start(cpu_ranks):
     assert [value is None for value in logged] == [True, True, False, False]
 
 
-def test_pseudo_labels_part_kinds_of_images_that_q_begins_to_tell_apart(cpu_ranks):
-    """Alone, from weights that the invariance has brought half of the way."""
-    options = {"real_info": 3.0, "pseudo_labels_weight": 3.0, "pseudo_labels_threshold": 0.5}
-    config = CONFIG.with_options(codes="cat4,uniform", lr_d=1e-3, **options)
-    step = Step(config, config.spec(), cpu_ranks("no"))
-    draw = torch.Generator().manual_seed(0)
-    kinds = torch.rand(4, 1, 8, 8, generator=draw).repeat(2, 1, 1, 1)
-    shares = []
-    for n in range(60):
-        real = (kinds + 0.1 * torch.rand(8, 1, 8, 8, generator=draw)).clamp(0, 1)
-        shares.append(float(step(n, real).d.terms["pseudo_labels"]))
-    assert sum(shares[-10:]) > sum(shares[:10])
-
-
 def test_copies_are_those_of_the_invariance_made_once(cpu_ranks, monkeypatch):
     made = []
     make = WarpedCopies.__call__
