@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,14 +27,6 @@ from .checkpoint import Checkpoint
 LOCK_SECONDS = 10.0
 # Answers of file systems without locks: some network and FUSE mounts.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
-
-
-def _lock_of_the_system(path: Path) -> filelock.BaseFileLock:
-    """Return a lock that no file stands for: filelock 3.30 and newer else turns to one, unsaid."""
-    try:
-        return filelock.FileLock(path, fallback_to_soft=False)
-    except TypeError:  # an older filelock
-        return filelock.FileLock(path)
 
 
 class RunDir:
@@ -65,7 +56,7 @@ class RunDir:
         """
         with writing(self.path):
             try:
-                lock = self._acquire(_lock_of_the_system(self.path / ".lock"))
+                lock = self._acquire(filelock.FileLock(self.path / ".lock", fallback_to_soft=False))
             except (NotImplementedError, OSError) as error:
                 if getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
                     raise
@@ -76,9 +67,7 @@ class RunDir:
 
     def _acquire(self, lock: filelock.BaseFileLock) -> filelock.BaseFileLock:
         try:
-            with warnings.catch_warnings():  # filelock's own, where it turns to a file by itself
-                warnings.simplefilter("ignore")
-                lock.acquire(timeout=LOCK_SECONDS)
+            lock.acquire(timeout=LOCK_SECONDS)
         except filelock.Timeout:
             is_file = isinstance(lock, filelock.SoftFileLock)
             more = f", or remove {lock.lock_file} if no run is left" if is_file else ""
