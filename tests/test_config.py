@@ -55,6 +55,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "warp": ("rotate=5,flip=0.5", Warp(rotate=5, flip=0.5)),
     "upright": ("0.2", 0.2),
     "invariance_logits": ("standard", "standard"),
+    "invariance_codes": ("all", "all"),
     "photo_surround": ("0.8", 0.8),
     "photo_invert": ("0.5", 0.5),
     "photo_contrast": ("0.4", 0.4),

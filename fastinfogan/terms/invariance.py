@@ -40,6 +40,7 @@ _LEAST_STD = 1e-6  # of logits that are standardised: equal ones have finite gra
 
 
 Logits = Literal["auto", "sharp", "standard", "anchored", "centred"]
+Compared = Literal["first", "all"]
 
 
 class Information(NamedTuple):
@@ -97,8 +98,8 @@ class InvarianceOptions(Group):
     prefix: ClassVar[str] = "invariance"
     weight: float = option(
         0.0,
-        "Weight of the mutual information between the categories (of the first categorical code) "
-        "of a real image and of a warped one; 0: off.",
+        "Weight of the mutual information between the categories (of the first categorical code, "
+        "or of those of --invariance.codes) of a real image and of a warped one; 0: off.",
         at_least=0,
         alias="real-info",
     )
@@ -116,6 +117,12 @@ class InvarianceOptions(Group):
         "reads sure categories), centred (anchored, and in the game the categories' means are "
         "drawn together, so that Q's greatest logit is the category that was compared), or auto: "
         "standard with --spectral-norm, else sharp.",
+    )
+
+    codes: Compared = option(
+        "first",
+        "Which categorical codes are compared: first, or all. Codes of weight 0, such as cat30*0, "
+        "then help the first: D and Q must tell apart what they sort, and G need not draw it.",
     )
 
     def standardise(self, spectral_norm: bool) -> bool:
@@ -154,24 +161,32 @@ class InvarianceOptions(Group):
 class Invariance(Term):
     """Mutual information of the categories of a real image and of its warped copy.
 
-    Logs that information, in nats. `standardise`: the logits of both are standardised over the
-    batch. Spectral normalisation bounds D's slope, so that images start too much alike otherwise;
-    and where `instances` has made images different, sharp logits would be sure of a poor partition.
+    Logs that information, in nats. `others`: further categorical codes, each of which adds the same
+    term, as Ji et al.'s heads for overclustering do. `standardise`: the logits of both are
+    standardised over the batch. Spectral normalisation bounds D's slope, so that images start too
+    much alike otherwise; and where `instances` has made images different, sharp logits would be
+    sure of a poor partition.
     """
 
     weight: float
     categories: slice  # columns of Q's output
     recipe: WarpedCopies
     standardise: bool = False
+    others: tuple[slice, ...] = ()
     name = "invariance"
     real_only: ClassVar[bool] = True
 
     def loss(self, seen: Seen) -> tuple[Tensor, Tensor | None]:
-        """Return −weight · the objective of `mutual_information`, and the nats."""
-        logits = (x[:, self.categories] for x in (seen.q, seen.q_extra[0]))
-        first, second = apart(*logits, standardise=self.standardise)
-        objective, nats = mutual_information(first.softmax(1), second.softmax(1))
+        """Return −weight · the objective of `mutual_information`, and the nats of the first."""
+        objective, nats = self._of(seen, self.categories)
+        for columns in self.others:
+            objective = objective + self._of(seen, columns).objective
         return -self.weight * objective, nats
+
+    def _of(self, seen: Seen, columns: slice) -> Information:
+        logits = (x[:, columns] for x in (seen.q, seen.q_extra[0]))
+        first, second = apart(*logits, standardise=self.standardise)
+        return mutual_information(first.softmax(1), second.softmax(1))
 
 
 @dataclass(frozen=True)
@@ -227,11 +242,10 @@ def _deviation(centred: Tensor) -> Tensor:
     return (centred.square().mean() + _LEAST_STD**2).sqrt()
 
 
-def first_categories(spec: LatentSpec) -> slice | None:
-    """Return the columns of Q's output for the first categorical code, None without one."""
-    columns = (
+def categorical_columns(spec: LatentSpec) -> tuple[slice, ...]:
+    """Return the columns of Q's output for each categorical code, in the spec's order."""
+    return tuple(
         slot.q
         for code, slot in zip(spec.codes, spec.slots, strict=True)
         if isinstance(code, Categorical)
     )
-    return next(columns, None)

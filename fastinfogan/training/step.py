@@ -23,7 +23,7 @@ from ..philox import Stream
 from ..terms.contrastive import Contrastive, Critic, PairLatents, n_factors
 from ..terms.follow import Follow, followers
 from ..terms.instances import Instances, embedding
-from ..terms.invariance import Anchor, Centre, Invariance, first_categories
+from ..terms.invariance import Anchor, Centre, Invariance, categorical_columns
 from ..terms.penalty import GradientPenalty
 from ..terms.protocol import Address, Extra, Recipe, Term, TermSet, check_names
 from ..terms.pseudo_labels import PseudoLabels
@@ -195,13 +195,12 @@ def build_terms(config: TrainConfig, spec: LatentSpec, background: float) -> tup
     background: the value of a dark pixel; a bright pixel is 1.
     """
     terms: list[Term] = []
-    categories = first_categories(spec) or slice(0)
+    categories, *others = categorical_columns(spec) or (slice(0),)
     warped = WarpedCopies(config.invariance.warp, background, config.photo)
     standardise = config.invariance.standardise(config.adversarial.spectral_norm)
     if config.invariance.weight:
-        terms.append(
-            Invariance(config.invariance.weight, categories, warped, standardise=standardise)
-        )
+        more = tuple(others) if config.invariance.codes == "all" else ()
+        terms.append(Invariance(config.invariance.weight, categories, warped, standardise, more))
         if config.invariance.anchor:
             terms.append(Anchor(categories))
         if config.invariance.centre:

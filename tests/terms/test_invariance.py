@@ -166,6 +166,31 @@ def test_logits_are_standardised_under_spectral_normalisation_or_where_the_optio
         assert others == [kind(term.categories) for kind in more.get(logits, [])]
 
 
+def test_every_categorical_code_adds_its_information_where_the_option_says_all():
+    config = WITH.with_options(codes="cat3,uniform,cat2,cat5*0")
+    spec = config.spec()
+    draw = torch.Generator().manual_seed(0)
+    width = spec.slots[-1].q.stop
+    seen = SimpleNamespace(
+        q=torch.randn(16, width, generator=draw), q_extra=(torch.randn(16, width, generator=draw),)
+    )
+    columns = [slot.q for slot, name in zip(spec.slots, spec.names, strict=True) if "cat" in name]
+    assert len(columns) == 3
+
+    def of(*slices: slice) -> tuple[float, float]:
+        results = []
+        for one in slices:
+            first, second = ((10 * x[:, one]).softmax(1) for x in (seen.q, *seen.q_extra))
+            results.append(mutual_information(first, second))
+        return -2 * sum(result.objective.item() for result in results), results[0].nats.item()
+
+    for codes, slices in (("first", columns[:1]), ("all", columns)):
+        (term,) = build_terms(config.with_options(invariance_codes=codes), spec, 0.0)
+        loss, nats = term.loss(cast(Seen, seen))
+        assert nats is not None
+        assert (loss.item(), nats.item()) == pytest.approx(of(*slices))
+
+
 class TestAnchor:
     @staticmethod
     def logits(scale):
