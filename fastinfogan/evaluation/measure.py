@@ -18,7 +18,7 @@ from ..latents import Angle, Bernoulli, Categorical, Code, Continuous, LatentSpe
 from ..losses import info_loss, information
 from ..networks import Discriminator, Generator
 from ..runs.folder import Loaded, RunDir, write_json
-from ..training.calibration import convention
+from ..training.calibration import TEMPERATURE, convention
 from . import (
     classifier,
     clustering,
@@ -97,9 +97,9 @@ def evaluate(
             least-squares fit of a circular factor's (cos, sin) by all codes, on held-out images.
         information: lower bound H(c) − NLL of each code on generated images, in nats, H(c) exact:
             the prior's own; entropy, the H(c) of each. information_calibrated: the same at the
-            best fixed σ per dim (an angle: κ), fitted on half of the generated images and
-            evaluated on the other; equal to information for a learned σ and for discrete codes:
-            information_convention says which.
+            best fixed σ per dim (an angle: κ; a discrete code: temperature of Q's logits), fitted
+            on half of the generated images and evaluated on the other; equal to information for a
+            learned σ. information_convention says which.
         frechet: Fréchet distance of generated images from as many test images, in the features
             that frechet_features names: the fixed classifier's for 28×28 gray images, else those
             of `features.RandomConv`. It takes 2,000 images for the one, 500 for the other.
@@ -146,7 +146,7 @@ def evaluate(
         "rotation_fit": known_factors.rotation_fit(known.factors),
         "information": fakes.information,
         "information_calibrated": held_out_information(
-            spec, fakes.means, fakes.continuous, fakes.information
+            spec, fakes.q, fakes.means, fakes.categorical, fakes.continuous, fakes.information
         ),
         "information_convention": dict(zip(spec.names, map(convention, spec.codes), strict=True)),
         "entropy": dict(zip(spec.names, spec.entropy(), strict=True)),
@@ -305,6 +305,7 @@ class _Generated(NamedTuple):
     images: Tensor
     categorical: NDArray[np.int64]  # [n, n_cat]
     continuous: NDArray[np.float64]  # [n, n_cont]
+    q: NDArray[np.float64]  # [n, q_dim]
     means: NDArray[np.float64]  # [n, n_cont], of Q; an angle's direction
     information: dict[str, float]
 
@@ -318,7 +319,7 @@ def _generate(
     seed: int,
 ) -> _Generated:
     device = next(generator.parameters()).device
-    images, categorical, continuous, means = [], [], [], []
+    images, categorical, continuous, outputs, means = [], [], [], [], []
     columns = _continuous(spec)
     nll = torch.zeros(len(spec.codes), dtype=torch.float64, device=device)
     for first in range(0, n, CHUNK):
@@ -330,12 +331,14 @@ def _generate(
         images.append(data.from_range(fakes, generator.image_range))
         categorical.append(batch.categorical)
         continuous.append(batch.continuous)
+        outputs.append(q)
         means.append(read_codes(q, spec)[:, columns])
     bound = information(nll / n, spec)
     return _Generated(
         torch.cat(images),
         torch.cat(categorical).cpu().numpy(),
         torch.cat(continuous).double().cpu().numpy(),
+        torch.cat(outputs).double().cpu().numpy(),
         torch.cat(means).double().cpu().numpy(),
         dict(zip(spec.names, bound.tolist(), strict=True)),
     )
@@ -453,13 +456,15 @@ def _information_line(result: dict[str, Any], free: Collection[str]) -> str:
     parts, conventions = [], {n: result["information_convention"][n] for n in bounds}
     for name, nats in bounds.items():
         # Of a continuous code H(c) is differential, no maximum: so it is left out there.
-        maximum = f" of {result['entropy'][name]:.2f}" if conventions[name] == "discrete" else ""
+        discrete = conventions[name] == TEMPERATURE
+        maximum = f" of {result['entropy'][name]:.2f}" if discrete else ""
         parts.append(f"{name} {nats:.2f}{maximum}")
     if not parts:
         return "information: no code has a weight"
-    used = ", ".join(sorted(set(conventions.values()) - {"discrete"}))
-    line = f"information: at least {', '.join(parts)} nats can be read off a generated image"
-    return f"{line} (continuous codes: {used})" if used else line
+    used = ", ".join(sorted(set(conventions.values())))
+    return (
+        f"information: at least {', '.join(parts)} nats can be read off a generated image ({used})"
+    )
 
 
 def _images_line(result: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from ..latents import Angle, Code, Continuous, LatentSpec
 from ..latents.codes import LOG_2PI, Real
 
 CONVENTION = "best fixed σ"  # the name in the output
+TEMPERATURE = "best temperature"  # of a discrete code's logits; evaluation alone fits it
 MIN_MSE = 1e-6  # fp32 sums of an NLL near 0.92 nats do not resolve less
 _MAX_KAPPA = 1e6
 _BISECTIONS = 80
@@ -30,11 +31,11 @@ def is_calibrated(code: Code) -> bool:
 
 
 def convention(code: Code) -> str:
-    """Return the name of the convention by which the calibrated bound of `code` is computed."""
+    """Return the name of the convention by which evaluation calibrates the bound of `code`."""
     letter = "κ" if isinstance(code, Angle) else "σ"
     if is_calibrated(code):
         return f"best fixed {letter}"
-    return f"learned {letter}" if isinstance(code, Continuous) else "discrete"
+    return f"learned {letter}" if isinstance(code, Continuous) else TEMPERATURE
 
 
 def calibrated_information(nll: Sequence[float], spec: LatentSpec) -> list[float]:

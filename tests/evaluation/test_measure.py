@@ -126,16 +126,16 @@ class TestEvaluate:
         assert best["c3_uniform"] == pytest.approx(
             log(2) - 0.5 * log(2 * np.pi * np.e / 3), abs=0.05
         )
-        assert best["c1_categorical"] == bound["c1_categorical"]
+        assert best["c1_categorical"] == pytest.approx(0, abs=1e-4)
         assert result["information_convention"] == {
-            "c1_categorical": "discrete",
-            "c2_categorical": "discrete",
+            "c1_categorical": "best temperature",
+            "c2_categorical": "best temperature",
             "c3_uniform": "best fixed σ",
         }
         line = summary(result, ["c1_categorical"])[1]
         assert ("c1_" in line, "c2_" in line, "c3_" in line) == (False, True, True)
         assert summary(result, list(bound))[1] == "information: no code has a weight"
-        assert "(continuous codes: best fixed σ)" in summary(result)[1]
+        assert "(best fixed σ, best temperature)" in summary(result)[1]
         assert "20.0%" in summary(result)[0]
         assert "2,000" in summary(result)[0]
 

@@ -49,7 +49,12 @@ def test_learned_sigmas_and_discrete_codes_keep_their_plain_bound():
     spec = LatentSpec(noise=0, codes=codes)
     plain = [h - 0.1 for h in spec.entropy()]
     assert bound(spec, *(0.1,) * 4) == pytest.approx(plain)
-    assert [convention(c) for c in codes] == ["discrete", "discrete", "learned σ", "learned κ"]
+    assert [convention(c) for c in codes] == [
+        "best temperature",
+        "best temperature",
+        "learned σ",
+        "learned κ",
+    ]
     assert [convention(c) for c in (Uniform(), Angle())] == ["best fixed σ", "best fixed κ"]
 
 
