@@ -87,7 +87,7 @@ def test_a_temperature_that_does_not_hold_on_the_other_half_costs_little_informa
     assert of_classes(q, classes) == pytest.approx(np.log(4), abs=0.01)
 
 
-def test_what_q_reads_backwards_bears_nothing():
+def test_a_code_that_q_reads_backwards_bears_nothing():
     q, classes = read(wrong=0.0)
     assert of_classes(-q, classes) == pytest.approx(0, abs=0.01)
 
