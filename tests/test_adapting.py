@@ -60,6 +60,11 @@ def test_a_preset_alone_is_not_changed(preset):
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
+        ("mnist --invariance.codes all --codes cat10,uniform,uniform,cat30*0", []),
+        (
+            "mnist --invariance.codes all",
+            ["without effect: --invariance.codes (there is one categorical code)"],
+        ),
         ("mnist-paper --vat.start 50", ["without effect: --vat.start (--vat.weight is 0)"]),
         (
             "mnist-paper --photo.tint 0.5 --warp rotate=20 --contrastive-start 9",

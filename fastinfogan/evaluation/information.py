@@ -76,7 +76,7 @@ def _tempered_nll(logits: NDArray[np.float64], classes: NDArray[np.int64], half:
         return float((logsumexp(scaled, axis=1) - right).mean())
 
     fitted = minimize_scalar(
-        lambda log_scale: nll(np.exp(log_scale), slice(half)) + np.exp(log_scale) / max(half, 1),
+        lambda log_scale: nll(np.exp(log_scale), slice(half)) + np.exp(log_scale) / half,
         bounds=(-_MAX_LOG_SCALE, _MAX_LOG_SCALE),
         method="bounded",
     )

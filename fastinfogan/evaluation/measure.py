@@ -461,10 +461,11 @@ def _information_line(result: dict[str, Any], free: Collection[str]) -> str:
         parts.append(f"{name} {nats:.2f}{maximum}")
     if not parts:
         return "information: no code has a weight"
-    used = ", ".join(sorted(set(conventions.values())))
-    return (
-        f"information: at least {', '.join(parts)} nats can be read off a generated image ({used})"
-    )
+    of_continuous = ", ".join(sorted(set(conventions.values()) - {TEMPERATURE}))
+    notes = [f"discrete codes: {TEMPERATURE}"] * (TEMPERATURE in conventions.values())
+    notes += [f"continuous codes: {of_continuous}"] * bool(of_continuous)
+    line = f"information: at least {', '.join(parts)} nats can be read off a generated image"
+    return f"{line} ({'; '.join(notes)})"
 
 
 def _images_line(result: dict[str, Any]) -> str:

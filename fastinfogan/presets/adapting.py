@@ -18,6 +18,7 @@ from ..latents import Categorical
 from ..networks import TABLES, check_image_size
 from ..terms.follow import FollowOptions
 from ..terms.instances import InstancesOptions, embedding
+from ..terms.invariance import categorical_columns
 from ..terms.warp import Warp, parse_changes
 
 # Networks for a side that the preset's do not take, in order of choice.
@@ -56,7 +57,7 @@ def _idle_options(config: TrainConfig, given: frozenset[str]) -> list[str]:
 
 
 def _idle_reason(config: TrainConfig, name: str) -> str | None:
-    """Return which weight of 0 takes an option's effect away, if one does."""
+    """Return what takes an option's effect away, mostly a weight of 0, if anything does."""
     part = next((part for part in config.groups if name.startswith(f"{part.prefix}.")), None)
     if part is None or name.endswith(".weight"):
         return None
@@ -64,6 +65,9 @@ def _idle_reason(config: TrainConfig, name: str) -> str | None:
         return _all_off(config.invariance, config.follow, config.instances, config.pseudo_labels)
     if name == "invariance.logits":
         return _all_off(config.invariance, config.pseudo_labels)
+    compared = config.invariance.weight and len(categorical_columns(config.spec()))
+    if name == "invariance.codes" and compared == 1:
+        return "there is one categorical code"
     return f"--{part.prefix}.weight is 0" if getattr(part, "weight", None) == 0 else None
 
 

@@ -135,7 +135,9 @@ class TestEvaluate:
         line = summary(result, ["c1_categorical"])[1]
         assert ("c1_" in line, "c2_" in line, "c3_" in line) == (False, True, True)
         assert summary(result, list(bound))[1] == "information: no code has a weight"
-        assert "(best fixed σ, best temperature)" in summary(result)[1]
+        notes = "(discrete codes: best temperature; continuous codes: best fixed σ)"
+        assert summary(result)[1].endswith(notes)
+        assert summary(result, ["c3_uniform"])[1].endswith("(discrete codes: best temperature)")
         assert "20.0%" in summary(result)[0]
         assert "2,000" in summary(result)[0]
 
