@@ -74,6 +74,5 @@ print([name for name in LAZY if name in sys.modules])
 """
 
 
-@pytest.mark.slow
 def test_packages_that_only_some_sets_or_the_evaluation_need_are_imported_on_first_use():
     assert run(f"LAZY = {LAZY}{TRAIN}") == "[]\n"

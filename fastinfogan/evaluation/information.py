@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
 
 from ..latents import Angle, Bernoulli, Categorical, LatentSpec
 from ..training.calibration import concentration, gaussian_nll, is_calibrated, von_mises_nll
@@ -66,6 +64,9 @@ def _tempered_nll(logits: NDArray[np.float64], classes: NDArray[np.int64], half:
     The fit has one more row, wrong by the logits' deviation: without it a half that Q reads without
     an error would have the temperature 0, at which one error in the other half costs all.
     """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import logsumexp
+
     logits = logits - logits.max(1, keepdims=True)
     deviation = float(logits.std()) or 1.0
     logits = logits / deviation
