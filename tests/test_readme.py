@@ -16,6 +16,7 @@ from PIL import Image
 
 from fastinfogan.__main__ import main
 from fastinfogan.config import to_yaml
+from fastinfogan.evaluation import measure
 from fastinfogan.presets import PRESETS
 from fastinfogan.runs import checkpoint
 from fastinfogan.runs.folder import RunDir
@@ -119,7 +120,9 @@ def test_the_readme_shows_how_to_train_evaluate_draw_and_explore() -> None:
 def test_the_commands_of_the_readme_run_one_after_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Training takes two updates, and the folder `pictures` holds noise."""
+    """Training takes two updates, an evaluation 2,000 images, and `pictures` holds noise."""
+    monkeypatch.setattr(measure, "GENERATED", 2000)
+    monkeypatch.setattr(measure, "MAX_REAL", 2000)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pictures").mkdir()
     for i, image in enumerate(np.random.default_rng(0).integers(0, 256, (64, 40, 48, 3))):
