@@ -199,7 +199,8 @@ def test_the_console_script_has_the_three_commands(data: Path, tmp_path: Path) -
 def test_400_updates_on_mnist_give_codes_and_pictures(tmp_path: Path) -> None:
     # λ starts at update 200: before that G knows nothing of the code.
     # One thread, as another test may run next to this one.
-    process = launch(*TRAIN, "--steps", "400", "--threads", "1", "--out", str(tmp_path))
+    few = ("--steps", "400", "--batch-size", "64", "--threads", "1")
+    process = launch(*TRAIN, *few, "--out", str(tmp_path))
     output, errors = process.communicate(timeout=1200)
     assert process.returncode == 0, errors
     result = json.loads((tmp_path / "eval.json").read_text())

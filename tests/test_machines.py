@@ -135,7 +135,7 @@ def test_two_machines_train_and_resume_to_the_same_weights(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("gone", "launcher"), enumerate(LAUNCHERS))
+@pytest.mark.parametrize(("gone", "launcher"), list(enumerate(LAUNCHERS)))
 def test_the_run_goes_on_after_a_machine_disappears_and_the_other_ends(
     data: Path, tmp_path: Path, launcher: str, gone: int
 ) -> None:

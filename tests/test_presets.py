@@ -315,9 +315,7 @@ def batch(config: TrainConfig, generator, n: int, rows: int = 4) -> Tensor:
 
 
 QUICK = ["fashion-mnist", "svhn-paper", "celeba", "faces", "dsprites-paper"]
-LONG = [
-    pytest.param(name, marks=pytest.mark.slow) for name in ("chairs-paper", "chairs-width-paper")
-]
+LONG = [pytest.param("chairs-paper", marks=pytest.mark.slow)]
 
 
 def small(name: str, mode: StepMode = "alternating") -> TrainConfig:
