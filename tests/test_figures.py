@@ -456,6 +456,14 @@ def test_the_table_of_chairs_is_that_of_the_record() -> None:
         f"Real against real the Fréchet distance is {result['frechet_floor']:.1f}, recall "
         f"{bare(result['recall_floor'], 2)}. Width is not found: {each(widths)} by the best code",
     )
+    fixed = runs("chairs, Q's trunk fixed")
+    assert [run["seed"] for run in fixed] == [0, 1, 2]
+    assert {bare(run["result"]["recall"], 2) for run in fixed} == {".00"}
+    assert_says(
+        "results.md",
+        f"R is {each([bare(run['result']['rotation_fit']) for run in fixed])} on seeds 0, 1 and 2",
+        f"The Fréchet distance is {each([f'{frechet(run):.1f}' for run in fixed])}, recall .00",
+    )
 
 
 def test_the_table_of_faces_is_that_of_the_record() -> None:

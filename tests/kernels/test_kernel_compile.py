@@ -103,7 +103,7 @@ def test_another_number_in_the_readme_is_noticed(compiled: Compiled, tmp_path: P
     assert f"expected: {row}" in done.stderr.splitlines()
 
 
-@pytest.mark.chaos  # nine minutes of a core; the rows above are of every kernel
+@pytest.mark.chaos  # nine minutes of a core; the eleven rows above are of every kernel
 def test_the_whole_table_is_what_the_readme_says(tmp_path: Path) -> None:
     done = run_resources(tmp_path, "--check")
     assert done.returncode == 0, done.stderr
