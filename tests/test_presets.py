@@ -315,7 +315,15 @@ def batch(config: TrainConfig, generator, n: int, rows: int = 4) -> Tensor:
 
 
 QUICK = ["fashion-mnist", "svhn-paper", "celeba", "faces", "dsprites-paper"]
-LONG = [pytest.param("chairs-paper", marks=pytest.mark.slow)]
+# Each preset in both precisions and both modes, each pair of these with half of the presets.
+EVERY_WEIGHT = [
+    (name, precision, mode if i % 2 else other)
+    for i, name in enumerate([*QUICK, "chairs-paper"])
+    for precision, mode, other in (
+        ("no", "shared", "alternating"),
+        ("bf16", "alternating", "shared"),
+    )
+]
 
 
 def small(name: str, mode: StepMode = "alternating") -> TrainConfig:
@@ -326,9 +334,7 @@ def small(name: str, mode: StepMode = "alternating") -> TrainConfig:
 
 class TestTraining:
     @pytest.mark.quick_cases(2)
-    @pytest.mark.parametrize("mode", ["alternating", "shared"])
-    @pytest.mark.parametrize("precision", ["no", "bf16"])
-    @pytest.mark.parametrize("name", [*QUICK, *LONG])
+    @pytest.mark.parametrize(("name", "precision", "mode"), EVERY_WEIGHT)
     def test_every_weight_gets_a_finite_gradient_and_moves(self, cpu_ranks, name, precision, mode):
         config = small(name, mode)
         s = Step(config, config.spec(), cpu_ranks(precision))
