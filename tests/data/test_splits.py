@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers.sets import assert_names, labels_of, load, noise, own_folders, pixels, refused
 from helpers.strategies import modest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import savemat
@@ -191,7 +191,7 @@ def test_a_mat_file_that_is_not_svhns_is_refused_by_name(
 
 
 @given(cut=st.integers(0, 2000), flip=st.integers(0, 255))
-@modest
+@settings(modest, max_examples=10)  # each is two processes that import scipy
 def test_a_damaged_mat_file_is_refused_by_name_or_read(
     tmp_path_factory: pytest.TempPathFactory, cut: int, flip: int
 ) -> None:
