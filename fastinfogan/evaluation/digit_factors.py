@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..latents import Continuous, LatentSpec
+from .bound import bound_codes
 
 Images = NDArray[np.integer[Any]] | NDArray[np.floating[Any]]
 MIN_ROWS = 30  # of a category: below it a rank correlation's standard error passes 0.18
@@ -107,15 +108,16 @@ def factor_correlations(
     """Return the correlations of continuous codes [N, n_cont] with factors of digits [N, H, W].
 
     {"slant": {"code", "correlation", "codes"}, "stroke_width": …}: the code dim of the largest |ρ|
-    within categories, that |ρ|, and for every dim {"within": ρ, "pooled": ρ}: see `correlate`;
-    null where there is no ρ. An angle is taken in radians.
+    within categories, one of `bound_codes`; that |ρ|; and for every dim {"within": ρ, "pooled": ρ}:
+    see `correlate`; null where there is no ρ. An angle is taken in radians.
     """
-    dims = [
-        name + (f"[{i}]" if code.dim > 1 else "")
-        for name, code in zip(spec.names, spec.codes, strict=True)
+    bound = bound_codes(spec)
+    dims = {  # each dim's name, and whether it can be the best
+        name + (f"[{i}]" if code.dim > 1 else ""): k in bound
+        for k, (name, code) in enumerate(zip(spec.names, spec.codes, strict=True))
         if isinstance(code, Continuous)
         for i in range(code.dim)
-    ]
+    }
     out = {}
     for name, measure in (("slant", slant), ("stroke_width", stroke_width)):
         correlation = correlate(continuous, measure(images), categories)
@@ -123,7 +125,11 @@ def factor_correlations(
             dim: {"within": _or_none(within), "pooled": _or_none(pooled)}
             for dim, within, pooled in zip(dims, *correlation, strict=True)
         }
-        sizes = {dim: abs(rho) for dim, c in codes.items() if (rho := c["within"]) is not None}
+        sizes = {
+            dim: abs(rho)
+            for dim, c in codes.items()
+            if dims[dim] and (rho := c["within"]) is not None
+        }
         best = max(sizes, key=lambda dim: sizes[dim]) if sizes else None
         out[name] = {
             "code": best,

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..latents import Angle, Categorical, Code, LatentSpec
+from .bound import bound_codes
 from .digit_factors import spearman
 from .disentanglement import all_scores
 
@@ -67,14 +68,21 @@ def parse_factors(
 
 
 def code_dims(spec: LatentSpec, codes: NDArray[np.floating[Any]]) -> list[Dim]:
-    """Return the dims of codes [N, D], the columns that `measure.read_codes` gives."""
+    """Return the dims of `bound_codes` in codes [N, D], the columns that `read_codes` gives."""
+    bound = bound_codes(spec)
     dims, column = [], 0
-    for name, code in zip(spec.names, spec.codes, strict=True):
+    for k, (name, code) in enumerate(zip(spec.names, spec.codes, strict=True)):
         for i in range(code.dim):
             label = f"{name}[{i}]" if code.dim > 1 else name
-            dims.append(Dim(label, code, np.asarray(codes[:, column], np.float64)))
+            if k in bound:
+                dims.append(Dim(label, code, np.asarray(codes[:, column], np.float64)))
             column += 1
     return dims
+
+
+def classes(dims: Sequence[Dim]) -> list[int]:
+    """Return the places of the dims that are a category's number."""
+    return [i for i, dim in enumerate(dims) if isinstance(dim.code, Categorical)]
 
 
 def compare(dims: Sequence[Dim], factors: Sequence[Factor]) -> dict[str, dict[str, Any]]:
@@ -137,7 +145,7 @@ def scores(
         np.stack([dim.values[known] for dim in dims], 1),
         np.stack([discretise(factor.values[known]) for factor in varied], 1),
         nominal=[k for k, factor in enumerate(varied) if factor.nominal or factor.period],
-        classes=[i for i, dim in enumerate(dims) if isinstance(dim.code, Categorical)],
+        classes=classes(dims),
         seed=seed,
     )
     return {**scores, "images": int(known.sum())}

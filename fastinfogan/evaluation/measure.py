@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import data, philox
 from ..data import streaming
 from ..errors import UserError
-from ..latents import Angle, Bernoulli, Categorical, Code, Continuous, LatentSpec
+from ..latents import Angle, Bernoulli, Categorical, Continuous, LatentSpec
 from ..losses import info_loss, information
 from ..networks import Discriminator, Generator
 from ..runs.folder import Loaded, RunDir, write_json
@@ -28,6 +28,7 @@ from . import (
     known_factors,
     pictures,
 )
+from .bound import bound_codes
 from .disentanglement import FactorGrid
 from .features import Extractor, random_features
 from .information import held_out_information
@@ -95,6 +96,7 @@ def evaluate(
             images `known_factors.compare`, and of generated digits, whose slant and stroke width
             can be measured, `digit_factors.factor_correlations`. rotation_fit: R of the
             least-squares fit of a circular factor's (cos, sin) by all codes, on held-out images.
+            Of codes, here and for disentanglement, those of weight 0 do not count: `bound_codes`.
         information: lower bound H(c) − NLL of each code on generated images, in nats, H(c) exact:
             the prior's own; entropy, the H(c) of each. information_calibrated: the same at the
             best fixed σ per dim (an angle: κ; a discrete code: temperature of Q's logits), fitted
@@ -248,8 +250,12 @@ def _by_factors(
 
 
 def scored_code(spec: LatentSpec, classes: int) -> int | None:
-    """Return the categorical code to score: the first of those nearest in size to the labels."""
+    """Return the categorical code to score: the first of those nearest in size to the labels.
+
+    It is one of `bound_codes`, if any of these is categorical.
+    """
     sizes = [(i, code.n) for i, code in enumerate(spec.codes) if isinstance(code, Categorical)]
+    sizes = [size for size in sizes if size[0] in bound_codes(spec)] or sizes
     return min(sizes, key=lambda size: (abs(size[1] - classes), size[0]))[0] if sizes else None
 
 
@@ -369,28 +375,24 @@ def _by_grid(
     for first in range(0, RENDERED, CHUNK):
         images = torch.from_numpy(grid.images(rows[first : first + CHUNK])).to(device)
         codes.append(read_codes(read_q(discriminator, images, image_range), spec))
-    read = torch.cat(codes).double().cpu().numpy()
+    dims = known_factors.code_dims(spec, torch.cat(codes).double().cpu().numpy())
     scores = disentanglement.all_scores(
-        read, rows, nominal=NOMINAL, classes=_classes(spec), seed=seed
+        np.stack([dim.values for dim in dims], 1),
+        rows,
+        nominal=NOMINAL,
+        classes=known_factors.classes(dims),
+        seed=seed,
     )
     names = getattr(grid, "names", [f"factor_{k}" for k in range(len(grid.sizes))])
     factors = known_factors.parse_factors(rows, names, nominal=NOMINAL)
-    compared = known_factors.compare(known_factors.code_dims(spec, read), factors)
+    compared = known_factors.compare(dims, factors)
     return _Known(compared, {**scores, "images": RENDERED}, RENDERED)
-
-
-def _classes(spec: LatentSpec) -> list[int]:
-    """Return the columns of `read_codes` that are a category's number."""
-    return [i for i, code in enumerate(_codes_of_columns(spec)) if isinstance(code, Categorical)]
 
 
 def _continuous(spec: LatentSpec) -> list[int]:
     """Return the columns of `read_codes` that are a dim of a continuous code."""
-    return [i for i, code in enumerate(_codes_of_columns(spec)) if isinstance(code, Continuous)]
-
-
-def _codes_of_columns(spec: LatentSpec) -> list[Code]:
-    return [code for code in spec.codes for _ in range(code.dim)]
+    of_columns = [code for code in spec.codes for _ in range(code.dim)]
+    return [i for i, code in enumerate(of_columns) if isinstance(code, Continuous)]
 
 
 def read_codes(q: Tensor, spec: LatentSpec) -> Tensor:

@@ -195,6 +195,17 @@ def test_every_dim_of_every_continuous_code_is_named():
     assert result["slant"]["correlation"] == pytest.approx(1.0)
 
 
+def test_a_code_of_weight_0_is_not_the_best_of_any_factor():
+    spec = LatentSpec(noise=1, codes=(Uniform(), Gaussian(dim=2, weight=0)))
+    lean = np.linspace(-1, 1, 30)
+    images = np.concatenate([leaning(s) for s in lean])
+    codes = np.stack((np.sin(9 * lean), lean, -lean), axis=1)
+    slants = factor_correlations(spec, images, codes, np.zeros(30, np.int64))["slant"]
+    assert slants["code"] == "c1_uniform"
+    assert slants["correlation"] < 0.9
+    assert slants["codes"]["c2_gaussian[0]"]["within"] == pytest.approx(1.0)
+
+
 def test_without_a_continuous_code_no_factor_has_one():
     spec = LatentSpec(noise=1, codes=(Categorical(2),))
     images = np.concatenate([leaning(s) for s in np.linspace(-1, 1, 30)])

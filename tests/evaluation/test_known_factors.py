@@ -7,7 +7,7 @@ import pytest
 
 from fastinfogan.evaluation import known_factors
 from fastinfogan.evaluation.known_factors import Dim, Factor, code_dims, compare, parse_factors
-from fastinfogan.latents import Angle, Bernoulli, Categorical, LatentSpec, Uniform
+from fastinfogan.latents import Angle, Bernoulli, Categorical, Gaussian, LatentSpec, Uniform
 
 N = 1000
 
@@ -36,6 +36,23 @@ class TestParsing:
             *("c1_categorical", "c2_uniform[0]", "c2_uniform[1]", "c3_angle", "c4_bernoulli")
         ]
         assert dims[2].values.tolist() == [2, 7]
+
+    def test_a_code_of_weight_0_counts_only_where_no_other_does(self):
+        """Dims that tell images apart know any factor; G's images need not have it."""
+        free = Gaussian(dim=64, weight=0, name="embedding")
+        turn = np.linspace(0, 2 * np.pi, 400, endpoint=False)
+        categories = np.floor(turn / np.pi)
+        embedding = np.stack([f(k * turn) for k in range(1, 33) for f in (np.cos, np.sin)], 1)
+        read = np.column_stack([categories, embedding])
+        azimuth = Factor("azimuth", np.rad2deg(turn), period=360.0)
+        spec = LatentSpec(noise=0, codes=(Categorical(2), free))
+        dims = code_dims(spec, read)
+        assert [d.name for d in dims] == ["c1_categorical"]
+        # of half a turn each: the mean of a half-circle's directions is 2/π long
+        assert compare(dims, [azimuth])["azimuth"]["fit"] == pytest.approx(2 / np.pi, abs=0.05)
+        spec = LatentSpec(noise=0, codes=(Categorical(2, weight=0), free))
+        assert len(code_dims(spec, read)) == 65
+        assert compare(code_dims(spec, read), [azimuth])["azimuth"]["fit"] > 0.99
 
 
 class TestCompare:

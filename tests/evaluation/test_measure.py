@@ -32,6 +32,8 @@ class TestScoredCode:
             ((Categorical(10), Categorical(10)), 10, 0),
             ((Categorical(3), Categorical(20), Categorical(9)), 10, 2),
             ((Uniform(), Bernoulli()), 2, None),
+            ((Categorical(10, weight=0), Categorical(4)), 10, 1),  # G is bound to no other
+            ((Categorical(10, weight=0), Uniform()), 10, 0),
         ],
     )
     def test_it_is_the_first_of_those_nearest_in_size(self, codes, classes, scored):
