@@ -1,4 +1,4 @@
-"""Which codes are evaluated as codes."""
+"""The codes that count in the evaluation."""
 
 from __future__ import annotations
 
