@@ -32,7 +32,7 @@ class TestScoredCode:
             ((Categorical(10), Categorical(10)), 10, 0),
             ((Categorical(3), Categorical(20), Categorical(9)), 10, 2),
             ((Uniform(), Bernoulli()), 2, None),
-            ((Categorical(10, weight=0), Categorical(4)), 10, 1),  # G is bound to no other
+            ((Categorical(10, weight=0), Categorical(4)), 10, 1),  # the only one that binds G
             ((Categorical(10, weight=0), Uniform()), 10, 0),
         ],
     )
