@@ -293,8 +293,10 @@ def _only(pattern: str, text: str) -> str:
     return matches[0]
 
 
-def measure_all(cases: Iterable[tuple[str, str]], asm: Path | None = None) -> list[Usage]:
-    """Return the usage of all cases on all targets, in order, compiled anew.
+def measure_all(
+    cases: Iterable[tuple[str, str]], asm: Path | None = None, targets: Iterable[str] = TARGETS
+) -> list[Usage]:
+    """Return the usage of all cases on the targets, in order, compiled anew.
 
     TRITON_CACHE_DIR, where set, names a cache that is used instead.
     """
@@ -304,7 +306,7 @@ def measure_all(cases: Iterable[tuple[str, str]], asm: Path | None = None) -> li
             stack.enter_context(mock.patch.dict(os.environ, TRITON_CACHE_DIR=cache))
         pool = stack.enter_context(ProcessPoolExecutor(mp_context=get_context("spawn")))
         tasks = [
-            pool.submit(measure, *case, target, asm=asm) for case in cases for target in TARGETS
+            pool.submit(measure, *case, target, asm=asm) for case in cases for target in targets
         ]
         return [task.result() for task in tasks]
 
@@ -384,13 +386,18 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="replace the README's table")
     parser.add_argument("--check", action="store_true", help="compare with the README's table")
     parser.add_argument("--quick", action="store_true", help="compile the rows of the tests alone")
+    parser.add_argument(
+        "--targets", nargs="+", choices=TARGETS, default=[*TARGETS], help="compile for these alone"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
     parser.add_argument("--asm", type=Path, metavar="DIR", help="write the kernels' texts there")
     parser.add_argument("--readme", type=Path, default=README, help="another README")
     options = parser.parse_args()
     if options.write and options.quick:
         parser.error("--write takes all rows")
-    usages = measure_all(QUICK if options.quick else CASES, options.asm)
+    if (options.write or options.check) and set(options.targets) != set(TARGETS):
+        parser.error("a row of the table is of all targets: --write and --check take them all")
+    usages = measure_all(QUICK if options.quick else CASES, options.asm, options.targets)
     if options.json:
         options.json.write_text(json.dumps([usage._asdict() for usage in usages], indent=1))
     errors = violations(usages)

@@ -24,7 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 512  # numbers per program: four per thread, 16 bytes of fp32
-OPTIONS: dict[str, Any] = {"num_warps": 4}
+OPTIONS: dict[str, Any] = {"num_warps": 4, "enable_fp_fusion": True}
 
 
 @triton.jit

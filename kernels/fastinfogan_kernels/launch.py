@@ -115,7 +115,8 @@ def constants(
 @lru_cache(maxsize=256)
 def _options(hip: bool, *args: Any) -> dict[str, object]:
     """Return `constants` of the same arguments, and the compiler's own options."""
-    options = {**constants(*args), "num_warps": WARPS}
+    # fused products are nearer the truth; said here, as Triton's default becomes False with 3.10
+    options = {**constants(*args), "num_warps": WARPS, "enable_fp_fusion": True}
     if not hip:  # without a limit ptxas spills some bytes to fit one more program into an SM
         options["maxnreg"] = MAX_REGISTERS
     return options
