@@ -151,10 +151,17 @@ def batch(n: int) -> Tensor:
     return torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(n))
 
 
-@pytest.mark.quick_cases(1)
+@pytest.fixture
+def few_programs(monkeypatch):
+    """Let a program move more numbers: interpreted, each takes milliseconds."""
+    monkeypatch.setattr(adam, "BLOCK", 2**17)
+
+
 @pytest.mark.parametrize("mode", ["alternating", "reused", "shared"])
 @pytest.mark.parametrize("start", [0, 1])
-def test_an_update_differs_from_the_default_s_by_rounding_alone(cpu_ranks, mode, start):
+def test_an_update_differs_from_the_default_s_by_rounding_alone(
+    cpu_ranks, few_programs, mode, start
+):
     """Each update from the same state: over many, the game multiplies a last bit."""
     config = TINY.with_options(step=mode, gan_start=start, real_info=1.0, decay_steps=9)
     ranks = cpu_ranks()
@@ -172,7 +179,9 @@ def test_an_update_differs_from_the_default_s_by_rounding_alone(cpu_ranks, mode,
 
 
 @pytest.mark.slow
-def test_a_run_is_resumed_with_and_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_is_resumed_with_and_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few_programs: None
+):
     images = runs.write_images(tmp_path / "images.npz")
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
 
