@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
+from fastinfogan_kernels import launch
 from torch import Tensor
 
 from fastinfogan.latents import Angle, Bernoulli, Categorical, Gaussian, LatentSpec, Uniform
@@ -121,12 +123,19 @@ def _backend(name: str) -> Way:
     return loss
 
 
+def _many_rows(q: Tensor, spec: LatentSpec, targets: Targets, weights: Tensor) -> Tensor:
+    """Compute by the kernel of many rows, which is off by default."""
+    with mock.patch.object(launch, "MANY_ROWS", 0):
+        return _backend("triton")(q, spec, targets, weights)
+
+
 WAYS: dict[str, Way] = {
     "eager loop": _loop(sync=True),  # F.cross_entropy and F.gaussian_nll_loss per head
     "eager, no sync": _loop(sync=False),
     "reference": _backend("reference"),
     "compiled": _backend("compiled"),
     "triton": _backend("triton"),
+    "many rows": _many_rows,
 }
 
 

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, Literal
+from unittest import mock
 
 import torch
+from fastinfogan_kernels import launch
 from gpu_cases import HARD, PAPER, PRIORS, Targets, draw, heads, own_weights
 from gpu_timing import Machine, capture, count_launches
 from torch import Tensor
@@ -448,6 +450,16 @@ def sampler_compiled(machine: Machine) -> str:
     return f"{compiler}: {', '.join(str(device) for device in devices)}"
 
 
+def by_many_rows(check: Check) -> Check:
+    """Return the check with the kernel of many rows, of however few."""
+
+    def changed(machine: Machine) -> str:
+        with mock.patch.object(launch, "MANY_ROWS", 0):
+            return check(machine)
+
+    return changed
+
+
 def kernel_checks(dry: bool) -> dict[str, Check]:
     """Return all checks of the loss."""
     specs = {"mnist": PAPER["mnist"], **HARD} if dry else PAPER | HARD
@@ -458,6 +470,19 @@ def kernel_checks(dry: bool) -> dict[str, Check]:
         for name, spec in specs.items()
         for dtype in (DTYPES[:1] if dry and "table" in name else DTYPES)
     }
+    for name, spec in PAPER.items():
+        if not dry or name == "mnist":
+            checks[f"loss, {name}, many rows"] = by_many_rows(values(spec, DTYPES[0], dry))
+    for title, check in {
+        "loss, learned σ and Bernoulli": values(HARD["learned σ and Bernoulli"], DTYPES[1], dry),
+        "loss, determinism": deterministic,
+        "loss, concurrent streams": streams,
+        "loss, CUDA graph": graph_replay,
+        "loss, class out of range": stray_class,
+        "loss, more than 2³¹ elements": many_elements,
+        "loss under torch.compile": compiles,
+    }.items():
+        checks[f"{title}, many rows"] = by_many_rows(check)
     return checks | {
         "loss, B = 0": empty_batch,
         "loss, reductions": reductions,

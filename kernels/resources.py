@@ -31,7 +31,7 @@ os.environ["TRITON_INTERPRET"] = "0"  # must be set before a kernel is imported
 
 import torch
 import triton
-from fastinfogan_kernels import adam, launch, make_layout, sampling
+from fastinfogan_kernels import adam, launch, make_layout, many_rows, sampling
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import create_function_from_signature
@@ -76,6 +76,7 @@ class Loss(NamedTuple):
     grad: bool = True
     per_row: bool = False
     masked: bool = False
+    many: bool = False  # by many_rows.py
 
     def __call__(self, layout_name: str) -> None:
         layout = make_layout(LAYOUTS[layout_name])
@@ -100,7 +101,8 @@ class Loss(NamedTuple):
             logits = torch.empty(heads, dtype=self.dtype)
             real = torch.empty(rows, dtype=self.dtype) if self.player == "generator" else None
             call = call._replace(logits=logits, adversarial=self.adversarial, real=real)
-        launch.launch(call)
+        with mock.patch.object(launch, "MANY_ROWS", 1 if self.many else None):
+            launch.launch(call)
 
 
 class Sample(NamedTuple):
@@ -143,11 +145,13 @@ class Move(NamedTuple):
 
 PRIORS = "with priors or angles"
 Call: TypeAlias = Loss | Sample | Move
+MANY = Loss(many=True)
 SOFTPLUS = Loss(torch.bfloat16, adversarial="nonsaturating")
 HINGE = Loss(torch.bfloat16, adversarial="hinge")
 RELATIVE = HINGE._replace(adversarial="relativistic")
 ANGLES = ["2 angles, 1 learned", "angles in 20 runs"]
 SOME = ["MNIST: Cat10, 2 U", "every kind"]
+PAPERS = [*SOME[:1], "SVHN: 4 Cat10, 4 U", "CelebA: 10 Cat10", "faces: 5 U"]
 HARD = [*SOME, "every kind, 16 runs", "every kind, 20 runs"]
 GRID: list[tuple[str, Call, list[str]]] = [
     ("information, fp32", Loss(), list(LAYOUTS)),
@@ -158,6 +162,9 @@ GRID: list[tuple[str, Call, list[str]]] = [
     ("information, fp32, no gradient", Loss(grad=False), [*SOME, HARD[3]]),
     ("information, fp32, per row", Loss(per_row=True), [*HARD, "Cat65536"]),
     ("information, fp32, masked", Loss(masked=True), [*HARD, "Cat65536", *ANGLES]),
+    ("many rows, fp32", MANY, [*PAPERS, "every kind", "1,024 Cat10"]),
+    ("many rows, bf16", MANY._replace(dtype=torch.bfloat16), SOME),
+    ("many rows, fp32, no gradient", MANY._replace(grad=False), SOME),
     ("information and D's softplus, bf16", SOFTPLUS, list(LAYOUTS)),
     (
         "information and D's softplus, bf16, masked",
@@ -189,6 +196,8 @@ QUICK = [  # the cases that the tests compile each time
     ("information, fp32, masked", "angles in 20 runs"),
     ("information and D's relativistic, bf16", "MNIST: Cat10, 2 U"),
     ("information and D's hinge, bf16", "every kind, 20 runs"),
+    ("many rows, fp32", "CelebA: 10 Cat10"),
+    ("many rows, bf16", "every kind"),
     ("sampling, step a number", "any"),
     ("Adam, bf16 copy and average", "any"),
 ]
@@ -220,10 +229,16 @@ def record(call: Call, layout: str, hip: bool) -> tuple[Any, tuple[Any, ...], di
             return lambda *args, **kwargs: launches.append((self.kernel, args, kwargs))
 
     with ExitStack() as stack:
-        kernels = ((launch, "head_loss_kernel"), (sampling, "sample_kernel"), (adam, "adam_kernel"))
+        kernels = (
+            (launch, "head_loss_kernel"),
+            (many_rows, "many_rows_kernel"),
+            (sampling, "sample_kernel"),
+            (adam, "adam_kernel"),
+        )
         for module, name in kernels:
             recorder = Recorder(getattr(module, name))
             stack.enter_context(mock.patch.object(module, name, recorder))
+        for module in (launch, sampling, adam):
             stack.enter_context(mock.patch.object(module, "INTERPRETED", True))
         stack.enter_context(mock.patch.object(torch.version, "hip", "7.0" if hip else None))
         call(layout)

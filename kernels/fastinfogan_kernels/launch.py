@@ -10,6 +10,7 @@ import torch
 import triton
 from torch import Tensor
 
+from . import many_rows
 from .head_loss import head_loss_kernel
 from .layout import ANGLE, CATEGORICAL, LEARNED_ANGLE, Layout, columns
 from .memory import Workspaces, keep, keep_for_good
@@ -34,6 +35,9 @@ TILES: dict[tuple[bool, Extra], int] = {
 # the kernel's numbers for the losses of D's logits
 LOSSES = {"nonsaturating": 1, "hinge": 2, "wgan": 3, "lsgan": 4, "relativistic": 5}
 MAX_PROGRAMS = 1024
+# The rows from which on many_rows.py computes what it can. None: it never does; it has not run on
+# a GPU yet.
+MANY_ROWS: int | None = None
 MAX_ROWS = 2**30  # blocks of rows are counted in 32 bits
 WARPS = 4
 MAX_REGISTERS = 128  # per thread, on NVIDIA's GPUs
@@ -113,12 +117,13 @@ def constants(
 
 
 @lru_cache(maxsize=256)
-def _options(hip: bool, *args: Any) -> dict[str, object]:
+def _options(hip: bool, many: many_rows.Plan | None, *args: Any) -> dict[str, object]:
     """Return `constants` of the same arguments, and the compiler's own options."""
+    chosen = constants(*args) if many is None else many_rows.constants(many, *args)
     # fused products are nearer the truth; said here, as Triton's default becomes False with 3.10
-    options = {**constants(*args), "num_warps": WARPS, "enable_fp_fusion": True}
+    options = {**chosen, "num_warps": WARPS, "enable_fp_fusion": True}
     if not hip:  # without a limit ptxas spills some bytes to fit one more program into an SM
-        options["maxnreg"] = MAX_REGISTERS
+        options["maxnreg"] = MAX_REGISTERS if many is None else many_rows.MAX_REGISTERS
     return options
 
 
@@ -208,6 +213,26 @@ def launch(call: Call) -> Losses:
         n_labelled = call.labelled.sum(0).clamp_(min=1)
         if call.reduction == "mean":
             weights = weights / n_labelled
+    many = _plan_of_many(call)
+    if many is not None:
+        programs = min(-(-n_rows // many.rows), MAX_PROGRAMS)
+        many_rows.many_rows_kernel[(programs,)](
+            q,
+            categorical,
+            continuous,
+            weights,
+            q if dq is None else dq,
+            per_code,
+            total,
+            *_workspaces.get(device, programs * layout.n_codes),
+            n_rows,
+            HALF_LOG_2PI + math.log(call.sigma),
+            1.0 / call.sigma,
+            scale,
+            code_scale,
+            **_options(torch.version.hip is not None, many, layout, call.grad),
+        )
+        return Losses(total, per_code, dq, None, None)
     other = logits if call.player == "discriminator" else call.real
     if call.adversarial != "relativistic":
         other = None
@@ -249,6 +274,7 @@ def launch(call: Call) -> Losses:
     kind = None if logits is None else call.adversarial
     options = _options(
         torch.version.hip is not None,
+        None,
         layout,
         kind,
         call.player,
@@ -260,6 +286,21 @@ def launch(call: Call) -> Losses:
     if n_labelled is not None and not call.code_sums:
         per_code.div_(n_labelled)
     return Losses(total, per_code, dq, value, dlogits)
+
+
+def _plan_of_many(call: Call) -> many_rows.Plan | None:
+    """Return how many_rows.py computes the call; None where it does not."""
+    inputs = (call.q, call.categorical, call.continuous)
+    if (
+        MANY_ROWS is None
+        or call.q.shape[0] < MANY_ROWS
+        or call.logits is not None
+        or call.labelled is not None
+        or call.reduction == "none"
+        or not all(tensor.is_contiguous() for tensor in inputs)
+    ):
+        return None
+    return many_rows.make_plan(call.layout)
 
 
 def _check(call: Call, n_real: int) -> None:

@@ -75,7 +75,7 @@ def test_a_dry_run_walks_every_section_and_gives_no_number(tmp_path):
     for what in ("loss, mnist, bfloat16", "loss, CUDA graph", "loss, class out of range",
                  "loss, determinism", "sampler, mnist, triton", "sampler, CUDA graph"):  # fmt: skip
         assert what in passed
-    ways = ["eager loop", "eager, no sync", "reference", "compiled", "triton"]
+    ways = ["eager loop", "eager, no sync", "reference", "compiled", "triton", "many rows"]
     assert [row["way"] for row in result["kernels"]][:5] == ways
     assert {row["way"] for row in result["sampler"]} == {"reference", "triton"}
     assert {(row["mode"], row["way"]) for row in result["step"]} == {
