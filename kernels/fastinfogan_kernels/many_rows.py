@@ -1,11 +1,10 @@
 """The information loss of many rows in one launch: each run goes over all rows by itself.
 
 `head_loss.py` computes all runs of a block of rows before the next block, and every block ends in
-sums across threads. Of 65,536 rows of MNIST's codes an H200 moves the bytes so at 16 % of a
-copy's speed. Here a run has a tile of its own, with more
-rows, and adds up in registers; a program's sums cross threads once per run. Rows lie next to each
-other, which the compiler knows, so it reads two numbers at once. The last program adds up the
-others' sums, hundreds at a time.
+sums across threads. So an H200 moves the bytes of 65,536 rows of MNIST's codes at 16 % of a copy's
+speed. Here a run has a tile of its own, with more rows, and adds up in registers; a program's sums
+cross threads once per run. Rows lie next to each other, which the compiler knows, so it reads two
+numbers at once. The last program adds up the others' sums, hundreds at a time.
 
 It takes contiguous tensors of at most `MAX_RUNS` runs, none of them an angle or wider than a
 tile, with all labels, and gives no loss per row (`make_plan`). It has not run on a GPU, so nothing
