@@ -73,6 +73,7 @@ Preset = Literal[
     "mnist",
     "mnist-paper",
     "fashion-mnist",
+    "letters",
     "svhn",
     "svhn-paper",
     "celeba",

@@ -76,9 +76,12 @@ def read_embedded_mnist() -> dict[Split, Images]:
     return read_idx_folder(Path(__file__).parent.parent / "assets" / "mnist", Reading(28, 1))
 
 
-def read_idx_folder(folder: Path, reading: Reading) -> dict[Split, Images]:
-    """Read both splits from a folder with MNIST's file names or others' spellings of them."""
-    parts = next(filter(None, (_idx_files(folder / below) for below in _IDX_FOLDERS)), {})
+def read_idx_folder(folder: Path, reading: Reading, of: str = "") -> dict[Split, Images]:
+    """Read both splits from a folder with MNIST's file names or others' spellings of them.
+
+    of: what the names of the wanted set's files begin with, where others' may lie next to them.
+    """
+    parts = next(filter(None, (_idx_files(folder / below, of) for below in _IDX_FOLDERS)), {})
     if "train" not in parts:
         raise UserError(
             f"--data idx:{folder}: no train-images-idx3-ubyte, .idx3-ubyte or .gz in that folder; "
@@ -91,7 +94,7 @@ def read_idx_folder(folder: Path, reading: Reading) -> dict[Split, Images]:
     return {"train": train, "test": test.with_facts(train.notes)}
 
 
-def _idx_files(folder: Path) -> dict[Split, Path]:
+def _idx_files(folder: Path, of: str) -> dict[Split, Path]:
     """Return the files of training and of test images. Raises UserError for several sets."""
     if not folder.is_dir():
         return {}
@@ -101,7 +104,7 @@ def _idx_files(folder: Path) -> dict[Split, Path]:
         if match is not None and file.is_file():
             part: Split = "train" if match["part"].lower() == "train" else "test"
             places[part][match["set"]] = file
-    sets = set(places["train"])
+    sets = {of} if of else set(places["train"])
     if len(sets) > 1 and "" not in sets:
         names = ", ".join(sorted(file.name for file in places["train"].values()))
         raise UserError(f"--data idx:{folder}: several sets, {names}; name the file of one")
@@ -358,7 +361,7 @@ def array_size(kind: str, path: Path) -> tuple[int, int, int] | None:
 def _idx_shape(path: Path) -> tuple[int, ...]:
     """Return the sizes that the header of an idx file, or of a folder's training images, says."""
     if path.is_dir():
-        parts = (_idx_files(path / below) for below in _IDX_FOLDERS)
+        parts = (_idx_files(path / below, "") for below in _IDX_FOLDERS)
         path = next(part["train"] for part in parts if "train" in part)
     with _open_idx(path) as (file, _):
         header = file.read(4 + 4 * MAX_RANK)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import string
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from .reading import Reading
 from .splits import Images, Split, cache, halves, missing, open_both, places
 from .streaming import Streamed
 
+_LETTERS = "emnist-letters-"  # begins the names of its files
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 _PARTITIONS = ("list_eval_partition.txt", "list_eval_partition.csv")  # CelebA's own, and Kaggle's
 
@@ -35,6 +38,41 @@ def fashion_mnist(reading: Reading) -> dict[Split, Images]:
         tried,
         "install Debian's dataset-fashion-mnist, or put the four idx files of "
         f"https://github.com/zalandoresearch/fashion-mnist into {cache() / 'fashion-mnist'}",
+    )
+
+
+def emnist_letters(reading: Reading) -> dict[Split, Images]:
+    """Read EMNIST's letters (Cohen et al. 2017): its idx files, as published or torchvision's.
+
+    Their images lie on their side, and their labels begin at 1.
+    """
+    tried = places("emnist-letters", "EMNIST/raw", "emnist", "EMNIST")
+    for place in tried:
+        if find_idx(place, f"{_LETTERS}train-images-idx3-ubyte") is not None:
+            parts = read_idx_folder(place, reading, _LETTERS)
+            return {split: _upright(part, place) for split, part in parts.items()}
+    raise missing(
+        "emnist-letters",
+        f"{_LETTERS}train-images-idx3-ubyte[.gz]",
+        tried,
+        "get gzip.zip from https://www.nist.gov/itl/products-and-services/emnist-dataset and put "
+        f"its four files {_LETTERS}* into {cache() / 'emnist-letters'}",
+    )
+
+
+def _upright(letters: Images, place: Path) -> Images:
+    """Return EMNIST's letters as they are read, a as label 0."""
+    assert isinstance(letters.images, np.ndarray)
+    labels = letters.labels
+    if labels is not None and not np.isin(labels, np.arange(1, 27)).all():
+        raise UserError(
+            f"{place}: labels of {_LETTERS}* must be 1 … 26, got {labels.min()} … {labels.max()}"
+        )
+    return replace(
+        letters,
+        images=np.ascontiguousarray(letters.images.swapaxes(1, 2)),
+        labels=None if labels is None else labels - 1,
+        label_names=() if labels is None else tuple(string.ascii_lowercase),
     )
 
 

@@ -19,9 +19,10 @@ class DataOptions(Group):
     data: str = option(
         "mnist",
         "mnist or faces-3d (embedded); chairs-like, dsprites-like or street-digits-like (drawn); "
-        "fashion-mnist, svhn, celeba or dsprites; svhn|street-digits-like (the second where the "
-        "first is missing); hf:ID[:CONFIG], idx:PATH, npz:PATH, npy:PATH, tar:PATH (shards), "
-        "parquet:PATH or folder:PATH (its sub-folders are labels, for evaluation alone). "
+        "fashion-mnist, emnist-letters, svhn, celeba or dsprites; svhn|street-digits-like (the "
+        "second where the first is missing); hf:ID[:CONFIG], idx:PATH, npz:PATH, npy:PATH, "
+        "tar:PATH (shards), parquet:PATH or folder:PATH (its sub-folders are labels, for "
+        "evaluation alone). "
         "`fastinfogan data check` looks at a set first.",
         may_change=True,  # the images' checksum is compared with the checkpoint's
         of_each_rank=True,

@@ -23,9 +23,9 @@ from .streaming import HELD_OUT_EVERY, Mode, Streamed
 from .street import street_digits_like
 
 SPECS = (
-    "mnist, faces-3d, chairs-like, dsprites-like, street-digits-like, fashion-mnist, svhn, "
-    "celeba, dsprites, hf:ID[:CONFIG], idx:PATH, npz:PATH, npy:PATH, folder:PATH, tar:PATH or "
-    "parquet:PATH"
+    "mnist, faces-3d, chairs-like, dsprites-like, street-digits-like, fashion-mnist, "
+    "emnist-letters, svhn, celeba, dsprites, hf:ID[:CONFIG], idx:PATH, npz:PATH, npy:PATH, "
+    "folder:PATH, tar:PATH or parquet:PATH"
 )
 _STREAMED = frozenset({"celeba", "dsprites", "chairs-like", "dsprites-like", "street-digits-like"})
 FILE_SIZE, FILE_CHANNELS = 32, 3  # of image files, where `open_set` gets none
@@ -34,6 +34,7 @@ _PRESENT = {"svhn": known.find_svhn, "dsprites": dsprites.find_archive}
 _SIZES = {  # H, W, C of the sets that have a name, but for celeba, which is resized
     "mnist": (28, 28, 1),
     "fashion-mnist": (28, 28, 1),
+    "emnist-letters": (28, 28, 1),
     "svhn": (32, 32, 3),
     "street-digits-like": (32, 32, 3),
     "faces-3d": (32, 32, 1),
@@ -167,6 +168,8 @@ def _read(spec: str, reading: Reading) -> dict[Split, Images]:
             return formats.read_embedded_mnist()
         case "fashion-mnist", "", _:
             return known.fashion_mnist(reading)
+        case "emnist-letters", "", _:
+            return known.emnist_letters(reading)
         case "svhn", "", _:
             return known.svhn()
         case "celeba", "", _:

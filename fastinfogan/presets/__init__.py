@@ -2,7 +2,7 @@
 
 from fastinfogan.config import TrainConfig
 
-from . import celeba, chairs, dsprites, faces, fashion_mnist, mnist, mnist_paper, own, svhn
+from . import celeba, chairs, dsprites, faces, fashion_mnist, letters, mnist, mnist_paper, own, svhn
 
 PRESETS: dict[str, TrainConfig] = {
     config.preset: config
@@ -10,6 +10,7 @@ PRESETS: dict[str, TrainConfig] = {
         mnist.CONFIG,
         mnist_paper.CONFIG,
         fashion_mnist.CONFIG,
+        letters.CONFIG,
         svhn.CONFIG,
         svhn.PAPER,
         celeba.CONFIG,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("spec", "file", "where"),
     [
         ("fashion-mnist", "train-images-idx3-ubyte", "zalandoresearch"),
+        ("emnist-letters", "emnist-letters-train-images-idx3-ubyte", "https://www.nist.gov"),
         ("svhn", "train_32x32.mat", "http://ufldl.stanford.edu/housenumbers"),
         ("celeba", "img_align_celeba", "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"),
         ("dsprites", dsprites.ARCHIVE, "https://github.com/google-deepmind/dsprites-dataset"),
@@ -61,7 +64,7 @@ def test_the_cache_is_the_home_folders_where_none_is_set(monkeypatch: pytest.Mon
         assert sources.cache() == Path("/home/someone/.cache/fastinfogan")
 
 
-@pytest.mark.parametrize("spec", ["svhn", "fashion-mnist", "mnist"])
+@pytest.mark.parametrize("spec", ["svhn", "fashion-mnist", "emnist-letters", "mnist"])
 def test_sets_that_are_read_whole_cannot_be_streamed(spec: str) -> None:
     assert f"can be streamed, not {spec}" in refused(spec, mode="always")
 
@@ -122,6 +125,49 @@ def test_a_local_folder_goes_before_the_cache(cache: Path) -> None:
     assert labels_of(load("fashion-mnist", 4, 1)["train"])[0] == 50
     write_idx(Path("data/fashion-mnist"), 0)
     assert labels_of(load("fashion-mnist", 4, 1)["train"])[0] == 0
+
+
+def write_emnist(folder: Path, labels: Sequence[int] = (1, 2, 26), test: bool = True) -> None:
+    """Write EMNIST's letters as published: on their side. Row r, column c of image n is 4r + c + n.
+
+    Next to them lies another set of EMNIST's, as in its archive.
+    """
+    folder.mkdir(parents=True)
+    upright = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    for name in ("letters", "digits"):
+        for part in ("train", "test")[: 1 + test]:
+            images = np.stack([upright.T + n for n in range(len(labels))])
+            stem = folder / f"emnist-{name}-{part}"
+            header = struct.pack(">4B3I", 0, 0, 8, 3, *images.shape)
+            Path(f"{stem}-images-idx3-ubyte.gz").write_bytes(
+                gzip.compress(header + images.tobytes())
+            )
+            header = struct.pack(">4BI", 0, 0, 8, 1, len(labels))
+            Path(f"{stem}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(header + bytes(labels)))
+
+
+@pytest.mark.parametrize("place", ["data/emnist-letters", "data/EMNIST/raw", "emnist", "cache"])
+def test_emnists_letters_are_found_among_its_other_sets_upright_and_counted_from_0(
+    cache: Path, place: str
+) -> None:
+    write_emnist(cache / "emnist-letters" if place == "cache" else Path(place))
+    train, test = load("emnist-letters", 4, 1).values()
+    for part in (train, test):
+        assert labels_of(part) == [0, 1, 25]
+        assert "".join(part.label_names[i] for i in labels_of(part)) == "abz"
+        assert pixels(part)[1, ..., 0].tolist() == (np.arange(16).reshape(4, 4) + 1).tolist()
+
+
+def test_emnists_letters_without_test_files_hold_out_every_tenth() -> None:
+    write_emnist(Path("data/emnist"), labels=range(1, 21), test=False)
+    train, test = load("emnist-letters", 4, 1).values()
+    assert (len(train), len(test)) == (18, 2)
+
+
+@pytest.mark.parametrize("labels", [(0, 1), (1, 27)])
+def test_files_whose_labels_are_not_emnists_letters_are_refused(labels: tuple[int, int]) -> None:
+    write_emnist(Path("data/emnist-letters"), labels)
+    assert f"must be 1 … 26, got {labels[0]} … {labels[1]}" in refused("emnist-letters", 4, 1)
 
 
 @pytest.mark.parametrize(
