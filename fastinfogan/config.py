@@ -458,6 +458,7 @@ def _check_start(config: TrainConfig) -> None:
         raise UserError(
             f"--lr-start-decay: expected less than --gan-start {start}, got {rates.lr_start_decay}"
         )
+    _check_restarts(config)
     if not start:
         return
     if start >= config.steps:
@@ -469,6 +470,24 @@ def _check_start(config: TrainConfig) -> None:
         raise UserError(
             f"--gan-start {start}: no term acts on real images; give one of {names} a value"
         )
+
+
+def _check_restarts(config: TrainConfig) -> None:
+    start, at = config.adversarial.gan_start, config.invariance.restart_step
+    if at is None:
+        return
+    if not 1 <= at <= start:
+        raise UserError(
+            "--invariance.restart-at: expected an update from 1 to --gan-start "
+            f"{start}, got {at}: categories start anew from features that Q has learned, and not "
+            "where G draws them already"
+        )
+    for name, term in (("vat", config.vat), ("pseudo-labels", config.pseudo_labels)):
+        if term.weight and term.start < at:
+            raise UserError(
+                f"--{name}.start: expected --invariance.restart-at {at} or later, got {term.start}:"
+                " there are no categories before"
+            )
 
 
 def _check_penalty(config: TrainConfig) -> None:

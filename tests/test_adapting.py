@@ -249,6 +249,38 @@ def test_a_start_s_rate_goes_with_the_start(options, given, note):
     assert note is None or notes[0].endswith(note)
 
 
+RESTARTS = {"invariance_restarts": 9, "invariance_restart_at": 30, "gan_start": 40}
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "note"),
+    [
+        ({}, (), None),
+        ({"invariance_codes": "first", "instances_weight": 1.0}, (), None),
+        ({"invariance_codes": "first"}, (), "(Q has nothing to learn before them)"),
+        ({"codes": "cat4,uniform"}, (), "(Q has nothing to learn before them)"),
+        ({"upright": 1.0}, ("upright.weight",), "(Q has nothing to learn before them)"),
+        ({"gan_start": 0}, ("gan-start",), "(there is no --gan-start)"),
+        ({"steps": 40}, (), "(--steps 40 are not more)"),
+    ],
+)
+def test_a_preset_s_restarts_go_where_they_cannot_be(options, given, note):
+    codes = "cat4,uniform,cat9*0,embedding=gaussian4*0"
+    preset = PRESETS["mnist"].with_options(codes=codes, invariance_codes="all", **RESTARTS)
+    config, notes = adapt(preset.with_options(**options), frozenset(given))
+    assert config.invariance.restarts == config.invariance.restart_at * 3 // 10
+    assert (config.invariance.restarts == 9) == (note is None)
+    if note is not None:
+        assert f"--invariance.restarts 0 --invariance.restart-at 0 {note}" in notes[0]
+    check(config)
+
+
+def test_a_restart_s_update_has_no_effect_without_restarts():
+    config = PRESETS["mnist"].with_options(invariance_restart_at=5)
+    _, notes = adapt(config, frozenset({"invariance.restart-at"}))
+    assert notes == ("without effect: --invariance.restart-at (--invariance.restarts is 0)",)
+
+
 def test_a_trunk_that_only_a_start_trains_is_trained_throughout_without_one():
     preset = PRESETS["mnist"].with_options(gan_start=40, q_trunk="fixed")
     for options, given in (({"gan_start": 0}, ("gan-start",)), ({"steps": 40}, ())):

@@ -61,6 +61,8 @@ OTHER: dict[str, tuple[str, Any]] = {
     "photo_contrast": ("0.4", 0.4),
     "photo_brightness": ("0.25", 0.25),
     "photo_tint": ("1", 1.0),
+    "invariance_restarts": ("30", 30),
+    "invariance_restart_at": ("15", 15),
     "instances_weight": ("0.4", 0.4),
     "instances_temperature": ("0.7", 0.7),
     "pseudo_labels_weight": ("2", 2.0),
@@ -385,6 +387,25 @@ class TestCheck:
             (
                 {"gan_start": 5, "term": ("my:Term",), "routing": "generator-step"},
                 "--gan-start: Q must learn in D's step",
+            ),
+            (
+                {"real_info": 1.0, "invariance_restarts": 3, "gan_start": 5},
+                "--invariance.restart-at: expected an update from 1 to --gan-start 5, got 0",
+            ),
+            (
+                {"real_info": 1.0, "invariance_restarts": 3, "invariance_restart_at": 6}
+                | {"gan_start": 5},
+                "--invariance.restart-at: .* to --gan-start 5, got 6",
+            ),
+            (
+                {"real_info": 1.0, "invariance_restarts": 3, "invariance_restart_at": 2}
+                | {"gan_start": 5, "vat": 1.0, "vat_start": 1},
+                "--vat.start: expected --invariance.restart-at 2 or later, got 1",
+            ),
+            (
+                {"real_info": 1.0, "invariance_restarts": 3, "invariance_restart_at": 2}
+                | {"gan_start": 5, "pseudo_labels_weight": 1.0, "pseudo_labels_start": 0},
+                "--pseudo-labels.start: expected --invariance.restart-at 2 or later, got 0",
             ),
             ({"lr_start": 1e-3}, "--lr-start is D's rate before --gan-start, which is 0"),
             (

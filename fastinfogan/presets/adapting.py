@@ -24,6 +24,7 @@ from ..terms.warp import Warp, parse_changes
 # Networks for a side that the preset's do not take, in order of choice.
 _OTHERS = ("svhn", "mnist")
 _START_RATES = ("lr-start", "lr-start-decay")
+_RESTARTS = {"invariance.restarts": 0, "invariance.restart-at": 0}
 
 
 def adapt(config: TrainConfig, given: frozenset[str]) -> tuple[TrainConfig, tuple[str, ...]]:
@@ -39,6 +40,7 @@ def adapt(config: TrainConfig, given: frozenset[str]) -> tuple[TrainConfig, tupl
     adapting.take_size()
     adapting.take_networks()
     adapting.switch_off_terms()
+    adapting.switch_off_restarts()
     adapting.switch_off_start()
     notes = _idle_options(adapting.config, given)
     if adapting.changes:
@@ -66,6 +68,8 @@ def _idle_reason(config: TrainConfig, name: str) -> str | None:
     if name == "invariance.logits":
         return _all_off(config.invariance, config.pseudo_labels)
     compared = config.invariance.weight and len(categorical_columns(config.spec()))
+    if name == "invariance.restart-at" and config.invariance.weight:
+        return None if config.invariance.restarts else "--invariance.restarts is 0"
     if name == "invariance.codes" and compared == 1:
         return "there is one categorical code"
     return f"--{part.prefix}.weight is 0" if getattr(part, "weight", None) == 0 else None
@@ -199,10 +203,22 @@ class _Adapting:
         for reason, names in off.items():
             self._change(reason, dict.fromkeys(names, 0.0))
 
+    def switch_off_restarts(self) -> None:
+        """Switch off the preset's restarts of the categories where Q learns nothing before them."""
+        of = self.config.invariance
+        finer = of.codes == "all" and len(categorical_columns(self.config.spec())) > 1
+        if not _RESTARTS.keys() & self.given and (
+            (of.restarts and not of.weight)
+            or (of.restarts and not finer and not self.config.instances.weight)
+        ):
+            self._change("Q has nothing to learn before them", _RESTARTS)
+
     def switch_off_start(self) -> None:
         """Switch off the preset's updates before the game where none of them could be taken."""
         config, start = self.config, self.config.adversarial.gan_start
         rates: dict[str, Any] = {name: 0 for name in _START_RATES if OPTIONS[name].get(config)}
+        if config.invariance.restarts:
+            rates |= _RESTARTS
         if config.adversarial.q_trunk == "fixed":  # it learns before the game alone
             rates["q-trunk"] = "own"
         if not start and rates and not self.given & rates.keys():

@@ -31,7 +31,7 @@ from ..losses import info_loss
 from ..networks import Generator
 from ..parallel import Ranks, StopSignal
 from ..presets.adapting import adapt
-from ..training import metrics
+from ..training import metrics, restarts
 from ..training.cost import cost_line
 from ..training.metrics import Metrics, Stopwatch
 from ..training.progress import Progress
@@ -317,11 +317,27 @@ class Training:
 
     def _update(self, n: int, images: Tensor) -> None:
         """Do update n, from 0, and take its terms into the metrics."""
+        if n == self.config.invariance.restart_step:
+            self._restart_categories()
         real = data.to_range(images, self.step.networks.generator.image_range)
         terms = self.step(n, real)
         self.metrics.add(n + 1, *terms)
         self.watch.count(self.config.batch_size * self.ranks.world_size)
         self.watch.start()  # after the first update, which pays for the start
+
+    def _restart_categories(self) -> None:
+        """Start the categories anew, many times; the best is every rank's."""
+        images = self.splits["train"].images
+        image_range = self.step.networks.generator.image_range
+
+        def best() -> str:
+            some = torch.from_numpy(images[streaming.evenly(len(images), restarts.IMAGES)])
+            real = data.to_range(some.to(self.ranks.device), image_range)
+            return self.step.restart_categories(real).line()
+
+        line = self.ranks.on_main(best)
+        self.step.took_restart()
+        self._say(line)
 
     def _batch(self, done: int) -> Tensor | None:
         """Return the next images; None where a signal to stop came while they were waited for.

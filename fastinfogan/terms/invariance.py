@@ -125,11 +125,27 @@ class InvarianceOptions(Group):
         "then help the first: D and Q must tell apart what they sort, and G need not draw it.",
     )
 
+    restarts: int = option(
+        0,
+        "Random starts of the last layer of the first categorical code, fitted to Q's features of "
+        "real images before update --invariance.restart-at; the one of the greatest mutual "
+        "information is kept. Until then that code is not compared. 0: none.",
+        at_least=0,
+    )
+    restart_at: int = option(
+        0, "Update, counted from 0, before which --invariance.restarts are made.", at_least=0
+    )
+
     def standardise(self, spectral_norm: bool) -> bool:
         """Return whether the logits are standardised."""
         if self.logits == "auto":
             return spectral_norm
         return self.logits in ("standard", "anchored", "centred")
+
+    @property
+    def restart_step(self) -> int | None:
+        """The update, from 0, before which categories are started anew; None where they are not."""
+        return self.restart_at if self.weight and self.restarts else None
 
     @property
     def anchor(self) -> bool:
@@ -173,8 +189,13 @@ class Invariance(Term):
     recipe: WarpedCopies
     standardise: bool = False
     others: tuple[slice, ...] = ()
+    start: int = 0  # first update that has the term
     name = "invariance"
     real_only: ClassVar[bool] = True
+
+    def active(self, step: int) -> bool:
+        """Return whether `step` is `start` or later."""
+        return step >= self.start
 
     def loss(self, seen: Seen) -> tuple[Tensor, Tensor | None]:
         """Return −weight · the objective of `mutual_information`, and the nats of the first."""
@@ -187,6 +208,20 @@ class Invariance(Term):
         logits = (x[:, columns] for x in (seen.q, seen.q_extra[0]))
         first, second = apart(*logits, standardise=self.standardise)
         return mutual_information(first.softmax(1), second.softmax(1))
+
+
+@dataclass(frozen=True)
+class Finer(Invariance):
+    """The same information of the further categorical codes alone, before the first one's restarts.
+
+    Logs that of the first of them, in nats. `start`: the first update that does not have the term.
+    """
+
+    name = "finer"
+
+    def active(self, step: int) -> bool:
+        """Return whether `step` is before `start`."""
+        return step < self.start
 
 
 @dataclass(frozen=True)

@@ -180,6 +180,21 @@ class Player:
         """Set Adam's moments and count to 0, as they are before the first update."""
         torch._foreach_zero_(list(self.optimizer.state[self.flat.value].values()))
 
+    @torch.no_grad()
+    def forget(self, param: Tensor, rows: slice) -> None:
+        """Give rows of a parameter, which were written anew, moments as if they had learned before.
+
+        The first moment is 0, the second the mean of the parameter's other rows. Both at 0 would
+        move the rows by far more than the rate, as Adam has counted its updates.
+        """
+        (place,) = (i for i, own in enumerate(self.flat.params) if own is param)
+        state = self.optimizer.state[self.flat.value]
+        first, second = (self.flat.views(state[key])[place] for key in ("exp_avg", "exp_avg_sq"))
+        others = torch.ones(len(param), dtype=torch.bool, device=param.device)
+        others[rows] = False
+        first[rows] = 0
+        second[rows] = second[others].mean()
+
     def state(self) -> list[Tensor]:
         """Return all that an update of this player changes, live: parameters and moments."""
         tensors = [self.flat.value, *self.optimizer.state[self.flat.value].values()]

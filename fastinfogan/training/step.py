@@ -23,7 +23,7 @@ from ..philox import Stream
 from ..terms.contrastive import Contrastive, Critic, PairLatents, n_factors
 from ..terms.follow import Follow, followers
 from ..terms.instances import Instances, embedding
-from ..terms.invariance import Anchor, Centre, Invariance, categorical_columns
+from ..terms.invariance import Anchor, Centre, Finer, Invariance, categorical_columns
 from ..terms.penalty import GradientPenalty
 from ..terms.protocol import Address, Extra, Recipe, Term, TermSet, check_names
 from ..terms.pseudo_labels import PseudoLabels
@@ -52,6 +52,7 @@ from .gradients import (
 )
 from .player import Player, working_copies, working_network
 from .policy import Policy, choose
+from .restarts import Starts, features, fit, output_layer, put
 from .schedule import Schedule
 
 __all__ = [
@@ -200,7 +201,11 @@ def build_terms(config: TrainConfig, spec: LatentSpec, background: float) -> tup
     standardise = config.invariance.standardise(config.adversarial.spectral_norm)
     if config.invariance.weight:
         more = tuple(others) if config.invariance.codes == "all" else ()
-        terms.append(Invariance(config.invariance.weight, categories, warped, standardise, more))
+        at = config.invariance.restart_step or 0
+        kept = (warped, standardise)
+        terms.append(Invariance(config.invariance.weight, categories, *kept, more, at))
+        if at and more:
+            terms.append(Finer(config.invariance.weight, more[0], *kept, more[1:], at))
         if config.invariance.anchor:
             terms.append(Anchor(categories))
         if config.invariance.centre:
@@ -289,6 +294,8 @@ class Step:
         )
         copies = working_copies((self.d.flat, self.g.flat))
         generator, discriminator = self.networks
+        if config.invariance.restart_step is not None:
+            output_layer(discriminator, spec.q_dim)  # refused now, where there is none
         self.working = Networks(
             working_network(generator, copies), working_network(discriminator, copies)
         )
@@ -465,6 +472,34 @@ class Step:
         """Take up weights that were written from outside (a checkpoint, a broadcast)."""
         self.d.flat.refresh()
         self.g.flat.refresh()
+
+    def restart_categories(self, images: Tensor) -> Starts:
+        """Write the last layer of the first categorical code anew: the best of many starts.
+
+        images: [N, C, H, W] in the generator's range. Call `took_restart` after it, on every rank.
+        """
+        of, discriminator = self.config.invariance, self.networks.discriminator
+        layer = output_layer(discriminator, self.spec.q_dim)
+        columns = categorical_columns(self.spec)[0]
+        recipe = next(term.recipe for term in self.terms if isinstance(term, Invariance))
+        assert recipe is not None
+        starts = fit(
+            *features(discriminator, layer, images, recipe, self.config.seed),
+            columns.stop - columns.start,
+            of.restarts,
+            self.config.seed,
+            of.standardise(self.config.adversarial.spectral_norm),
+        )
+        put(starts, layer, columns)
+        return starts
+
+    def took_restart(self) -> None:
+        """Take up the categories' new layer, whose moments in Adam are those of no other."""
+        self.ranks.broadcast_([self.d.flat.value.data])
+        self.refresh()
+        layer = output_layer(self.networks.discriminator, self.spec.q_dim)
+        for param in (layer.weight, layer.bias):
+            self.d.forget(param, categorical_columns(self.spec)[0])
 
     # The update
 
