@@ -69,7 +69,8 @@ def test_the_start_of_the_greatest_information_sorts_the_kinds(standardise):
         assert agreement(starts, int(starts.nats.argmin()), first, kind) < 0.9
 
 
-def test_starts_depend_on_their_seed_and_on_no_more_than_the_features():
+def test_starts_depend_on_their_seed_and_on_no_more_than_the_features(monkeypatch):
+    monkeypatch.setattr(restarts, "UPDATES", 20)
     first, second, _ = clusters()
     one, same, other = (fit(first, second, 4, 3, seed, False) for seed in (0, 0, 1))
     assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
@@ -204,7 +205,7 @@ def run(monkeypatch):
     torch.set_num_threads(threads)
 
 
-def test_a_run_that_is_stopped_before_or_after_the_restart_ends_with_the_same_bits(
+def test_a_run_that_is_stopped_right_before_the_restart_ends_with_the_same_bits(
     run, tmp_path, capsys
 ):
     data = write_images(tmp_path / "images.npz")
@@ -215,16 +216,13 @@ def test_a_run_that_is_stopped_before_or_after_the_restart_ends_with_the_same_bi
     assert [r["step"] for r in held] == [2, 4, 6, 8, 9]
     for record, before in zip(held, [True, True, False, False, False], strict=True):
         assert [record["finer"] is None, record["invariance"] is None] == [not before, before]
-    for at in (3, 4, 5):
-        parts = tmp_path / f"parts-{at}"
-        run(data, parts, 8, "--checkpoint-every", str(at))
-        for later in (parts / "checkpoints").iterdir():
-            if later.name != f"step-{at:08d}":
-                shutil.rmtree(later)
-        capsys.readouterr()
-        run(data, parts, 9)
-        assert ("starts is kept" in capsys.readouterr().out) == (at <= 4)
-        assert_same_run(tmp_path / "whole", parts, 9)
+    parts = tmp_path / "parts"
+    run(data, parts, 8, "--checkpoint-every", "4")
+    shutil.rmtree(parts / "checkpoints" / "step-00000008")
+    capsys.readouterr()
+    run(data, parts, 9)
+    assert "starts is kept" in capsys.readouterr().out
+    assert_same_run(tmp_path / "whole", parts, 9)
 
 
 def test_images_of_the_training_set_alone_are_fitted(run, tmp_path, monkeypatch):
