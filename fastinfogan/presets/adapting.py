@@ -207,10 +207,8 @@ class _Adapting:
         """Switch off the preset's restarts of the categories where Q learns nothing before them."""
         of = self.config.invariance
         finer = of.codes == "all" and len(categorical_columns(self.config.spec())) > 1
-        if not _RESTARTS.keys() & self.given and (
-            (of.restarts and not of.weight)
-            or (of.restarts and not finer and not self.config.instances.weight)
-        ):
+        learns = of.weight and (finer or self.config.instances.weight)
+        if of.restarts and not learns and not _RESTARTS.keys() & self.given:
             self._change("Q has nothing to learn before them", _RESTARTS)
 
     def switch_off_start(self) -> None:

@@ -5,7 +5,7 @@ The 26 categories are to be the letters, capital and small together. MNIST's rec
 
 - `codes`, `invariance_codes`: a second code of 80 categories and an embedding, which G need not
   draw. To sort by them Q must tell apart what 26 categories may mix early.
-- `gan_start`, `q_trunk`: Q sorts the letters before the game, and its layers stay as they are then.
+- `gan_start`, `q_trunk`: Q sorts the letters before the game, and its trunk stays as it is then.
 - `pseudo_labels`: the copy of a letter that Q is sure of has its category.
 - `warp`: no strokes, which make other letters of some.
 """
