@@ -327,6 +327,7 @@ class Training:
 
     def _restart_categories(self) -> None:
         """Start the categories anew, many times; the best is every rank's."""
+        self.watch.pause()  # `_update` starts it again
         images = self.splits["train"].images
         image_range = self.step.networks.generator.image_range
 

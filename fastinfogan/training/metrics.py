@@ -146,7 +146,7 @@ class Metrics:
 
 
 class Stopwatch:
-    """Time of the updates alone: paused while the run samples, saves or starts."""
+    """Time of the updates alone: paused while the run samples, saves, starts or restarts codes."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

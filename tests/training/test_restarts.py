@@ -21,6 +21,7 @@ from fastinfogan.errors import UserError
 from fastinfogan.networks import pair
 from fastinfogan.terms.warp import Warp, WarpedCopies
 from fastinfogan.training import restarts
+from fastinfogan.training.metrics import Stopwatch
 from fastinfogan.training.player import Player
 from fastinfogan.training.restarts import Starts, features, fit, output_layer, put
 from fastinfogan.training.step import Step
@@ -225,19 +226,27 @@ def test_a_run_that_is_stopped_right_before_the_restart_ends_with_the_same_bits(
     assert_same_run(tmp_path / "whole", parts, 9)
 
 
-def test_images_of_the_training_set_alone_are_fitted(run, tmp_path, monkeypatch):
+def test_images_of_the_training_set_alone_are_fitted_while_no_rate_is_timed(
+    run, tmp_path, monkeypatch
+):
     data = write_images(tmp_path / "images.npz")
     seen: list[Tensor] = []
     fitted = Step.restart_categories
 
     def kept(self, images):
         seen.append(images)
+        timed.append(watches[-1]._since is not None)
         return fitted(self, images)
 
+    watches: list[Stopwatch] = []
+    timed: list[bool] = []
+    start = Stopwatch.start
+    monkeypatch.setattr(Stopwatch, "start", lambda self: (watches.append(self), start(self)))
     monkeypatch.setattr(Step, "restart_categories", kept)
     monkeypatch.setattr(restarts, "IMAGES", 40)
     run(data, tmp_path / "run", 7)
     (images,) = seen
+    assert timed == [False]
     assert images.shape == (40, 1, 8, 8)
     whole = np.load(data)["images"].astype(np.float32) / 255
     rows = [int(np.abs(whole - x[0].numpy()).mean((1, 2)).argmin()) for x in images]
