@@ -241,7 +241,12 @@ def test_images_of_the_training_set_alone_are_fitted_while_no_rate_is_timed(
     watches: list[Stopwatch] = []
     timed: list[bool] = []
     start = Stopwatch.start
-    monkeypatch.setattr(Stopwatch, "start", lambda self: (watches.append(self), start(self)))
+
+    def seen_start(self):
+        watches.append(self)
+        start(self)
+
+    monkeypatch.setattr(Stopwatch, "start", seen_start)
     monkeypatch.setattr(Step, "restart_categories", kept)
     monkeypatch.setattr(restarts, "IMAGES", 40)
     run(data, tmp_path / "run", 7)
